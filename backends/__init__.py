@@ -1,0 +1,1 @@
+"""Memory methods behind one contract: one method, one folder. See ``protocol`` and ``registry``."""

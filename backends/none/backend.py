@@ -1,0 +1,49 @@
+"""The control: remembers nothing, recalls nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+from memagent.backends.protocol import BackendStats, Fingerprint, MemoryBackend, Recollection, Resources, Turn
+
+
+@dataclass(frozen=True)
+class NoMemoryConfig:
+    """Nothing to set."""
+
+
+class NoMemory(MemoryBackend):
+    """Remembers nothing: whatever an agent still answers with it, it did not owe to memory."""
+
+    name: ClassVar[str] = "none"
+    Config: ClassVar[type[NoMemoryConfig]] = NoMemoryConfig
+    fixed_size: ClassVar[bool] = True
+
+    def __init__(self, config: NoMemoryConfig, resources: Resources) -> None:
+        self.config = config
+
+    @classmethod
+    def fingerprint(cls, config: NoMemoryConfig, resources: Resources) -> Fingerprint:
+        return {"format": 1}
+
+    def remember(self, turns: Sequence[Turn]) -> None:
+        return
+
+    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        return []
+
+    def forget(self, seqs: Collection[int]) -> bool:
+        return True
+
+    def stats(self) -> BackendStats:
+        return BackendStats(items=0, tokens=0, bytes_on_disk=0, bytes_in_memory=0)
+
+    def save(self, directory: Path) -> None:
+        return
+
+    @classmethod
+    def load(cls, directory: Path, config: NoMemoryConfig, resources: Resources) -> Self:
+        return cls(config, resources)

@@ -1,0 +1,89 @@
+"""Finding backends by name, reading their settings, and saying what each can do.
+
+Backends are entry points of the group ``memagent.backends``; the built-in ones are too, so a package
+of anyone's adds one with a module and a line in its ``pyproject.toml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from memagent.backends.errors import MissingExtraError, NotFoundError, SettingError
+from memagent.backends.protocol import MemoryBackend, ModelMemory
+
+GROUP = "memagent.backends"
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend implements, derived from its class."""
+
+    exact_forget: bool
+    consolidates: bool
+    model_channel: bool
+    fixed_size: bool
+    regenerates: bool
+    needs_embedder: bool
+    needs_local_model: bool
+
+
+def names() -> list[str]:
+    """Names of all installed backends, sorted."""
+    return sorted({point.name for point in entry_points(group=GROUP)})
+
+
+def get(name: str) -> type[MemoryBackend]:
+    """Import a backend's class.
+
+    Raises:
+        NotFoundError: no installed package offers that name.
+        MissingExtraError: the backend is there but a package it imports is not.
+    """
+    points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in points:
+        raise NotFoundError("backend", name, points)
+    try:
+        backend: type[MemoryBackend] = points[name].load()
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"The backend {name}", error.name or "?", name) from error
+    return backend
+
+
+def capabilities(backend: type[MemoryBackend]) -> Capabilities:
+    """Read a backend's capabilities off what it overrides and declares."""
+    return Capabilities(
+        exact_forget=backend.forget is not MemoryBackend.forget,
+        consolidates=backend.consolidate is not MemoryBackend.consolidate,
+        model_channel=hasattr(backend, "attached") and issubclass(backend, ModelMemory),
+        fixed_size=backend.fixed_size,
+        regenerates=backend.regenerates,
+        needs_embedder="embedder" in backend.needs,
+        needs_local_model="local_model" in backend.needs,
+    )
+
+
+def configure(backend: type[MemoryBackend], settings: Mapping[str, str]) -> Any:
+    """Build a backend's config from ``key=value`` settings, converting each to its field's type.
+
+    Raises:
+        NotFoundError: no such setting.
+        SettingError: the value does not fit the field.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = [field.name for field in fields(backend.Config)]
+    for key in settings:
+        if key not in known:
+            raise NotFoundError(f"setting of {backend.name}", key, known)
+    try:
+        return TypeAdapter(backend.Config).validate_python(dict(settings))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        raise SettingError(
+            f"{backend.name}: {where}={settings.get(where, '')!r} does not fit: {first['msg']}. "
+            f"`memagent backends show {backend.name}` lists the settings."
+        ) from error
