@@ -1,0 +1,196 @@
+"""Stored states of backends: written beside the old one, verified, switched in one step.
+
+    <backend folder>/CURRENT            the name of the current generation
+    <backend folder>/000042/            one generation: what the backend saved, and manifest.json
+    <backend folder>/scratch/           working files of the open backend; never trusted again
+
+A generation never changes after it is written. Its manifest holds what it covers of the journal, the
+fingerprint of what made it, and the SHA-256 of every file, checked before a byte is handed to a
+backend: databases and indexes may crash on damaged files instead of refusing them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memagent.agent.home import make_private
+from memagent.backends.errors import CheckpointError, StorageError
+from memagent.backends.protocol import Fingerprint
+
+_FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a state has followed the journal: the last turn and the last forgetting it knows."""
+
+    seq: int = 0
+    forgetting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified stored state."""
+
+    directory: Path
+    position: Position
+    manifest_sha256: str
+
+
+class CheckpointStore:
+    """The stored states of one backend for one user. Use it only while holding the backend's lock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._current = folder / "CURRENT"
+
+    def current(self) -> str | None:
+        """Name the current generation, or None if nothing was ever stored.
+
+        Raises:
+            CheckpointError: the pointer to it is damaged.
+        """
+        if not self._current.exists():
+            return None
+        name = self._current.read_text(encoding="utf-8", errors="replace").strip()
+        if not name.isdigit():
+            raise CheckpointError(f"{self._current} names no generation but {name[:40]!r}.")
+        return name
+
+    def verify(self, journal_id: str, user: str, fingerprint: Fingerprint) -> Checkpoint | None:
+        """Check the current generation byte by byte; None if there is none.
+
+        Cost: reading the stored state once (about 1 GB a second).
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another journal, user, format, model or setting.
+        """
+        name = self.current()
+        if name is None:
+            return None
+        directory = self.folder / name
+        manifest, digest = _read_manifest(directory)
+        if manifest.get("format") != _FORMAT:
+            raise CheckpointError(f"it has format {manifest.get('format')!r}, this memagent writes {_FORMAT}")
+        if (manifest["journal"], manifest["user"]) != (journal_id, user):
+            raise CheckpointError("it belongs to another journal")
+        made_by = manifest["fingerprint"]
+        changed = [key for key in sorted({*made_by, *fingerprint}) if made_by.get(key) != fingerprint.get(key)]
+        if changed:
+            raise CheckpointError(
+                "; ".join(f"its {key} is {made_by.get(key)!r}, now it is {fingerprint.get(key)!r}" for key in changed)
+            )
+        files = _hash_files(directory)
+        if files != manifest["files"]:
+            wrong = sorted(path for path in {*files, *manifest["files"]} if files.get(path) != manifest["files"].get(path))
+            raise CheckpointError(f"{len(wrong)} of its files are not what was written, {wrong[0]} among them")
+        return Checkpoint(directory, Position(**manifest["position"]), digest)
+
+    def write(
+        self, save: Callable[[Path], None], *, journal_id: str, user: str, fingerprint: Fingerprint, position: Position
+    ) -> Checkpoint:
+        """Store a state: a new directory, synced to disk, made current by one atomic rename.
+
+        A crash at any moment leaves the old generation or the new one current, both whole.
+
+        Raises:
+            StorageError: the disk is full or not writable; the old generation stays current.
+        """
+        generation = f"{self._highest() + 1:06d}"
+        directory = self.folder / generation
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+            make_private(directory)
+            save(directory)
+            manifest = {
+                "format": _FORMAT,
+                "journal": journal_id,
+                "user": user,
+                "fingerprint": dict(fingerprint),
+                "position": asdict(position),
+                "files": _hash_files(directory),
+            }
+            content = json.dumps(manifest, indent=1, sort_keys=True).encode()
+            (directory / _MANIFEST).write_bytes(content)
+            _sync_tree(directory)
+            _replace(self._current, generation)
+        except OSError as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise StorageError(
+                f"The memory's state could not be stored in {self.folder}: {error.strerror or error}. "
+                "No turn is lost: the journal has them, and the next start reads them again. Free some space."
+            ) from error
+        self._remove_others(generation)
+        return Checkpoint(directory, position, hashlib.sha256(content).hexdigest())
+
+    def discard(self) -> None:
+        """Remove every stored state; the journal can rebuild it."""
+        self._current.unlink(missing_ok=True)
+        self._remove_others(keep=None)
+
+    def fresh_scratch(self) -> Path:
+        """Return an empty folder for working files; what an earlier process left there is removed."""
+        scratch = self.folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        return make_private(scratch)
+
+    def drop_scratch(self) -> None:
+        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+
+    def _highest(self) -> int:
+        return max((int(entry.name) for entry in self.folder.glob("[0-9]*") if entry.name.isdigit()), default=0)
+
+    def _remove_others(self, keep: str | None) -> None:
+        for entry in self.folder.glob("[0-9]*"):
+            if entry.name != keep:
+                shutil.rmtree(entry, ignore_errors=True)
+
+
+def _read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
+    try:
+        content = (directory / _MANIFEST).read_bytes()
+        manifest = json.loads(content)
+        for key in ("format", "journal", "user", "fingerprint", "position", "files"):
+            manifest[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"its manifest cannot be read ({error})") from error
+    return manifest, hashlib.sha256(content).hexdigest()
+
+
+def _hash_files(directory: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path != directory / _MANIFEST:
+            with path.open("rb") as file:
+                found[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(directory: Path) -> None:
+    for path in [*directory.rglob("*"), directory, directory.parent]:
+        _sync(path)
+
+
+def _replace(target: Path, content: str) -> None:
+    """Write a small file so that a reader sees the old content or the new, never a part."""
+    fresh = target.with_suffix(".new")
+    fresh.write_text(content, encoding="utf-8")
+    _sync(fresh)
+    fresh.replace(target)
+    _sync(target.parent)

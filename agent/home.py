@@ -1,0 +1,110 @@
+"""Where things live on disk, with private modes.
+
+    MEMAGENT_HOME/                      default: the platform's user data folder
+        users/<user>/journal.sqlite3    the journal (unless MEMAGENT_JOURNAL names a database by URL)
+        users/<user>/backends/<name>/   checkpoints and lock of one backend
+    MEMAGENT_MODELS/                    default: the platform's user cache folder
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from memagent.backends.errors import InputError, StorageError
+
+# Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
+_LONGEST_NAME = 120
+
+
+def make_private(path: Path) -> Path:
+    """Create a folder, and the missing ones above it, with mode 0700.
+
+    Raises:
+        StorageError: it cannot be created or written to.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The folder {path} cannot be created ({error.strerror or error}). "
+            "Make it writable, or set MEMAGENT_HOME to a folder that is."
+        ) from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"The folder {path} is not writable for this account. Nothing was changed. "
+            "Mend its rights, or set MEMAGENT_HOME to a folder of your own."
+        )
+    return path
+
+
+def folder_name(name: str) -> str:
+    """A name as a folder name: small letters, digits and ``.-_`` stay, all else is percent-encoded.
+
+    Raises:
+        InputError: the name is empty or too long.
+    """
+    if not name.strip():
+        raise InputError("The user name is empty: an empty user never means all users. Give a name.")
+    try:
+        encoded = "".join(
+            char if char in _PLAIN or (char == "." and at > 0) else "".join(f"%{byte:02X}" for byte in char.encode())
+            for at, char in enumerate(name)
+        )
+    except UnicodeEncodeError as error:
+        raise InputError("The user name is not valid UTF-8.") from error
+    if len(encoded) > _LONGEST_NAME:
+        raise InputError(f"The user name is too long: {len(encoded)} bytes when encoded, {_LONGEST_NAME} at most.")
+    return encoded
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folders of one installation.
+
+    Attributes:
+        root: ``MEMAGENT_HOME``.
+        models: ``MEMAGENT_MODELS``.
+        journal_url: a SQLAlchemy database URL shared by all users, or None for one SQLite file each.
+    """
+
+    root: Path
+    models: Path
+    journal_url: str | None = None
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """Read ``MEMAGENT_HOME``, ``MEMAGENT_MODELS`` and ``MEMAGENT_JOURNAL``; nothing is created."""
+        from platformdirs import user_cache_path, user_data_path
+
+        root = os.environ.get("MEMAGENT_HOME")
+        models = os.environ.get("MEMAGENT_MODELS")
+        return cls(
+            root=Path(root).expanduser().absolute() if root else user_data_path("memagent"),
+            models=Path(models).expanduser().absolute() if models else user_cache_path("memagent") / "models",
+            journal_url=os.environ.get("MEMAGENT_JOURNAL") or None,
+        )
+
+    def user_folder(self, user: str) -> Path:
+        return self.root / "users" / folder_name(user)
+
+    def journal_file(self, user: str) -> Path:
+        return self.user_folder(user) / "journal.sqlite3"
+
+    def backend_folder(self, user: str, backend: str) -> Path:
+        return self.user_folder(user) / "backends" / backend
+
+    def users(self) -> list[str]:
+        """Names of the users who have a folder here."""
+        folder = self.root / "users"
+        return sorted(unquote(entry.name) for entry in folder.iterdir()) if folder.is_dir() else []
+
+    def backends_of(self, user: str) -> list[str]:
+        """Names of the backends that have stored state for a user."""
+        folder = self.user_folder(user) / "backends"
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []

@@ -1,0 +1,93 @@
+"""Opening the journal's database, and turning its errors into ours at one place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+from memagent.agent.home import make_private
+from memagent.backends.errors import MissingExtraError, StorageError
+
+BUSY_SECONDS = 30
+
+
+def open_engine(target: Path | str) -> Engine:
+    """Connect to a SQLite file (created with mode 0600) or to a database by URL.
+
+    SQLite runs in WAL mode with a busy timeout, full synchronisation (a committed turn survives a
+    power cut) and ``secure_delete`` (what is deleted is overwritten). Writers take their lock when
+    their transaction begins, so two of them queue instead of failing half-way.
+    """
+    if isinstance(target, str):
+        try:
+            return create_engine(target, pool_pre_ping=True)
+        except NoSuchModuleError as error:
+            raise StorageError(f"The journal URL {target.split('://')[0]}:// names no known database: {error}.") from error
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("This journal URL", error.name or "?", "postgres") from error
+    make_private(target.parent)
+    try:
+        os.close(os.open(target, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StorageError(f"The journal {target} cannot be opened for writing: {error.strerror}.") from error
+    engine = create_engine(f"sqlite:///{target}", connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
+        connection.isolation_level = None  # SQLAlchemy, not sqlite3, begins transactions
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writing = connection.get_execution_options().get("writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def purge(engine: Engine) -> None:
+    """Rewrite the database so that no file of it holds what was deleted.
+
+    ``secure_delete`` zeroes a deleted row where it lies, but earlier page splits may have left
+    copies; only a rewrite (SQLite's VACUUM) and an emptied write-ahead log are certain. Cost: the
+    size of the journal, about half a second for ten million tokens.
+    """
+    with translated(str(engine.url)), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("VACUUM")
+            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
+            if busy:
+                raise StorageError(
+                    "The turns are forgotten, but another process keeps the journal's write-ahead log open, "
+                    "which may still hold their bytes. Close it, then run `memagent doctor --mend`."
+                )
+        elif engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("VACUUM (FULL) turns")
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn database errors into StorageError with the way out."""
+    try:
+        yield
+    except DBAPIError as error:
+        said = str(error.orig)
+        if "disk is full" in said or "disk I/O" in said:
+            hint = "The disk is full or failing: nothing of this step was stored. Free some space and repeat it."
+        elif "locked" in said:
+            hint = f"Another process kept it locked for {BUSY_SECONDS} seconds. Nothing of this step was stored; try again."
+        elif "readonly" in said or "unable to open" in said:
+            hint = "It cannot be written. Mend its rights, or set MEMAGENT_HOME to a folder of your own."
+        elif "not a database" in said or "malformed" in said:
+            hint = "It is damaged and was left untouched. Restore it from a backup or an export; `memagent doctor` says more."
+        else:
+            hint = "Nothing of this step was stored."
+        raise StorageError(f"The journal {where}: {said}. {hint}") from error
+    except SQLAlchemyError as error:
+        raise StorageError(f"The journal {where}: {error}") from error

