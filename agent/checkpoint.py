@@ -43,6 +43,9 @@ class Checkpoint:
     directory: Path
     position: Position
     manifest_sha256: str
+    journal: str
+    user: str
+    fingerprint: Fingerprint
 
 
 class CheckpointStore:
@@ -66,33 +69,48 @@ class CheckpointStore:
         return name
 
     def verify(self, journal_id: str, user: str, fingerprint: Fingerprint) -> Checkpoint | None:
-        """Check the current generation byte by byte; None if there is none.
+        """Check the current generation and that it is ours; None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another journal, user, format, model or setting.
+        """
+        found = self.inspect()
+        if found is None:
+            return None
+        if (found.journal, found.user) != (journal_id, user):
+            raise CheckpointError("it belongs to another journal")
+        keys = sorted({*found.fingerprint, *fingerprint})
+        changed = [key for key in keys if found.fingerprint.get(key) != fingerprint.get(key)]
+        if changed:
+            raise CheckpointError(
+                "; ".join(
+                    f"its {key} is {found.fingerprint.get(key)!r}, now it is {fingerprint.get(key)!r}" for key in changed
+                )
+            )
+        return found
+
+    def inspect(self) -> Checkpoint | None:
+        """Check the current generation byte by byte, whoever made it; None if there is none.
 
         Cost: reading the stored state once (about 1 GB a second).
 
         Raises:
-            CheckpointError: it is damaged, or belongs to another journal, user, format, model or setting.
+            CheckpointError: it is damaged or of another format.
         """
         name = self.current()
         if name is None:
             return None
         directory = self.folder / name
         manifest, digest = _read_manifest(directory)
-        if manifest.get("format") != _FORMAT:
-            raise CheckpointError(f"it has format {manifest.get('format')!r}, this memagent writes {_FORMAT}")
-        if (manifest["journal"], manifest["user"]) != (journal_id, user):
-            raise CheckpointError("it belongs to another journal")
-        made_by = manifest["fingerprint"]
-        changed = [key for key in sorted({*made_by, *fingerprint}) if made_by.get(key) != fingerprint.get(key)]
-        if changed:
-            raise CheckpointError(
-                "; ".join(f"its {key} is {made_by.get(key)!r}, now it is {fingerprint.get(key)!r}" for key in changed)
-            )
+        if manifest["format"] != _FORMAT:
+            raise CheckpointError(f"it has format {manifest['format']!r}, this memagent writes {_FORMAT}")
         files = _hash_files(directory)
         if files != manifest["files"]:
             wrong = sorted(path for path in {*files, *manifest["files"]} if files.get(path) != manifest["files"].get(path))
             raise CheckpointError(f"{len(wrong)} of its files are not what was written, {wrong[0]} among them")
-        return Checkpoint(directory, Position(**manifest["position"]), digest)
+        return Checkpoint(
+            directory, Position(**manifest["position"]), digest, manifest["journal"], manifest["user"], manifest["fingerprint"]
+        )
 
     def write(
         self, save: Callable[[Path], None], *, journal_id: str, user: str, fingerprint: Fingerprint, position: Position
@@ -129,7 +147,8 @@ class CheckpointStore:
                 "No turn is lost: the journal has them, and the next start reads them again. Free some space."
             ) from error
         self._remove_others(generation)
-        return Checkpoint(directory, position, hashlib.sha256(content).hexdigest())
+        digest = hashlib.sha256(content).hexdigest()
+        return Checkpoint(directory, position, digest, journal_id, user, fingerprint)
 
     def discard(self) -> None:
         """Remove every stored state; the journal can rebuild it."""
@@ -141,6 +160,9 @@ class CheckpointStore:
         scratch = self.folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         return make_private(scratch)
+
+    def has_scratch(self) -> bool:
+        return (self.folder / "scratch").exists()
 
     def drop_scratch(self) -> None:
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)

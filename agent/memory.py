@@ -10,6 +10,7 @@ before every recall, it takes in whatever turns and forgettings it has not seen,
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import socket
 import time
@@ -132,6 +133,7 @@ class Memory:
                 make_embedder=make_embedder or (lambda: load_embedder(home.models, notify=notify)),
                 device=device,
                 seed=seed,
+                scope=hashlib.sha256(f"{journal.id} {user}".encode()).hexdigest()[:24],
                 progress=progress,
             )
             if make_model is not None:

@@ -154,6 +154,7 @@ class Resources:
         make_embedder, make_model: build the shared embedder and the local language model.
         device: torch device string for the backend's own tensors.
         seed: for everything random.
+        scope: names this user's journal among all, for stores that several users share.
         progress: wraps long loops.
     """
 
@@ -162,6 +163,7 @@ class Resources:
     make_model: Callable[[], LocalModel] = _no_model
     device: str = "cpu"
     seed: int = 0
+    scope: str = "local"
     progress: Progress = silent
 
     @cached_property

@@ -97,7 +97,7 @@ class Journal:
     def extend(self, new: Sequence[NewTurn]) -> list[Turn]:
         """Add several turns in one commit: all of them or none.
 
-        A given ``seq`` is kept, which only an import into an empty journal may ask for.
+        A ``seq`` asked for (by an import) is kept where it is above all seqs here.
         """
         for turn in new:
             _check(turn)

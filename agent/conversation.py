@@ -1,0 +1,181 @@
+"""One conversation: journal, memory and model, as a stream of events."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from memagent.agent.events import Event, Recalled, Remembered, Seconds, Token, TurnBegan, TurnEnded, Usage
+from memagent.agent.journal.journal import check_name, check_text
+from memagent.agent.memory import Memory
+from memagent.agent.models.chat import ChatModel, Message, Sampling
+from memagent.agent.prompt import SYSTEM, Budget, Prompt, assemble
+from memagent.backends.errors import SettingError
+from memagent.backends.protocol import Attachment, LocalModel, Recollection, Turn
+
+Channel = Literal["auto", "text", "model", "both"]
+_RECENT_TURNS = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a conversation is held.
+
+    Attributes:
+        channel: how memory reaches the model. ``auto`` is ``model`` where backend and model can, else ``text``.
+        limit: most recollections asked for.
+        budget: how the model's window is shared.
+        sampling: how replies are drawn.
+        system: the system prompt.
+    """
+
+    channel: Channel = "auto"
+    limit: int = 5
+    budget: Budget = field(default_factory=Budget)
+    sampling: Sampling = field(default_factory=Sampling)
+    system: str = SYSTEM
+
+
+class Conversation:
+    """A user's conversation in one session.
+
+    Args:
+        memory: the user's memory; the conversation does not close it.
+        model: any chat model.
+        session: its name; new or continued.
+
+    Raises:
+        SettingError: the channel asked for is not there.
+    """
+
+    def __init__(self, memory: Memory, model: ChatModel, session: str, settings: Settings | None = None) -> None:
+        check_name("session name", session)
+        self.memory = memory
+        self.model = model
+        self.session = session
+        self.settings = settings or Settings()
+        self.channel = self._choose_channel(self.settings.channel)
+        self.last_recalled: Recalled | None = None
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Ask the reply in progress to end. Safe from a signal handler or another thread."""
+        self._stop.set()
+
+    def send(self, text: str) -> Iterator[Event]:
+        """Say something and yield what happens until the reply is complete.
+
+        The message is in the journal before the model is asked, so nothing typed is lost when a
+        reply fails. The reply is journalled as far as it came, also when stopped or abandoned.
+
+        Raises:
+            InputError: the message is empty or does not fit the model's window; nothing was stored.
+            MemagentError: memory, journal or model failed.
+        """
+        check_text(text)
+        self._stop.clear()
+        began = time.monotonic()
+        recalled, prompt = self._recall(text)
+        asked = self.memory.journal.append(self.session, "user", text)
+        yield TurnBegan(asked)
+        yield recalled
+        reply = _Reply(began)
+        try:
+            yield from self._answer(text, prompt, reply)
+        finally:
+            answered = self._store(asked, prompt, recalled, reply)
+        yield Remembered(asked, True, "It was handed to memory.")
+        if answered is not None:
+            why = (
+                "It was written with recollections in view, so it stays in the journal only."
+                if answered.derived
+                else "It was handed to memory."
+            )
+            yield Remembered(answered, not answered.derived, why)
+        yield self._ended(prompt, recalled, reply)
+
+    @property
+    def _budget(self) -> Budget:
+        budget = self.settings.budget
+        return Budget(budget.recollections, budget.recent, self.settings.sampling.max_tokens)
+
+    def _choose_channel(self, wanted: Channel) -> Channel:
+        local = hasattr(self.model, "tokenizer")
+        able = self.memory.has_model_channel and local
+        if wanted == "auto":
+            return "model" if able else "text"
+        if wanted != "text" and not self.memory.has_model_channel:
+            raise SettingError(f"The backend {self.memory.name} has no model channel; use --channel text.")
+        if wanted != "text" and not local:
+            raise SettingError(f"The model {self.model.name} is not a local model, so memory reaches it by --channel text only.")
+        return wanted
+
+    def _recall(self, text: str) -> tuple[Recalled, Prompt]:
+        """Ask memory before the message itself is in it; leave out what the prompt shows anyway."""
+        recent = self.memory.journal.recent(self.session, _RECENT_TURNS)
+        in_sight = {turn.seq for turn in assemble(self.model, text, (), recent, self._budget, self.settings.system).recent}
+        began = time.monotonic()
+        found: list[Recollection] = []
+        if self.channel != "model":
+            wide = self.memory.recall(text, limit=self.settings.limit + min(len(in_sight), self.settings.limit))
+            found = [item for item in wide if not in_sight.issuperset(item.seqs)][: self.settings.limit]
+        seconds = time.monotonic() - began
+        prompt = assemble(self.model, text, found, recent, self._budget, self.settings.system)
+        self.last_recalled = Recalled(tuple(found), prompt.recollections, seconds)
+        return self.last_recalled, prompt
+
+    def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
+        with self._attached(text):
+            pieces = self.model.stream(prompt.messages, self.settings.sampling)
+            for piece in pieces:
+                reply.add(piece)
+                yield Token(piece)
+                if self._stop.is_set():
+                    break
+            close = getattr(pieces, "close", None)
+            if close is not None:
+                close()
+        reply.complete = not self._stop.is_set()
+
+    def _attached(self, text: str) -> AbstractContextManager[Attachment | None]:
+        if self.channel == "text":
+            return nullcontext()
+        return self.memory.attached(cast(LocalModel, self.model), text)
+
+    def _store(self, asked: Turn, prompt: Prompt, recalled: Recalled, reply: _Reply) -> Turn | None:
+        """Journal the reply with what it saw, and let memory follow."""
+        answered = None
+        if reply.text.strip():
+            shown = {seq for item in prompt.recollections for seq in item.seqs}
+            in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
+            derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
+            answered = self.memory.journal.append(
+                self.session, "assistant", reply.text.strip(), in_view=tuple(in_view), derived=derived
+            )
+        self.memory.catch_up()
+        return answered
+
+    def _ended(self, prompt: Prompt, recalled: Recalled, reply: _Reply) -> TurnEnded:
+        tokens = self.model.count([Message("assistant", reply.text)]) - self.model.count([Message("assistant", "")])
+        usage = Usage(prompt.tokens, prompt.recollection_tokens, max(tokens, 0), self.model.window)
+        now = time.monotonic()
+        seconds = Seconds(recalled.seconds, (reply.first or now) - reply.began, now - reply.began)
+        return TurnEnded(reply.text.strip(), not reply.complete, usage, seconds)
+
+
+class _Reply:
+    """The reply as far as it has come."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.first: float | None = None
+        self.text = ""
+        self.complete = False
+
+    def add(self, piece: str) -> None:
+        self.first = self.first or time.monotonic()
+        self.text += piece

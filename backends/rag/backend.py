@@ -1,0 +1,223 @@
+"""The RAG baseline: BM25 and embeddings over past turns, fused by reciprocal rank, with abstention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from memagent.backends.errors import CheckpointError
+from memagent.backends.protocol import (
+    BackendStats,
+    ConsolidationReport,
+    Fingerprint,
+    MemoryBackend,
+    Recollection,
+    Resources,
+    Turn,
+)
+from memagent.backends.rag.fusion import reciprocal_rank_fusion
+from memagent.backends.rag.lexical import LexicalIndex
+from memagent.backends.rag.passages import Passage, split
+from memagent.backends.rag.relevance import Evidence, Relevance
+from memagent.backends.rag.vectors import VectorIndex
+
+_FORMAT = 1
+_JUDGED = 20
+
+
+@dataclass(frozen=True)
+class RagConfig:
+    """Settings of the RAG baseline.
+
+    Attributes:
+        abstain: return only what seems relevant; switch off for retrieval benchmarks.
+        personal: least strength of a hit for questions about the user (see relevance.py).
+        other: least likeness of a hit for any other message.
+        depth: hits taken from each of the two searches before fusion.
+        k: constant of reciprocal-rank fusion; small values trust the top ranks more.
+        url: address of a Chroma server, for several machines; embedded Chroma if empty.
+    """
+
+    abstain: bool = True
+    personal: float = 0.40
+    other: float = 0.58
+    depth: int = 100
+    k: float = 10.0
+    url: str = ""
+
+
+class Rag(MemoryBackend):
+    """Finds past turns by their words (BM25) and by their meaning (embeddings), and fuses both rankings.
+
+    Remembering costs one embedding and two indexed inserts a passage. Recalling costs one embedding
+    and two searches: the vector search grows with the logarithm of the turns, the word search with
+    the number of turns that share a word with the question. Forgetting rewrites both files.
+    """
+
+    name: ClassVar[str] = "rag"
+    Config: ClassVar[type[RagConfig]] = RagConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+
+    def __init__(self, config: RagConfig, resources: Resources) -> None:
+        self.config = config
+        self._resources = resources
+        self._lexical = LexicalIndex(resources.workspace / "lexical.sqlite3")
+        place = config.url or resources.workspace / "chroma"
+        self._vectors = VectorIndex(place, f"memagent-{resources.scope}" if config.url else "passages")
+
+    @classmethod
+    def fingerprint(cls, config: RagConfig, resources: Resources) -> Fingerprint:
+        embedder = resources.embedder
+        return {"format": _FORMAT, "embedder": embedder.name, "embedder_digest": embedder.digest, "url": config.url}
+
+    def remember(self, turns: Sequence[Turn]) -> None:
+        known = self._lexical.known([turn.seq for turn in turns])
+        passages = [passage for turn in turns if turn.seq not in known for passage in split(turn)]
+        if passages:
+            self._embed(passages)
+            self._lexical.add(passages)
+
+    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        vector = self._resources.embedder.embed([query])[0]
+        by_meaning = self._vectors.nearest(vector, self.config.depth)
+        by_words = self._lexical.search(query, self.config.depth)
+        fused = reciprocal_rank_fusion([list(by_words), list(by_meaning)], self.config.k)
+        best = self._best_of_each_turn(fused, query, most=max(limit, _JUDGED))
+        evidence = self._evidence(query, vector, best, by_meaning)
+        if self.config.abstain:
+            relevance = Relevance(query, personal=self.config.personal, other=self.config.other)
+            best = {key: passage for key, passage in best.items() if relevance.passes(evidence[key])}
+        return [
+            _recollection(passage, fused[key], evidence[key], _rank(key, by_words), _rank(key, by_meaning))
+            for key, passage in list(best.items())[:limit]
+        ]
+
+    def forget(self, seqs: Collection[int]) -> bool:
+        known = self._lexical.known(seqs)
+        gone = self._lexical.keys(known)
+        if gone:
+            self._lexical.forget(known)
+            if self._vectors.embedded:
+                self._vectors.rewrite(self._lexical.keys())
+            else:
+                self._vectors.delete(gone)
+        return True
+
+    def consolidate(self) -> ConsolidationReport:
+        """Rewrite both stores compactly; what can be recalled stays the same."""
+        turns, _ = self._lexical.count()
+        self._lexical.compact()
+        self._vectors.rewrite(self._lexical.keys())
+        return ConsolidationReport(turns, turns, "Rewrote the word index and the vector store compactly.")
+
+    def stats(self) -> BackendStats:
+        turns, passages = self._lexical.count()
+        files = [path for path in self._resources.workspace.rglob("*") if path.is_file()]
+        dimension = self._resources.embedder.dimension
+        return BackendStats(
+            items=turns,
+            tokens=0,
+            bytes_on_disk=sum(path.stat().st_size for path in files),
+            bytes_in_memory=passages * dimension * 4,
+            extras={"passages": passages, "vectors": self._vectors.count(), "embedder": self._resources.embedder.name},
+        )
+
+    def save(self, directory: Path) -> None:
+        self._lexical.copy_to(directory / "lexical.sqlite3")
+        self._vectors.copy_to(directory / "chroma")
+        (directory / "state.json").write_text(json.dumps({"passages": self._lexical.count()[1]}))
+
+    @classmethod
+    def load(cls, directory: Path, config: RagConfig, resources: Resources) -> Self:
+        from shutil import copyfile, copytree
+
+        try:
+            expected = json.loads((directory / "state.json").read_text())["passages"]
+            copyfile(directory / "lexical.sqlite3", resources.workspace / "lexical.sqlite3")
+            if not config.url:
+                copytree(directory / "chroma", resources.workspace / "chroma")
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"its files cannot be read ({error})") from error
+        backend = cls(config, resources)
+        found = backend._lexical.count()[1]
+        if found != expected:
+            backend.close()
+            raise CheckpointError(f"it holds {found} passages, expected {expected}")
+        backend._mend_server()
+        return backend
+
+    def close(self) -> None:
+        self._vectors.close()
+        self._lexical.close()
+
+    def _embed(self, passages: Sequence[Passage]) -> None:
+        texts = [f"{passage.turn.speaker or passage.turn.role}: {passage.text}" for passage in passages]
+        self._vectors.add([passage.key for passage in passages], self._resources.embedder.embed(texts))
+
+    def _mend_server(self) -> None:
+        """Give a Chroma server again what it has lost since this state was stored."""
+        if not self._vectors.embedded:
+            missing = self._lexical.fetch(self._vectors.missing(self._lexical.keys()))
+            if missing:
+                self._embed(list(missing.values()))
+
+    def _best_of_each_turn(self, fused: dict[str, float], query: str, *, most: int) -> dict[str, Passage]:
+        """Keep the best passage of each turn, in order, leaving out turns that only repeat the query."""
+        asked = _normal(query)
+        best: dict[str, Passage] = {}
+        seen: set[int] = set()
+        for key in fused:
+            seq = int(key.partition(":")[0])
+            if seq in seen:
+                continue
+            found = self._lexical.fetch([key])
+            if key in found and _normal(found[key].text) != asked:
+                best[key] = found[key]
+                seen.add(seq)
+            if len(best) == most:
+                break
+        return best
+
+    def _evidence(
+        self, query: str, vector: np.ndarray, best: dict[str, Passage], by_meaning: dict[str, float]
+    ) -> dict[str, Evidence]:
+        far = self._vectors.get([key for key in best if key not in by_meaning])
+        coverage = self._lexical.coverage(query, list(best))
+        return {
+            key: Evidence(
+                cosine=by_meaning[key] if key in by_meaning else float(far[key] @ vector) if key in far else 0.0,
+                coverage=coverage[key],
+                text=f"{passage.turn.speaker or ''} {passage.text}",
+            )
+            for key, passage in best.items()
+        }
+
+
+def _normal(text: str) -> str:
+    return "".join(char for char in text.casefold() if char.isalnum())
+
+
+def _rank(key: str, ranking: dict[str, float]) -> int | None:
+    return next((rank for rank, other in enumerate(ranking, start=1) if other == key), None)
+
+
+def _recollection(
+    passage: Passage, score: float, evidence: Evidence, words: int | None, meaning: int | None
+) -> Recollection:
+    ranks = [f"{what} rank {rank}" for what, rank in (("words", words), ("meaning", meaning)) if rank]
+    turn = passage.turn
+    return Recollection(
+        text=passage.text,
+        score=score,
+        seqs=(turn.seq,),
+        session=turn.session,
+        role=turn.role,
+        speaker=turn.speaker,
+        created_at=turn.created_at,
+        why=f"Found by {' and '.join(ranks)}; cosine {evidence.cosine:.2f}, {evidence.coverage:.0%} of the question's words.",
+    )

@@ -1,0 +1,25 @@
+"""Reciprocal-rank fusion: one ranking out of several, from ranks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def reciprocal_rank_fusion(rankings: Sequence[Sequence[Key]], k: float) -> dict[Key, float]:
+    """Fuse rankings, best first, into scores.
+
+    A key's score is the sum over rankings of ``1 / (k + rank)``, ranks from 1 (Cormack, Clarke and
+    Büttcher, SIGIR 2009), divided by the largest sum there can be: 1.0 means first everywhere.
+    A small ``k`` lets the top of one ranking outweigh the middle of all.
+
+    Returns:
+        Every key with its score in (0, 1], highest first; ties in order of first appearance.
+    """
+    scores: dict[Key, float] = {}
+    for ranking in rankings:
+        for rank, key in enumerate(ranking, start=1):
+            scores[key] = scores.get(key, 0.0) + (k + 1) / (k + rank) / len(rankings)
+    return dict(sorted(scores.items(), key=lambda item: -item[1]))

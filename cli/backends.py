@@ -1,0 +1,119 @@
+"""memagent backends: list, show, rebuild, consolidate, stats."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, fields
+from typing import Annotated, Any
+
+import typer
+
+from memagent.cli.common import (
+    DEFAULT_USER,
+    Output,
+    OutputOption,
+    SetOption,
+    UserOption,
+    as_json,
+    home,
+    open_memory,
+    require_user,
+)
+
+app = typer.Typer(help="See what memories there are, what they hold, and rebuild or tidy them.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(help="A backend's name.")]
+
+
+@app.command("list")
+def list_(output: OutputOption = Output.TEXT) -> None:
+    """List the installed memories and what each can do."""
+    from memagent.backends import registry
+    from memagent.backends.errors import MemagentError
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name in registry.names():
+        try:
+            backend = registry.get(name)
+            rows[name] = {**asdict(registry.capabilities(backend)), "about": _first_line(backend)}
+        except MemagentError as error:
+            rows[name] = {"about": str(error)}
+    if output is Output.JSON:
+        as_json([{"backend": name, **row} for name, row in rows.items()])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for heading in ("backend", "can", "needs", "about"):
+        table.add_column(heading)
+    for name, row in rows.items():
+        can = [word.replace("_", " ") for word, yes in row.items() if yes is True and not word.startswith("needs_")]
+        needs = [word.removeprefix("needs_").replace("_", " ") for word, yes in row.items() if yes is True and word.startswith("needs_")]
+        table.add_row(name, ", ".join(can) or "-", ", ".join(needs) or "-", row["about"])
+    Console().print(table)
+
+
+@app.command()
+def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
+    """Describe a memory and its settings, for --set."""
+    from memagent.backends import registry
+
+    backend = registry.get(name)
+    settings = [
+        {"setting": field.name, "type": str(field.type), "default": None if field.default is MISSING else field.default}
+        for field in fields(backend.Config)
+    ]
+    if output is Output.JSON:
+        as_json({"backend": name, "capabilities": asdict(registry.capabilities(backend)), "settings": settings})
+        return
+    typer.echo(f"{name}: {backend.__doc__ or ''}\n")
+    typer.echo(backend.Config.__doc__ or "")
+    for row in settings:
+        typer.echo(f"  --set {row['setting']}={row['default']}    ({row['type']})")
+
+
+@app.command()
+def rebuild(name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOption = None) -> None:
+    """Throw a memory's stored state away and read the whole journal again."""
+    require_user(home(), user)
+    with open_memory(user, name, set_) as memory:
+        read = memory.rebuild()
+    typer.echo(f"Rebuilt {name} from {read} turns.")
+
+
+@app.command()
+def consolidate(name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOption = None) -> None:
+    """Let a memory tidy up."""
+    require_user(home(), user)
+    with open_memory(user, name, set_) as memory:
+        report = memory.consolidate()
+    typer.echo(f"{report.summary} ({report.before} items before, {report.after} after)")
+
+
+@app.command()
+def stats(
+    name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOption = None, output: OutputOption = Output.TEXT
+) -> None:
+    """Show what a memory holds and what it costs."""
+    require_user(home(), user)
+    with open_memory(user, name, set_) as memory:
+        found = memory.stats()
+        position = memory.position
+    rows = {
+        "backend": name,
+        "user": user,
+        "turns_read_up_to": position.seq,
+        "items": found.items,
+        "tokens": found.tokens,
+        "bytes_on_disk": found.bytes_on_disk,
+        "bytes_in_memory": found.bytes_in_memory,
+        **found.extras,
+    }
+    if output is Output.JSON:
+        as_json(rows)
+        return
+    for key, value in rows.items():
+        typer.echo(f"{key.replace('_', ' '):>18}  {value:,}" if isinstance(value, int) else f"{key.replace('_', ' '):>18}  {value}")
+
+
+def _first_line(backend: type) -> str:
+    return (backend.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,138 @@
+"""memagent chat: one message (-p), lines from a pipe, or a conversation at the terminal."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memagent.cli.common import (
+    DEFAULT_BACKEND,
+    DEFAULT_USER,
+    BackendOption,
+    Output,
+    OutputOption,
+    SetOption,
+    UserOption,
+    as_json,
+    decoded,
+    home,
+    open_memory,
+    read_stdin,
+    say,
+)
+
+if TYPE_CHECKING:
+    from memagent.agent.conversation import Conversation
+    from memagent.agent.journal import Journal
+
+
+class ChannelName(StrEnum):
+    """How memory reaches the model."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    MODEL = "model"
+    BOTH = "both"
+
+
+def chat(
+    backend: BackendOption = DEFAULT_BACKEND,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", envvar="MEMAGENT_MODEL",
+            help="A name of `memagent models list`, a path, a hub id, provider:model, or echo. "
+            "[default: qwen2.5-coder-0.5b]",
+        ),
+    ] = None,
+    user: UserOption = DEFAULT_USER,
+    session: Annotated[str | None, typer.Option("--session", "-s", help="Name of the session; begun or continued.")] = None,
+    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the latest session.")] = False,
+    channel: Annotated[ChannelName, typer.Option(help="How memory reaches the model.")] = ChannelName.AUTO,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Answer one message and exit; - reads it from standard input.")] = None,
+    output: OutputOption = Output.TEXT,
+    plain: Annotated[bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+    set_: SetOption = None,
+) -> None:
+    """Chat with a model that remembers. In the chat, /help lists the commands.
+
+    Examples:
+
+      memagent chat
+
+      memagent chat --backend rag -p "My dog is called Biscuit." --session monday
+
+      memagent chat -p "What is my dog called?" --output json
+
+      memagent chat --continue --model ollama:llama3.2
+    """
+    from memagent.agent.conversation import Conversation, Settings
+    from memagent.agent.models.catalogue import DEFAULT_MODEL
+    from memagent.agent.models.chat import Sampling
+    from memagent.agent.models.resolve import load_chat_model
+    from memagent.cli.progress import bytes_reporter
+
+    if session is not None and continue_:
+        raise typer.BadParameter("give --session or --continue, not both")
+    if output is Output.JSON and prompt is None:
+        raise typer.BadParameter("--output json answers one message: give it with -p")
+    message = None if prompt is None else read_stdin() if prompt == "-" else decoded(prompt, "The message")
+    if message is not None:
+        from memagent.agent.journal.journal import check_text
+
+        check_text(message)  # before a model is loaded for nothing
+    where = home()
+    with open_memory(user, backend, set_, seed=seed) as memory:
+        name = session or (_latest(memory.journal) if continue_ else None) or f"{datetime.now():%Y-%m-%d-%H%M%S}"
+        chat_model = load_chat_model(model or DEFAULT_MODEL, where.models, notify=say, report=bytes_reporter())
+        sampling = Sampling(max_tokens, temperature, seed)
+        conversation = Conversation(memory, chat_model, name, Settings(channel=channel.value, sampling=sampling))
+        if message is not None:
+            _answer_one(conversation, message, output)
+        else:
+            from memagent.cli.terminal import converse
+
+            converse(conversation, plain=plain or not sys.stdin.isatty() or not sys.stdout.isatty())
+
+
+def _latest(journal: Journal) -> str | None:
+    sessions = journal.sessions()
+    return sessions[-1].name if sessions else None
+
+
+def _answer_one(conversation: Conversation, message: str, output: Output) -> None:
+    from dataclasses import asdict
+
+    from memagent.agent.agent import collect
+    from memagent.agent.events import Token
+    from memagent.cli.render import plain, recollection_fields
+
+    events = []
+    for event in conversation.send(message):
+        events.append(event)
+        if output is Output.TEXT and isinstance(event, Token):
+            sys.stdout.write(plain(event.text))
+            sys.stdout.flush()
+    if output is Output.TEXT:
+        sys.stdout.write("\n")
+        return
+    reply = collect(events)
+    as_json(
+        {
+            "reply": reply.text,
+            "backend": conversation.memory.name,
+            "channel": conversation.channel,
+            "session": conversation.session,
+            "user": conversation.memory.user,
+            "recollections": [recollection_fields(item) for item in reply.recollections],
+            "usage": asdict(reply.usage),
+            "seconds": {key: round(value, 3) for key, value in asdict(reply.seconds).items()},
+        }
+    )

@@ -1,0 +1,133 @@
+"""Options that commands share, and the way from them to an open memory."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memagent.backends.errors import InputError, NotFoundError
+
+if TYPE_CHECKING:
+    from memagent.agent.home import Home
+    from memagent.agent.journal import Journal
+    from memagent.agent.memory import Memory
+
+
+class Output(StrEnum):
+    """How a command prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+UserOption = Annotated[str, typer.Option("--user", "-u", envvar="MEMAGENT_USER", help="Whose memory it is.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", "-b", envvar="MEMAGENT_BACKEND", help="Which memory; `memagent backends` lists them.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the backend; may be given several times.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
+
+DEFAULT_USER = "default"
+DEFAULT_BACKEND = "rag"
+
+
+def say(message: str) -> None:
+    """Tell the person something that is not the command's result."""
+    typer.echo(message, err=True)
+
+
+def settings(pairs: list[str] | None) -> dict[str, str]:
+    """Read ``key=value`` pairs.
+
+    Raises:
+        InputError: a pair has no ``=``.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--set {pair}: expected KEY=VALUE, for instance --set abstain=false.")
+        found[key.strip()] = value
+    return found
+
+
+def home() -> Home:
+    from memagent.agent.home import Home
+
+    return Home.from_environment()
+
+
+def open_memory(user: str, backend: str, pairs: list[str] | None = None, **options: object) -> Memory:
+    """Open a memory with progress bars and notices for a person at a terminal."""
+    from memagent.agent.memory import Memory
+    from memagent.agent.models.embedding import load_embedder
+    from memagent.cli.progress import bytes_reporter, track
+
+    where = home()
+    return Memory.open(
+        where,
+        user,
+        backend,
+        settings(pairs),
+        make_embedder=lambda: load_embedder(where.models, notify=say, report=bytes_reporter()),
+        notify=say,
+        progress=track,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def open_journal(user: str) -> Journal:
+    """Open the journal of a user who has one.
+
+    Raises:
+        NotFoundError: nobody by that name has said anything here.
+    """
+    from memagent.agent.memory import open_journal as open_
+
+    where = home()
+    require_user(where, user)
+    return open_(where, user)
+
+
+def require_user(where: Home, user: str) -> None:
+    """Refuse a user without a journal, so that a mistyped name does not look like an empty memory."""
+    if where.journal_url is None and not where.journal_file(user).exists():
+        raise NotFoundError("user", user, where.users(), "`memagent chat --user NAME` begins a new one.")
+
+
+def decoded(text: str, what: str) -> str:
+    """Refuse a command-line argument that was not valid UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is not valid UTF-8 (byte {error.start}). Nothing was stored.") from error
+    return text
+
+
+def read_stdin() -> str:
+    """Read all of standard input as UTF-8.
+
+    Raises:
+        InputError: it is not valid UTF-8; says where.
+    """
+    raw = sys.stdin.buffer.read()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"Standard input, line {line}: byte {raw[error.start]:#04x} is not valid UTF-8. Nothing was stored; "
+            "convert it first, for instance with `iconv -f latin1 -t utf-8`."
+        ) from error
+
+
+def as_json(value: object) -> None:
+    """Print a result for scripts."""
+    import json
+
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

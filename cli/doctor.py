@@ -1,0 +1,34 @@
+"""memagent doctor: what is wrong with this installation, and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from memagent.cli.common import Output, OutputOption, as_json, home
+
+
+def doctor(
+    mend: Annotated[bool, typer.Option("--mend", help="Mend what can be mended without losing anything.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Check the home folder, journals, stored memories, locks, models and versions. Exit code 1 if something is wrong."""
+    from memagent.agent.doctor import examine
+
+    found = list(examine(home(), mend=mend))
+    if output is Output.JSON:
+        as_json([asdict(one) for one in found])
+    else:
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(highlight=False)
+        marks = {"good": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
+        for one in found:
+            mark, style = marks[one.level]
+            console.print(Text.assemble((mark, style), f" {one.area:<8} {one.said}"), soft_wrap=True)
+            if one.mend:
+                console.print(Text(f"               -> {one.mend}", style="dim"), soft_wrap=True)
+    raise typer.Exit(1 if any(one.level == "wrong" for one in found) else 0)

@@ -1,0 +1,44 @@
+"""Progress bars on stderr: shown to a person at a terminal, silent in pipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from memagent.agent.models.fetch import Report
+
+Item = TypeVar("Item")
+
+
+def track(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
+    """Yield items while a bar shows how many are done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from items
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield from bar.track(items, total=total, description=label)
+
+
+def bytes_reporter() -> Report:
+    """Return a callback that shows a download's bytes; the bar goes when it is full."""
+    console = Console(stderr=True)
+    state: dict[str, Progress] = {}
+
+    def report(done: int, total: int, label: str) -> None:
+        if not console.is_terminal:
+            return
+        if label not in state:
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            state[label] = Progress(*columns, console=console, transient=True)
+            state[label].start()
+            state[label].add_task(label, total=total)
+        state[label].update(state[label].task_ids[0], completed=done)
+        if done >= total:
+            state.pop(label).stop()
+
+    return report

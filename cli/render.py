@@ -1,0 +1,100 @@
+"""How things look: recollections, turns and sessions as text for people and as fields for scripts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from memagent.agent.journal import Session
+    from memagent.backends.protocol import Recollection, Turn
+
+# Escape sequences in remembered text could move the cursor or retitle the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(text: str) -> str:
+    """Text that only prints: control characters other than newline and tab become visible dots."""
+    return _CONTROL.sub("·", text)
+
+
+def recollection_fields(item: Recollection) -> dict[str, Any]:
+    """A recollection's fields by their stable names."""
+    return {
+        "text": item.text,
+        "score": round(item.score, 4),
+        "seqs": list(item.seqs),
+        "session": item.session,
+        "role": item.role,
+        "speaker": item.speaker,
+        "created_at": item.created_at.isoformat(),
+        "why": item.why,
+        "regenerated": item.regenerated,
+    }
+
+
+def print_recollections(found: Sequence[Recollection], console: Console | None = None) -> None:
+    """Print recollections as a table: score, when, where from, text, why."""
+    console = console or Console()
+    if not found:
+        console.print("Nothing comes to mind.")
+        return
+    table = Table(box=None, padding=(0, 1), show_edge=False)
+    for name, options in (
+        ("score", {"justify": "right"}),
+        ("when", {"no_wrap": True}),
+        ("turn", {"justify": "right"}),
+        ("session", {}),
+        ("who", {}),
+        ("what", {"ratio": 3}),
+        ("why", {"ratio": 2, "style": "dim"}),
+    ):
+        table.add_column(name, **options)  # type: ignore[arg-type]
+    for item in found:
+        table.add_row(
+            f"{item.score:.2f}",
+            f"{item.created_at:%Y-%m-%d}",
+            ",".join(map(str, item.seqs)),
+            Text(plain(item.session)),
+            Text(plain(item.speaker or item.role)),
+            Text(_short(plain(item.text), 240)),
+            Text(item.why),
+        )
+    console.print(table)
+
+
+def print_turns(turns: Iterable[Turn], console: Console | None = None) -> None:
+    """Print turns one a line: number, time, who, text."""
+    console = console or Console()
+    for turn in turns:
+        line = Text.assemble(
+            (f"{turn.seq:>6} ", "dim"),
+            (f"{turn.created_at:%Y-%m-%d %H:%M} ", "dim"),
+            (f"{plain(turn.speaker or turn.role)}: ", "bold"),
+            plain(turn.text),
+        )
+        console.print(line, soft_wrap=True)
+
+
+def print_sessions(found: Sequence[Session], console: Console | None = None) -> None:
+    """Print sessions, the latest last."""
+    console = console or Console()
+    if not found:
+        console.print("There are no sessions yet.")
+        return
+    table = Table(box=None, padding=(0, 2), show_edge=False)
+    for name in ("session", "begun", "last turn", "turns"):
+        table.add_column(name, justify="right" if name == "turns" else "left")
+    for one in found:
+        last = f"{one.last_at:%Y-%m-%d %H:%M}" if one.last_at else "-"
+        table.add_row(Text(plain(one.name)), f"{one.created_at:%Y-%m-%d %H:%M}", last, str(one.turns))
+    console.print(table)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -1,0 +1,97 @@
+"""memagent sessions: list, show, delete, export."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from memagent.cli.common import (
+    DEFAULT_BACKEND,
+    DEFAULT_USER,
+    BackendOption,
+    Output,
+    OutputOption,
+    UserOption,
+    as_json,
+    open_journal,
+    open_memory,
+)
+
+app = typer.Typer(help="List, show, delete and export conversations.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(help="The session's name.")]
+
+
+@app.command("list")
+def list_(user: UserOption = DEFAULT_USER, output: OutputOption = Output.TEXT) -> None:
+    """List sessions, the latest last."""
+    from memagent.cli.render import print_sessions
+
+    with open_journal(user) as journal:
+        found = journal.sessions()
+    if output is Output.JSON:
+        as_json(
+            [
+                {
+                    "session": one.name,
+                    "created_at": one.created_at.isoformat(),
+                    "last_at": one.last_at.isoformat() if one.last_at else None,
+                    "turns": one.turns,
+                }
+                for one in found
+            ]
+        )
+    else:
+        print_sessions(found)
+
+
+@app.command()
+def show(name: NameArgument, user: UserOption = DEFAULT_USER, output: OutputOption = Output.TEXT) -> None:
+    """Print a session's turns with their numbers."""
+    from memagent.cli.render import print_turns
+
+    with open_journal(user) as journal:
+        journal.session(name)
+        turns = list(journal.turns(session=name))
+    if output is Output.JSON:
+        as_json(
+            [
+                {"seq": turn.seq, "role": turn.role, "speaker": turn.speaker, "text": turn.text,
+                 "created_at": turn.created_at.isoformat()}
+                for turn in turns
+            ]
+        )
+    else:
+        print_turns(turns)
+
+
+@app.command()
+def delete(
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    backend: BackendOption = DEFAULT_BACKEND,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Forget all turns of a session for good, and its name."""
+    from memagent.agent.forgetting import forget
+
+    with open_journal(user) as journal:
+        session = journal.session(name)
+        seqs = [turn.seq for turn in journal.turns(session=name)]
+        if not yes:
+            typer.confirm(f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True)
+        if seqs:
+            with open_memory(user, backend) as memory:
+                forget(memory, seqs)
+        journal.delete_session(name)
+    typer.echo(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")
+
+
+@app.command()
+def export(name: NameArgument, user: UserOption = DEFAULT_USER) -> None:
+    """Write one session as JSON lines to standard output."""
+    from memagent.agent.transfer import export as export_
+
+    with open_journal(user) as journal:
+        export_(journal, sys.stdout, session=journal.session(name).name)
