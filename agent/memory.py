@@ -45,7 +45,7 @@ from memagent.backends.protocol import (
 
 _BATCH = 256
 # A checkpoint is worth writing once reading its turns again would take this long.
-_REPLAY_SECONDS_AT_CLOSE = 1.0
+_REPLAY_SECONDS_AT_CLOSE = 5.0
 _REPLAY_SECONDS_IN_USE = 30.0
 _REPLAY_TURNS = 64
 
