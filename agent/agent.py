@@ -62,13 +62,17 @@ class Agent:
             MemagentError: see ``Memory.open`` and ``load_chat_model``.
         """
         home = home or Home.from_environment()
-        chat = load_chat_model(model, home.models, notify=lambda said: None) if isinstance(model, str) else model
+        chat = (
+            load_chat_model(model, home.models, notify=lambda said: None) if isinstance(model, str) else model
+        )
         return cls(Memory.open(home, user, backend, backend_settings), chat, settings)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def conversation(self, session: str) -> Conversation:

@@ -84,7 +84,8 @@ class CheckpointStore:
         if changed:
             raise CheckpointError(
                 "; ".join(
-                    f"its {key} is {found.fingerprint.get(key)!r}, now it is {fingerprint.get(key)!r}" for key in changed
+                    f"its {key} is {found.fingerprint.get(key)!r}, now it is {fingerprint.get(key)!r}"
+                    for key in changed
                 )
             )
         return found
@@ -106,14 +107,31 @@ class CheckpointStore:
             raise CheckpointError(f"it has format {manifest['format']!r}, this memagent writes {_FORMAT}")
         files = _hash_files(directory)
         if files != manifest["files"]:
-            wrong = sorted(path for path in {*files, *manifest["files"]} if files.get(path) != manifest["files"].get(path))
-            raise CheckpointError(f"{len(wrong)} of its files are not what was written, {wrong[0]} among them")
+            wrong = sorted(
+                path
+                for path in {*files, *manifest["files"]}
+                if files.get(path) != manifest["files"].get(path)
+            )
+            raise CheckpointError(
+                f"{len(wrong)} of its files are not what was written, {wrong[0]} among them"
+            )
         return Checkpoint(
-            directory, Position(**manifest["position"]), digest, manifest["journal"], manifest["user"], manifest["fingerprint"]
+            directory,
+            Position(**manifest["position"]),
+            digest,
+            manifest["journal"],
+            manifest["user"],
+            manifest["fingerprint"],
         )
 
     def write(
-        self, save: Callable[[Path], None], *, journal_id: str, user: str, fingerprint: Fingerprint, position: Position
+        self,
+        save: Callable[[Path], None],
+        *,
+        journal_id: str,
+        user: str,
+        fingerprint: Fingerprint,
+        position: Position,
     ) -> Checkpoint:
         """Store a state: a new directory, synced to disk, made current by one atomic rename.
 
@@ -168,7 +186,9 @@ class CheckpointStore:
         shutil.rmtree(self.folder / "scratch", ignore_errors=True)
 
     def _highest(self) -> int:
-        return max((int(entry.name) for entry in self.folder.glob("[0-9]*") if entry.name.isdigit()), default=0)
+        return max(
+            (int(entry.name) for entry in self.folder.glob("[0-9]*") if entry.name.isdigit()), default=0
+        )
 
     def _remove_others(self, keep: str | None) -> None:
         for entry in self.folder.glob("[0-9]*"):
@@ -192,7 +212,9 @@ def _hash_files(directory: Path) -> dict[str, str]:
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path != directory / _MANIFEST:
             with path.open("rb") as file:
-                found[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                found[path.relative_to(directory).as_posix()] = hashlib.file_digest(
+                    file, "sha256"
+                ).hexdigest()
     return found
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from memagent.agent.events import Event, Recalled, Remembered, Seconds, Token, TurnBegan, TurnEnded, Usage
-from memagent.agent.journal.journal import check_name, check_text
+from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import ChatModel, Message, Sampling
 from memagent.agent.prompt import SYSTEM, Budget, Prompt, assemble
@@ -52,7 +52,9 @@ class Conversation:
         SettingError: the channel asked for is not there.
     """
 
-    def __init__(self, memory: Memory, model: ChatModel, session: str, settings: Settings | None = None) -> None:
+    def __init__(
+        self, memory: Memory, model: ChatModel, session: str, settings: Settings | None = None
+    ) -> None:
         check_name("session name", session)
         self.memory = memory
         self.model = model
@@ -111,17 +113,24 @@ class Conversation:
         if wanted != "text" and not self.memory.has_model_channel:
             raise SettingError(f"The backend {self.memory.name} has no model channel; use --channel text.")
         if wanted != "text" and not local:
-            raise SettingError(f"The model {self.model.name} is not a local model, so memory reaches it by --channel text only.")
+            raise SettingError(
+                f"The model {self.model.name} is not a local model, so memory reaches it by --channel text only."
+            )
         return wanted
 
     def _recall(self, text: str) -> tuple[Recalled, Prompt]:
         """Ask memory before the message itself is in it; leave out what the prompt shows anyway."""
         recent = self.memory.journal.recent(self.session, _RECENT_TURNS)
-        in_sight = {turn.seq for turn in assemble(self.model, text, (), recent, self._budget, self.settings.system).recent}
+        in_sight = {
+            turn.seq
+            for turn in assemble(self.model, text, (), recent, self._budget, self.settings.system).recent
+        }
         began = time.monotonic()
         found: list[Recollection] = []
         if self.channel != "model":
-            wide = self.memory.recall(text, limit=self.settings.limit + min(len(in_sight), self.settings.limit))
+            wide = self.memory.recall(
+                text, limit=self.settings.limit + min(len(in_sight), self.settings.limit)
+            )
             found = [item for item in wide if not in_sight.issuperset(item.seqs)][: self.settings.limit]
         seconds = time.monotonic() - began
         prompt = assemble(self.model, text, found, recent, self._budget, self.settings.system)
@@ -160,7 +169,9 @@ class Conversation:
         return answered
 
     def _ended(self, prompt: Prompt, recalled: Recalled, reply: _Reply) -> TurnEnded:
-        tokens = self.model.count([Message("assistant", reply.text)]) - self.model.count([Message("assistant", "")])
+        tokens = self.model.count([Message("assistant", reply.text)]) - self.model.count(
+            [Message("assistant", "")]
+        )
         usage = Usage(prompt.tokens, prompt.recollection_tokens, max(tokens, 0), self.model.window)
         now = time.monotonic()
         seconds = Seconds(recalled.seconds, (reply.first or now) - reply.began, now - reply.began)

@@ -8,12 +8,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
 from memagent.agent.checkpoint import CheckpointStore
 from memagent.agent.home import Home
-from memagent.agent.lock import BackendLock
 from memagent.agent.memory import backend_lock, open_journal
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.models.convert import damage
@@ -68,7 +66,9 @@ def _versions() -> Iterator[Finding]:
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            yield Finding("version", "wrong", f"{package} is not installed.", "pip install --upgrade memagent")
+            yield Finding(
+                "version", "wrong", f"{package} is not installed.", "pip install --upgrade memagent"
+            )
     yield Finding("version", "good", ", ".join(found))
 
 
@@ -78,12 +78,23 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
         yield Finding("home", "note", f"{root} does not exist yet; the first chat makes it.")
         return
     if not os.access(root, os.W_OK | os.X_OK):
-        yield Finding("home", "wrong", f"{root} is not writable for this account.", f"chmod u+rwx {root}, or set MEMAGENT_HOME")
+        yield Finding(
+            "home",
+            "wrong",
+            f"{root} is not writable for this account.",
+            f"chmod u+rwx {root}, or set MEMAGENT_HOME",
+        )
         return
     free = shutil.disk_usage(root).free
     level: Level = "good" if free > _LOW_DISK else "note"
-    yield Finding("home", level, f"{root}, {free / 1e9:.1f} GB free", "" if level == "good" else "Free some space.")
-    open_ones = [path for path in [root, *root.rglob("*")] if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    yield Finding(
+        "home", level, f"{root}, {free / 1e9:.1f} GB free", "" if level == "good" else "Free some space."
+    )
+    open_ones = [
+        path
+        for path in [root, *root.rglob("*")]
+        if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
     if open_ones and mend:
         for path in open_ones:
             path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
@@ -102,13 +113,19 @@ def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
             wrong = journal.check()
             if wrong:
                 yield Finding(
-                    "journal", "wrong", f"{user}: {wrong[0]}",
+                    "journal",
+                    "wrong",
+                    f"{user}: {wrong[0]}",
                     "Make a copy of the file, then: memagent export, and import into a new home; else restore a backup.",
                 )
                 return
             if mend:
                 journal.purge()
-            yield Finding("journal", "good", f"{user}: {journal.count():,} turns in {len(journal.sessions()):,} sessions")
+            yield Finding(
+                "journal",
+                "good",
+                f"{user}: {journal.count():,} turns in {len(journal.sessions()):,} sessions",
+            )
     except MemagentError as error:
         yield Finding("journal", "wrong", f"{user}: {error}", "Restore the file from a backup or an export.")
 
@@ -116,7 +133,12 @@ def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
 def _backend(home: Home, user: str, name: str, mend: bool) -> Iterator[Finding]:
     where = f"{name} of {user}"
     if name not in registry.names():
-        yield Finding("backend", "note", f"{where}: no installed package offers {name}.", f"Install it, or remove {home.backend_folder(user, name)}")
+        yield Finding(
+            "backend",
+            "note",
+            f"{where}: no installed package offers {name}.",
+            f"Install it, or remove {home.backend_folder(user, name)}",
+        )
         return
     lock = backend_lock(home, user, name)
     try:
@@ -135,22 +157,35 @@ def _state(home: Home, user: str, name: str, where: str, mend: bool) -> Iterator
     if store.has_scratch():
         if mend:
             store.drop_scratch()
-        yield Finding("backend", "note", f"{where}: working files of a process that was killed", "" if mend else "Removed at next use.")
+        yield Finding(
+            "backend",
+            "note",
+            f"{where}: working files of a process that was killed",
+            "" if mend else "Removed at next use.",
+        )
     try:
         found = store.inspect()
     except CheckpointError as error:
         if mend:
             store.discard()
         said = "it was removed and" if mend else "it"
-        yield Finding("backend", "note" if mend else "wrong", f"{where}: {error}; {said} is rebuilt at next use.",
-                      "" if mend else f"memagent backends rebuild {name} --user {user}")
+        yield Finding(
+            "backend",
+            "note" if mend else "wrong",
+            f"{where}: {error}; {said} is rebuilt at next use.",
+            "" if mend else f"memagent backends rebuild {name} --user {user}",
+        )
         return
     if found is None:
         yield Finding("backend", "good", f"{where}: nothing stored; it reads the journal when used.")
         return
     with open_journal(home, user) as journal:
         behind = journal.last()[0] - found.position.seq
-    yield Finding("backend", "good", f"{where}: stored up to turn {found.position.seq:,}, {behind:,} to read at next use")
+    yield Finding(
+        "backend",
+        "good",
+        f"{where}: stored up to turn {found.position.seq:,}, {behind:,} to read at next use",
+    )
 
 
 def _models(home: Home) -> Iterator[Finding]:
@@ -158,7 +193,9 @@ def _models(home: Home) -> Iterator[Finding]:
         folder = model.folder(home.models)
         if not (folder / model.weights.name).exists():
             if model.name in (DEFAULT_MODEL, DEFAULT_EMBEDDER):
-                yield Finding("model", "note", f"{model.name} is not here yet.", f"memagent models pull {model.name}")
+                yield Finding(
+                    "model", "note", f"{model.name} is not here yet.", f"memagent models pull {model.name}"
+                )
             continue
         try:
             for file in model.files:
@@ -168,5 +205,9 @@ def _models(home: Home) -> Iterator[Finding]:
             continue
         ready = transformers_folder(model, home.models)
         wrong = damage(ready, model.weights.sha256) if ready.exists() else ""
-        yield Finding("model", "note" if wrong else "good", f"{model.name}: {wrong or 'here and verified'}",
-                      "Converted again at next use." if wrong else "")
+        yield Finding(
+            "model",
+            "note" if wrong else "good",
+            f"{model.name}: {wrong or 'here and verified'}",
+            "Converted again at next use." if wrong else "",
+        )

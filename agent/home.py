@@ -1,9 +1,9 @@
 """Where things live on disk, with private modes.
 
-    MEMAGENT_HOME/                      default: the platform's user data folder
-        users/<user>/journal.sqlite3    the journal (unless MEMAGENT_JOURNAL names a database by URL)
-        users/<user>/backends/<name>/   checkpoints and lock of one backend
-    MEMAGENT_MODELS/                    default: the platform's user cache folder
+MEMAGENT_HOME/                      default: the platform's user data folder
+    users/<user>/journal.sqlite3    the journal (unless MEMAGENT_JOURNAL names a database by URL)
+    users/<user>/backends/<name>/   checkpoints and lock of one backend
+MEMAGENT_MODELS/                    default: the platform's user cache folder
 """
 
 from __future__ import annotations
@@ -53,13 +53,17 @@ def folder_name(name: str) -> str:
         raise InputError("The user name is empty: an empty user never means all users. Give a name.")
     try:
         encoded = "".join(
-            char if char in _PLAIN or (char == "." and at > 0) else "".join(f"%{byte:02X}" for byte in char.encode())
+            char
+            if char in _PLAIN or (char == "." and at > 0)
+            else "".join(f"%{byte:02X}" for byte in char.encode())
             for at, char in enumerate(name)
         )
     except UnicodeEncodeError as error:
         raise InputError("The user name is not valid UTF-8.") from error
     if len(encoded) > _LONGEST_NAME:
-        raise InputError(f"The user name is too long: {len(encoded)} bytes when encoded, {_LONGEST_NAME} at most.")
+        raise InputError(
+            f"The user name is too long: {len(encoded)} bytes when encoded, {_LONGEST_NAME} at most."
+        )
     return encoded
 
 

@@ -14,10 +14,9 @@ import hashlib
 import shutil
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -147,7 +146,9 @@ class Memory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -285,7 +286,11 @@ class Memory:
 
     def _follow_forgettings(self, last: int) -> None:
         """Remove what the journal has forgotten, and store the state, so that no older one holds it."""
-        gone = [one.seq for one in self.journal.forgettings(self._position.forgetting) if one.seq <= self._position.seq]
+        gone = [
+            one.seq
+            for one in self.journal.forgettings(self._position.forgetting)
+            if one.seq <= self._position.seq
+        ]
         self._position = replace(self._position, forgetting=last)
         if not gone or self._backend.forget(gone):
             self.checkpoint()
@@ -300,7 +305,9 @@ class Memory:
         if missing <= _BATCH:
             return batches
         total = -(-missing // _BATCH)
-        return iter(self._resources.progress(batches, total=total, label=f"Reading the journal into {self.name}"))
+        return iter(
+            self._resources.progress(batches, total=total, label=f"Reading the journal into {self.name}")
+        )
 
 
 def backend_lock(home: Home, user: str, backend: str) -> BackendLock:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TextIO
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from memagent.agent.journal import Journal
-from memagent.agent.journal.journal import NewTurn, check_name, check_text
+from memagent.agent.journal.records import NewTurn, check_name, check_text
 from memagent.backends.errors import InputError, MemagentError
 from memagent.backends.protocol import Turn
 
@@ -86,7 +86,14 @@ def export(journal: Journal, file: TextIO, *, session: str | None = None) -> int
     _write(file, {"kind": "memagent", "format": FORMAT, "user": journal.user})
     for one in journal.sessions():
         if session in (None, one.name):
-            _write(file, {"kind": "session", "name": one.name, "created_at": one.created_at.isoformat(timespec="microseconds")})
+            _write(
+                file,
+                {
+                    "kind": "session",
+                    "name": one.name,
+                    "created_at": one.created_at.isoformat(timespec="microseconds"),
+                },
+            )
     written = 0
     for turn in journal.turns(session=session):
         _write(file, _turn_fields(turn))
@@ -127,7 +134,9 @@ def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda s
     to_forget: list[int] = []
     lines = _lines(path)
     while batch := list(islice(lines, _BATCH)):
-        journal.add_sessions({line.name: line.created_at for _, _, line in batch if isinstance(line, SessionLine)})
+        journal.add_sessions(
+            {line.name: line.created_at for _, _, line in batch if isinstance(line, SessionLine)}
+        )
         turns = [line for _, _, line in batch if isinstance(line, TurnLine)]
         gone = [line for _, _, line in batch if isinstance(line, ForgettingLine)]
         seen = journal.seen_ids([*(line.id for line in turns), *(line.id for line in gone)])
@@ -195,7 +204,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, Header | SessionLine | Turn
                 line = _parse(path, number, raw)
                 if isinstance(line, TurnLine):
                     if line.seq <= last_seq:
-                        raise InputError(f"{path}, line {number}: seq {line.seq} does not follow {last_seq}. Nothing was imported.")
+                        raise InputError(
+                            f"{path}, line {number}: seq {line.seq} does not follow {last_seq}. Nothing was imported."
+                        )
                     last_seq = line.seq
                 yield number, raw, line
     except OSError as error:
@@ -206,7 +217,9 @@ def _parse(path: Path, number: int, raw: bytes) -> Header | SessionLine | TurnLi
     try:
         line = _LINE.validate_json(raw)
         if isinstance(line, Header) and line.format > FORMAT:
-            raise InputError(f"the export has format {line.format}, this memagent reads up to {FORMAT}; upgrade it")
+            raise InputError(
+                f"the export has format {line.format}, this memagent reads up to {FORMAT}; upgrade it"
+            )
         if isinstance(line, TurnLine):
             check_name("session name", line.session)
             check_text(line.text)

@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from memagent.agent.home import Home
-from memagent.agent.journal.journal import NewTurn
+from memagent.agent.journal.records import NewTurn
 from memagent.agent.memory import Memory, open_journal
 from memagent.backends.rag.lexical import LexicalIndex
 from memagent.backends.rag.passages import split
@@ -45,7 +45,9 @@ def turns_of(conversation: dict[str, Any]) -> Iterator[tuple[str, NewTurn]]:
     """Yield each turn with its dialogue id."""
     names = [key for key in conversation if re.fullmatch(r"session_\d+", key)]
     for name in sorted(names, key=lambda key: int(key.removeprefix("session_"))):
-        when = datetime.strptime(conversation[f"{name}_date_time"], "%I:%M %p on %d %B, %Y").replace(tzinfo=UTC)
+        when = datetime.strptime(conversation[f"{name}_date_time"], "%I:%M %p on %d %B, %Y").replace(
+            tzinfo=UTC
+        )
         for turn in conversation[name]:
             caption = turn.get("blip_caption")
             text = f"{turn['text']} [{caption}]" if caption else turn["text"]
@@ -71,8 +73,14 @@ def measure(path: Path, backend: str) -> dict[str, dict[int | str, list[float]]]
     home_folder = tempfile.TemporaryDirectory()
     home = Home(Path(home_folder.name), Home.from_environment().models)
     scores: dict[str, dict[int | str, list[float]]] = {}
-    settings = {"abstain": "false"} if backend == "rag" else {"threshold": "0"} if backend == "in_memory" else {}
-    for sample in track(json.loads(path.read_text(encoding="utf-8")), description="conversations", console=Console(stderr=True)):
+    settings = (
+        {"abstain": "false"} if backend == "rag" else {"threshold": "0"} if backend == "in_memory" else {}
+    )
+    for sample in track(
+        json.loads(path.read_text(encoding="utf-8")),
+        description="conversations",
+        console=Console(stderr=True),
+    ):
         user = sample["sample_id"]
         rows = list(turns_of(sample["conversation"]))
         with open_journal(home, user) as journal:
@@ -83,11 +91,17 @@ def measure(path: Path, backend: str) -> dict[str, dict[int | str, list[float]]]
         with Memory.open(home, user, backend, settings) as memory:
             for question in questions_of(sample, seq_of):
                 found = [item.seqs[0] for item in memory.recall(question.text, limit=max(KS))]
-                by_words = list(dict.fromkeys(int(key.split(":")[0]) for key in words.search(question.text, 50)))
+                by_words = list(
+                    dict.fromkeys(int(key.split(":")[0]) for key in words.search(question.text, 50))
+                )
                 for name, ranked in ((backend, found), ("BM25 with context", by_words)):
                     for k in KS:
-                        scores.setdefault(name, {}).setdefault(k, []).append(recall_at(ranked, question.evidence, k))
-                    scores[name].setdefault(f"category {question.category}", []).append(recall_at(ranked, question.evidence, 10))
+                        scores.setdefault(name, {}).setdefault(k, []).append(
+                            recall_at(ranked, question.evidence, k)
+                        )
+                    scores[name].setdefault(f"category {question.category}", []).append(
+                        recall_at(ranked, question.evidence, 10)
+                    )
                 for k in KS:
                     scores.setdefault("chance", {}).setdefault(k, []).append(min(1.0, k / len(stored)))
         words.close()
@@ -95,7 +109,9 @@ def measure(path: Path, backend: str) -> dict[str, dict[int | str, list[float]]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path, help="LoCoMo in its official format")
     parser.add_argument("--backend", default="rag")
     arguments = parser.parse_args()
@@ -106,7 +122,10 @@ def main() -> None:
     for column in columns:
         table.add_column(f"recall@{column}" if isinstance(column, int) else f"{column} @10", justify="right")
     for name, values in scores.items():
-        table.add_row(name, *(f"{statistics.mean(values[column]):.3f}" if column in values else "" for column in columns))
+        table.add_row(
+            name,
+            *(f"{statistics.mean(values[column]):.3f}" if column in values else "" for column in columns),
+        )
     Console(width=140).print(table)
 
 

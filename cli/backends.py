@@ -19,7 +19,9 @@ from memagent.cli.common import (
     require_user,
 )
 
-app = typer.Typer(help="See what memories there are, what they hold, and rebuild or tidy them.", no_args_is_help=True)
+app = typer.Typer(
+    help="See what memories there are, what they hold, and rebuild or tidy them.", no_args_is_help=True
+)
 NameArgument = Annotated[str, typer.Argument(help="A backend's name.")]
 
 
@@ -46,8 +48,16 @@ def list_(output: OutputOption = Output.TEXT) -> None:
     for heading in ("backend", "can", "needs", "about"):
         table.add_column(heading)
     for name, row in rows.items():
-        can = [word.replace("_", " ") for word, yes in row.items() if yes is True and not word.startswith("needs_")]
-        needs = [word.removeprefix("needs_").replace("_", " ") for word, yes in row.items() if yes is True and word.startswith("needs_")]
+        can = [
+            word.replace("_", " ")
+            for word, yes in row.items()
+            if yes is True and not word.startswith("needs_")
+        ]
+        needs = [
+            word.removeprefix("needs_").replace("_", " ")
+            for word, yes in row.items()
+            if yes is True and word.startswith("needs_")
+        ]
         table.add_row(name, ", ".join(can) or "-", ", ".join(needs) or "-", row["about"])
     Console().print(table)
 
@@ -59,11 +69,17 @@ def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
 
     backend = registry.get(name)
     settings = [
-        {"setting": field.name, "type": str(field.type), "default": None if field.default is MISSING else field.default}
+        {
+            "setting": field.name,
+            "type": str(field.type),
+            "default": None if field.default is MISSING else field.default,
+        }
         for field in fields(backend.Config)
     ]
     if output is Output.JSON:
-        as_json({"backend": name, "capabilities": asdict(registry.capabilities(backend)), "settings": settings})
+        as_json(
+            {"backend": name, "capabilities": asdict(registry.capabilities(backend)), "settings": settings}
+        )
         return
     typer.echo(f"{name}: {backend.__doc__ or ''}\n")
     typer.echo(backend.Config.__doc__ or "")
@@ -91,7 +107,10 @@ def consolidate(name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOp
 
 @app.command()
 def stats(
-    name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOption = None, output: OutputOption = Output.TEXT
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    set_: SetOption = None,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what a memory holds and what it costs."""
     require_user(home(), user)
@@ -112,7 +131,11 @@ def stats(
         as_json(rows)
         return
     for key, value in rows.items():
-        typer.echo(f"{key.replace('_', ' '):>18}  {value:,}" if isinstance(value, int) else f"{key.replace('_', ' '):>18}  {value}")
+        typer.echo(
+            f"{key.replace('_', ' '):>18}  {value:,}"
+            if isinstance(value, int)
+            else f"{key.replace('_', ' '):>18}  {value}"
+        )
 
 
 def _first_line(backend: type) -> str:

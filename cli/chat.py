@@ -44,20 +44,31 @@ def chat(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", envvar="MEMAGENT_MODEL",
+            "--model",
+            "-m",
+            envvar="MEMAGENT_MODEL",
             help="A name of `memagent models list`, a path, a hub id, provider:model, or echo. "
             "[default: qwen2.5-coder-0.5b]",
         ),
     ] = None,
     user: UserOption = DEFAULT_USER,
-    session: Annotated[str | None, typer.Option("--session", "-s", help="Name of the session; begun or continued.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="Name of the session; begun or continued.")
+    ] = None,
     continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the latest session.")] = False,
     channel: Annotated[ChannelName, typer.Option(help="How memory reaches the model.")] = ChannelName.AUTO,
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Answer one message and exit; - reads it from standard input.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option("-p", "--prompt", help="Answer one message and exit; - reads it from standard input."),
+    ] = None,
     output: OutputOption = Output.TEXT,
-    plain: Annotated[bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
     set_: SetOption = None,
 ) -> None:
@@ -85,15 +96,21 @@ def chat(
         raise typer.BadParameter("--output json answers one message: give it with -p")
     message = None if prompt is None else read_stdin() if prompt == "-" else decoded(prompt, "The message")
     if message is not None:
-        from memagent.agent.journal.journal import check_text
+        from memagent.agent.journal.records import check_text
 
         check_text(message)  # before a model is loaded for nothing
     where = home()
     with open_memory(user, backend, set_, seed=seed) as memory:
-        name = session or (_latest(memory.journal) if continue_ else None) or f"{datetime.now():%Y-%m-%d-%H%M%S}"
-        chat_model = load_chat_model(model or DEFAULT_MODEL, where.models, notify=say, report=bytes_reporter())
+        name = (
+            session or (_latest(memory.journal) if continue_ else None) or f"{datetime.now():%Y-%m-%d-%H%M%S}"
+        )
+        chat_model = load_chat_model(
+            model or DEFAULT_MODEL, where.models, notify=say, report=bytes_reporter()
+        )
         sampling = Sampling(max_tokens, temperature, seed)
-        conversation = Conversation(memory, chat_model, name, Settings(channel=channel.value, sampling=sampling))
+        conversation = Conversation(
+            memory, chat_model, name, Settings(channel=channel.value, sampling=sampling)
+        )
         if message is not None:
             _answer_one(conversation, message, output)
         else:

@@ -24,7 +24,9 @@ def help_(conversation: Conversation, console: Console, argument: str, ask: Ask)
     """list the commands"""
     for name, command in COMMANDS.items():
         console.print(f"  [bold]{name:<22}[/] {command.__doc__}")
-    console.print("  Enter sends, Alt+Enter or Ctrl+J begins a new line, Ctrl+C stops a reply, Ctrl+D leaves.")
+    console.print(
+        "  Enter sends, Alt+Enter or Ctrl+J begins a new line, Ctrl+C stops a reply, Ctrl+D leaves."
+    )
 
 
 def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
@@ -43,7 +45,8 @@ def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -
 
 def forget(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
     """forget a turn for good: its number, or "last" for your last message"""
-    from memagent.agent.forgetting import forget as forget_, replies_that_saw
+    from memagent.agent.forgetting import forget as forget_
+    from memagent.agent.forgetting import replies_that_saw
     from memagent.cli.render import print_turns
 
     journal = conversation.memory.journal

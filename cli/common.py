@@ -25,10 +25,14 @@ class Output(StrEnum):
 
 UserOption = Annotated[str, typer.Option("--user", "-u", envvar="MEMAGENT_USER", help="Whose memory it is.")]
 BackendOption = Annotated[
-    str, typer.Option("--backend", "-b", envvar="MEMAGENT_BACKEND", help="Which memory; `memagent backends` lists them.")
+    str,
+    typer.Option(
+        "--backend", "-b", envvar="MEMAGENT_BACKEND", help="Which memory; `memagent backends` lists them."
+    ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the backend; may be given several times.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the backend; may be given several times."),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
 

@@ -11,7 +11,9 @@ from memagent.cli.common import Output, OutputOption, as_json, home
 
 
 def doctor(
-    mend: Annotated[bool, typer.Option("--mend", help="Mend what can be mended without losing anything.")] = False,
+    mend: Annotated[
+        bool, typer.Option("--mend", help="Mend what can be mended without losing anything.")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Check the home folder, journals, stored memories, locks, models and versions. Exit code 1 if something is wrong."""

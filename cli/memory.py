@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 
 def remember(
-    text: Annotated[str, typer.Argument(help="What to remember; - reads one statement per line from standard input.")],
+    text: Annotated[
+        str, typer.Argument(help="What to remember; - reads one statement per line from standard input.")
+    ],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     session: Annotated[str, typer.Option("--session", "-s", help="The session it is filed under.")] = "notes",
@@ -48,7 +50,7 @@ def remember(
 
       memagent remember - --session diary < diary.txt
     """
-    from memagent.agent.journal.journal import NewTurn
+    from memagent.agent.journal.records import NewTurn
     from memagent.agent.memory import open_journal as open_
 
     lines = read_stdin().splitlines() if text == "-" else [decoded(text, "The statement")]
@@ -62,7 +64,9 @@ def remember(
         open_memory(user, backend, set_, wait_seconds=2.0).close()
     except BusyError as error:
         taken = False
-        say(f"{error} Nothing is lost: the journal has it, and whoever uses the memory takes it in before recalling.")
+        say(
+            f"{error} Nothing is lost: the journal has it, and whoever uses the memory takes it in before recalling."
+        )
     if output is Output.JSON:
         as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
     elif len(turns) == 1:
@@ -99,9 +103,13 @@ def recall(
 
 
 def forget(
-    seq: Annotated[list[int] | None, typer.Option("--seq", help="A turn's number; may be given several times.")] = None,
+    seq: Annotated[
+        list[int] | None, typer.Option("--seq", help="A turn's number; may be given several times.")
+    ] = None,
     session: Annotated[str | None, typer.Option("--session", "-s", help="A whole session.")] = None,
-    matching: Annotated[str | None, typer.Option("--matching", help="All turns that hold this text, in any case.")] = None,
+    matching: Annotated[
+        str | None, typer.Option("--matching", help="All turns that hold this text, in any case.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
@@ -115,17 +123,22 @@ def forget(
 
       memagent forget --matching "old address" --yes
     """
-    from memagent.agent.forgetting import forget as forget_, replies_that_saw
+    from memagent.agent.forgetting import forget as forget_
+    from memagent.agent.forgetting import replies_that_saw
     from memagent.cli.render import print_turns
 
     with open_journal(user) as journal:
         turns = _chosen(journal, seq, session, matching)
         replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
     if not turns:
-        raise InputError("No turn fits: nothing was forgotten. `memagent sessions show NAME` lists turns with their numbers.")
+        raise InputError(
+            "No turn fits: nothing was forgotten. `memagent sessions show NAME` lists turns with their numbers."
+        )
     if not yes:
         print_turns([*turns, *replies])
-        typer.confirm(f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?", abort=True, err=True)
+        typer.confirm(
+            f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?", abort=True, err=True
+        )
     with open_memory(user, backend) as memory:
         done = forget_(memory, [turn.seq for turn in turns])
     if output is Output.JSON:
@@ -133,7 +146,9 @@ def forget(
         return
     typer.echo(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
     if done.discarded:
-        say(f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used.")
+        say(
+            f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
+        )
 
 
 def export(
@@ -192,16 +207,22 @@ def import_(
         with open_memory(user, backend) as memory:
             forget_(memory, done.to_forget)
     if output is Output.JSON:
-        as_json({"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)})
+        as_json(
+            {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
+        )
         return
     typer.echo(f"Imported {_count(done.added, 'turn')}; {done.present} were here already.")
     if done.forgotten_here:
         say(f"{_count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
     if done.to_forget:
-        say(f"{_count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too.")
+        say(
+            f"{_count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
+        )
 
 
-def _chosen(journal: Journal, seqs: list[int] | None, session: str | None, matching: str | None) -> list[Turn]:
+def _chosen(
+    journal: Journal, seqs: list[int] | None, session: str | None, matching: str | None
+) -> list[Turn]:
     if sum(choice is not None for choice in (seqs or None, session, matching)) != 1:
         raise typer.BadParameter("give exactly one of --seq, --session and --matching")
     if seqs:
@@ -230,4 +251,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _and_replies(number: int) -> str:
-    return f" and {_count(number, 'reply').replace('replys', 'replies')} written with it in view" if number else ""
+    return (
+        f" and {_count(number, 'reply').replace('replys', 'replies')} written with it in view"
+        if number
+        else ""
+    )

@@ -44,10 +44,15 @@ def list_(output: OutputOption = Output.TEXT) -> None:
     for heading in rows[0]:
         table.add_column(heading, justify="right" if heading == "megabytes" else "left")
     for row in rows:
-        table.add_row(*("yes" if cell is True else "no" if cell is False else str(cell) for cell in row.values()))
+        table.add_row(
+            *("yes" if cell is True else "no" if cell is False else str(cell) for cell in row.values())
+        )
     console = Console()
     console.print(table)
-    console.print(f"\nKept in {models}. Any path, hub id (owner/name) or provider:model works after --model too.", soft_wrap=True)
+    console.print(
+        f"\nKept in {models}. Any path, hub id (owner/name) or provider:model works after --model too.",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -69,7 +74,9 @@ def pull(name: Annotated[str, typer.Argument(help="A catalogue name.")]) -> None
 
 @app.command()
 def verify(
-    name: Annotated[str | None, typer.Argument(help="A catalogue name; all models that are here, if left out.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="A catalogue name; all models that are here, if left out.")
+    ] = None,
 ) -> None:
     """Read every byte of the models that are here and compare it with what it must be."""
     from memagent.agent.models.catalogue import CATALOGUE, find
@@ -86,7 +93,9 @@ def verify(
                 check(model.folder(models) / file.name, file, model.name, thorough=True)
             ready = transformers_folder(model, models)
             if ready.exists() and (found := damage(ready, model.weights.sha256, thorough=True)):
-                say(f"{model.name}: the converted form is damaged ({found}); it is made again when next used.")
+                say(
+                    f"{model.name}: the converted form is damaged ({found}); it is made again when next used."
+                )
                 wrong += 1
                 continue
             typer.echo(f"{model.name}: every byte is right.")

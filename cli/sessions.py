@@ -57,8 +57,13 @@ def show(name: NameArgument, user: UserOption = DEFAULT_USER, output: OutputOpti
     if output is Output.JSON:
         as_json(
             [
-                {"seq": turn.seq, "role": turn.role, "speaker": turn.speaker, "text": turn.text,
-                 "created_at": turn.created_at.isoformat()}
+                {
+                    "seq": turn.seq,
+                    "role": turn.role,
+                    "speaker": turn.speaker,
+                    "text": turn.text,
+                    "created_at": turn.created_at.isoformat(),
+                }
                 for turn in turns
             ]
         )
@@ -80,7 +85,9 @@ def delete(
         session = journal.session(name)
         seqs = [turn.seq for turn in journal.turns(session=name)]
         if not yes:
-            typer.confirm(f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True)
+            typer.confirm(
+                f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True
+            )
         if seqs:
             with open_memory(user, backend) as memory:
                 forget(memory, seqs)

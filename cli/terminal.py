@@ -42,7 +42,9 @@ def converse(conversation: Conversation, *, plain: bool) -> None:
             break
         except MemagentError as error:
             console.print(f"[red]Error:[/] {error}", soft_wrap=True)
-    console.print(f"[dim]Kept. Continue with: memagent chat --session {conversation.session}[/]", soft_wrap=True)
+    console.print(
+        f"[dim]Kept. Continue with: memagent chat --session {conversation.session}[/]", soft_wrap=True
+    )
 
 
 def _handle(line: str, conversation: Conversation, console: Console) -> None:
@@ -53,7 +55,9 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
         for event in conversation.send(line):
             if isinstance(event, Recalled) and event.shown:
                 count = len(event.shown)
-                console.print(f"[dim]({count} recollection{'' if count == 1 else 's'}, {event.seconds * 1000:.0f} ms; /why)[/]")
+                console.print(
+                    f"[dim]({count} recollection{'' if count == 1 else 's'}, {event.seconds * 1000:.0f} ms; /why)[/]"
+                )
             elif isinstance(event, Token):
                 console.file.write(printable(event.text))
                 console.file.flush()
@@ -111,7 +115,9 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
         event.current_buffer.insert_text("\n")
 
     journal = conversation.memory.journal
-    past = [turn.text for turn in journal.turns(after=max(0, journal.last()[0] - _HISTORY)) if turn.role == "user"]
+    past = [
+        turn.text for turn in journal.turns(after=max(0, journal.last()[0] - _HISTORY)) if turn.role == "user"
+    ]
     session: PromptSession[str] = PromptSession(
         message="> ",
         multiline=True,
@@ -129,7 +135,7 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
             except KeyboardInterrupt:
                 if last_try:
                     raise EOFError from None
-                print("Press Ctrl+C again, or Ctrl+D, to leave.")  # noqa: T201
+                print("Press Ctrl+C again, or Ctrl+D, to leave.")
         raise EOFError
 
     return read

@@ -27,7 +27,9 @@ def open_engine(target: Path | str) -> Engine:
         try:
             return create_engine(target, pool_pre_ping=True)
         except NoSuchModuleError as error:
-            raise StorageError(f"The journal URL {target.split('://')[0]}:// names no known database: {error}.") from error
+            raise StorageError(
+                f"The journal URL {target.split('://')[0]}:// names no known database: {error}."
+            ) from error
         except ModuleNotFoundError as error:
             raise MissingExtraError("This journal URL", error.name or "?", "postgres") from error
     make_private(target.parent)
@@ -58,7 +60,10 @@ def purge(engine: Engine) -> None:
     copies; only a rewrite (SQLite's VACUUM) and an emptied write-ahead log are certain. Cost: the
     size of the journal, about half a second for ten million tokens.
     """
-    with translated(str(engine.url)), engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with (
+        translated(str(engine.url)),
+        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+    ):
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("VACUUM")
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
@@ -79,7 +84,9 @@ def translated(where: str) -> Iterator[None]:
     except DBAPIError as error:
         said = str(error.orig)
         if "disk is full" in said or "disk I/O" in said:
-            hint = "The disk is full or failing: nothing of this step was stored. Free some space and repeat it."
+            hint = (
+                "The disk is full or failing: nothing of this step was stored. Free some space and repeat it."
+            )
         elif "locked" in said:
             hint = f"Another process kept it locked for {BUSY_SECONDS} seconds. Nothing of this step was stored; try again."
         elif "readonly" in said or "unable to open" in said:

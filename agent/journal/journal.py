@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,29 +18,12 @@ from uuid import uuid4
 from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
 
 from memagent.agent.journal.database import open_engine, purge, translated
-from memagent.agent.journal.records import Forgetting, Session
+from memagent.agent.journal.records import Forgetting, NewTurn, Session, check_name, check_turn
 from memagent.agent.journal.schema import checkpoints, forgettings, meta, prepare, sessions, turns, users
-from memagent.backends.errors import InputError, NotFoundError
+from memagent.backends.errors import NotFoundError
 from memagent.backends.protocol import Turn
 
-ROLES = ("user", "assistant", "system", "tool")
 _PAGE = 1000
-_LONGEST_NAME = 255
-
-
-@dataclass(frozen=True, slots=True)
-class NewTurn:
-    """A turn before the journal has given it a seq; the fields are those of ``Turn``."""
-
-    session: str
-    role: str
-    text: str
-    speaker: str | None = None
-    created_at: datetime | None = None
-    in_view: tuple[int, ...] = ()
-    derived: bool = False
-    id: str | None = None
-    seq: int | None = None
 
 
 class Journal:
@@ -67,7 +49,9 @@ class Journal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -100,7 +84,7 @@ class Journal:
         A ``seq`` asked for (by an import) is kept where it is above all seqs here.
         """
         for turn in new:
-            _check(turn)
+            check_turn(turn)
         with self._writing() as connection:
             last = self._lock_user(connection)
             made: list[Turn] = []
@@ -139,11 +123,15 @@ class Journal:
         """
         with self._writing() as connection:
             self._lock_user(connection)
-            number = connection.execute(select(users.c.last_forgetting).where(users.c.name == self.user)).scalar_one()
+            number = connection.execute(
+                select(users.c.last_forgetting).where(users.c.name == self.user)
+            ).scalar_one()
             made: list[Forgetting] = []
             for page in _pages(sorted(seqs)):
                 chosen = (turns.c.user == self.user) & turns.c.seq.in_(page)
-                for seq, turn_id in connection.execute(select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)):
+                for seq, turn_id in connection.execute(
+                    select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
+                ):
                     number += 1
                     made.append(Forgetting(number, seq, turn_id, datetime.now(UTC)))
                 connection.execute(delete(turns).where(chosen))
@@ -156,7 +144,9 @@ class Journal:
         """Take over tombstones (seq, turn id, time) from an export, so that those turns stay forgotten."""
         with self._writing() as connection:
             self._lock_user(connection)
-            number = connection.execute(select(users.c.last_forgetting).where(users.c.name == self.user)).scalar_one()
+            number = connection.execute(
+                select(users.c.last_forgetting).where(users.c.name == self.user)
+            ).scalar_one()
             made = [Forgetting(number + place, *row) for place, row in enumerate(turn_ids, start=1)]
             self._add_forgettings(connection, made)
             last = max([self._last_seq(connection), *(row[0] for row in turn_ids)])
@@ -165,26 +155,30 @@ class Journal:
     def delete_session(self, session: str) -> None:
         """Drop an empty session's name; its turns must have been forgotten first."""
         with self._writing() as connection:
-            connection.execute(delete(sessions).where((sessions.c.user == self.user) & (sessions.c.name == session)))
+            connection.execute(
+                delete(sessions).where((sessions.c.user == self.user) & (sessions.c.name == session))
+            )
         self.purge()
 
     def purge(self) -> None:
         """Rewrite the database so that no file of it holds what was deleted."""
         purge(self._engine)
 
-    def note_checkpoint(self, backend: str, host: str, seq: int, forgetting: int, manifest_sha256: str) -> None:
+    def note_checkpoint(
+        self, backend: str, host: str, seq: int, forgetting: int, manifest_sha256: str
+    ) -> None:
         """Record that a backend on a machine has a checkpoint up to this seq and forgetting."""
         key = {"user": self.user, "backend": backend, "host": host}
         values = {"seq": seq, "forgetting": forgetting, "manifest_sha256": manifest_sha256}
         with self._writing() as connection:
             connection.execute(delete(checkpoints).filter_by(**key))
-            connection.execute(insert(checkpoints).values(**key, **values, created_at=_stamp(datetime.now(UTC))))
+            connection.execute(
+                insert(checkpoints).values(**key, **values, created_at=_stamp(datetime.now(UTC)))
+            )
 
     # reading
 
-    def turns(
-        self, *, after: int = 0, session: str | None = None
-    ) -> Iterator[Turn]:
+    def turns(self, *, after: int = 0, session: str | None = None) -> Iterator[Turn]:
         """Yield turns with ``seq > after`` in journal order, a page at a time, so a journal of any length fits."""
         wanted = select(turns).where(turns.c.user == self.user)
         if session is not None:
@@ -196,7 +190,11 @@ class Journal:
     def get(self, seqs: Collection[int]) -> list[Turn]:
         """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
         wanted = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
-        return [_turn(row) for page in _pages(sorted(seqs)) for row in self._fetch(wanted.where(turns.c.seq.in_(page)))]
+        return [
+            _turn(row)
+            for page in _pages(sorted(seqs))
+            for row in self._fetch(wanted.where(turns.c.seq.in_(page)))
+        ]
 
     def recent(self, session: str, limit: int) -> list[Turn]:
         """Return a session's last ``limit`` turns, oldest first."""
@@ -212,7 +210,9 @@ class Journal:
         """Which of these turn ids are in the journal, with their seqs; a forgotten one has seq 0."""
         found: dict[str, int] = {}
         for page in _pages(sorted(ids)):
-            gone = select(forgettings.c.turn_id).where((forgettings.c.user == self.user) & forgettings.c.turn_id.in_(page))
+            gone = select(forgettings.c.turn_id).where(
+                (forgettings.c.user == self.user) & forgettings.c.turn_id.in_(page)
+            )
             found.update({row.turn_id: 0 for row in self._fetch(gone)})
             here = select(turns.c.id, turns.c.seq).where((turns.c.user == self.user) & turns.c.id.in_(page))
             found.update({row.id: row.seq for row in self._fetch(here)})
@@ -229,16 +229,28 @@ class Journal:
     def sessions(self) -> list[Session]:
         """Return all sessions, the one spoken in last at the end."""
         wanted = (
-            select(sessions.c.name, sessions.c.created_at, func.count(turns.c.seq).label("turns"),
-                   func.max(turns.c.created_at).label("last_at"))
-            .select_from(sessions.outerjoin(turns, (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)))
+            select(
+                sessions.c.name,
+                sessions.c.created_at,
+                func.count(turns.c.seq).label("turns"),
+                func.max(turns.c.created_at).label("last_at"),
+            )
+            .select_from(
+                sessions.outerjoin(
+                    turns, (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)
+                )
+            )
             .where(sessions.c.user == self.user)
             .group_by(sessions.c.name, sessions.c.created_at)
             .order_by(func.coalesce(func.max(turns.c.seq), 0), sessions.c.created_at)
         )
         return [
-            Session(row.name, datetime.fromisoformat(row.created_at), row.turns,
-                    datetime.fromisoformat(row.last_at) if row.last_at else None)
+            Session(
+                row.name,
+                datetime.fromisoformat(row.created_at),
+                row.turns,
+                datetime.fromisoformat(row.last_at) if row.last_at else None,
+            )
             for row in self._fetch(wanted)
         ]
 
@@ -250,7 +262,9 @@ class Journal:
         """
         known = {session.name: session for session in self.sessions()}
         if name not in known:
-            raise NotFoundError("session", name, known, f"`memagent sessions list --user {self.user}` shows them.")
+            raise NotFoundError(
+                "session", name, known, f"`memagent sessions list --user {self.user}` shows them."
+            )
         return known[name]
 
     def last(self) -> tuple[int, int]:
@@ -260,7 +274,11 @@ class Journal:
 
     def count(self) -> int:
         """Return the number of turns that are not forgotten."""
-        return int(self._fetch(select(func.count().label("n")).select_from(turns).where(turns.c.user == self.user))[0].n)
+        return int(
+            self._fetch(select(func.count().label("n")).select_from(turns).where(turns.c.user == self.user))[
+                0
+            ].n
+        )
 
     def check(self) -> list[str]:
         """Return what the database's own integrity check finds wrong; an empty list is good."""
@@ -288,10 +306,14 @@ class Journal:
 
     def _lock_user(self, connection: Connection) -> int:
         """Make sure the user has a row, lock it, and return the last seq given."""
-        row = connection.execute(select(users.c.last_seq).where(users.c.name == self.user).with_for_update()).first()
+        row = connection.execute(
+            select(users.c.last_seq).where(users.c.name == self.user).with_for_update()
+        ).first()
         if row is None:
             now = _stamp(datetime.now(UTC))
-            connection.execute(insert(users).values(name=self.user, created_at=now, last_seq=0, last_forgetting=0))
+            connection.execute(
+                insert(users).values(name=self.user, created_at=now, last_seq=0, last_forgetting=0)
+            )
             return 0
         return int(row[0])
 
@@ -302,7 +324,9 @@ class Journal:
         connection.execute(update(users).where(users.c.name == self.user).values(**values))
 
     def _add_sessions(self, connection: Connection, created: dict[str, datetime]) -> None:
-        known = select(sessions.c.name).where((sessions.c.user == self.user) & sessions.c.name.in_(list(created)))
+        known = select(sessions.c.name).where(
+            (sessions.c.user == self.user) & sessions.c.name.in_(list(created))
+        )
         present = set(connection.execute(known).scalars())
         rows = [
             {"user": self.user, "name": name, "created_at": _stamp(when)}
@@ -314,8 +338,13 @@ class Journal:
 
     def _add_forgettings(self, connection: Connection, made: Iterable[Forgetting]) -> None:
         rows = [
-            {"user": self.user, "number": one.number, "seq": one.seq, "turn_id": one.turn_id,
-             "forgotten_at": _stamp(one.forgotten_at)}
+            {
+                "user": self.user,
+                "number": one.number,
+                "seq": one.seq,
+                "turn_id": one.turn_id,
+                "forgotten_at": _stamp(one.forgotten_at),
+            }
             for one in made
         ]
         if rows:
@@ -335,46 +364,6 @@ class Journal:
             "in_view": json.dumps(turn.in_view),
             "derived": turn.derived,
         }
-
-
-def check_name(what: str, name: str) -> None:
-    """Refuse a session or user name that is empty, too long, or not printable.
-
-    Raises:
-        InputError: with what is wrong.
-    """
-    if not name.strip():
-        raise InputError(f"The {what} is empty.")
-    if len(name) > _LONGEST_NAME:
-        raise InputError(f"The {what} has {len(name)} characters; {_LONGEST_NAME} at most.")
-    if not name.isprintable():
-        raise InputError(f"The {what} {name!r} holds characters that cannot be printed.")
-
-
-def check_text(text: str) -> None:
-    """Refuse a text no journal can hold: empty, with NUL characters, or not valid Unicode.
-
-    Raises:
-        InputError: with what is wrong and what to do.
-    """
-    if not text.strip():
-        raise InputError("The message is empty: there is nothing to remember or answer.")
-    if "\0" in text:
-        raise InputError(f"The message holds a NUL character at position {text.index(chr(0))}; remove it.")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"The message is not valid UTF-8 at character {error.start}. Nothing was stored; "
-            "convert it first, for instance with `iconv -f latin1 -t utf-8`."
-        ) from error
-
-
-def _check(turn: NewTurn) -> None:
-    check_name("session name", turn.session)
-    check_text(turn.text)
-    if turn.role not in ROLES:
-        raise InputError(f"The role {turn.role!r} is none of {', '.join(ROLES)}.")
 
 
 def _stamp(when: datetime) -> str:

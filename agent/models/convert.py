@@ -45,7 +45,10 @@ def converted(gguf: Path, sha256: str, target: Path, *, notify: Notify) -> Path:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise ModelError(f"{gguf} cannot be converted: {error}") from error
-        files = {path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)} for path in sorted(fresh.iterdir())}
+        files = {
+            path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in sorted(fresh.iterdir())
+        }
         manifest = {"format": _FORMAT, "source_sha256": sha256, "files": files}
         (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         shutil.rmtree(target, ignore_errors=True)

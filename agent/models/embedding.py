@@ -84,7 +84,11 @@ class SentenceEmbedder:
         from memagent.agent.models.runtime import torch, transformers
 
         model = transformers.BertModel.from_pretrained(
-            self._folder(), dtype=torch.float32, add_pooling_layer=False, local_files_only=True, use_safetensors=True
+            self._folder(),
+            dtype=torch.float32,
+            add_pooling_layer=False,
+            local_files_only=True,
+            use_safetensors=True,
         )
         return model.eval()
 

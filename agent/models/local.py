@@ -53,7 +53,9 @@ class LocalChatModel:
             ModelError: generation failed (out of memory, for instance).
         """
         ids = torch.tensor([self._encode(messages)], device=self.device)
-        streamer = transformers.TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = transformers.TextIteratorStreamer(
+            self.tokenizer, skip_prompt=True, skip_special_tokens=True
+        )
         stop = threading.Event()
         failures: list[BaseException] = []
 
@@ -65,7 +67,9 @@ class LocalChatModel:
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         streamer=streamer,
-                        stopping_criteria=[lambda ids, scores: torch.full((1,), stop.is_set(), device=self.device)],
+                        stopping_criteria=[
+                            lambda ids, scores: torch.full((1,), stop.is_set(), device=self.device)
+                        ],
                         generation_config=self._generation(sampling),
                     )
             except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller's thread

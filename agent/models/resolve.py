@@ -44,7 +44,9 @@ def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report =
 
         return LocalChatModel(name, name=name, digest=f"hub:{name}")
     chat = [model.name for model in CATALOGUE.values() if model.kind == "chat"]
-    raise NotFoundError("model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too.")
+    raise NotFoundError(
+        "model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too."
+    )
 
 
 def transformers_folder(model: CatalogueModel, models: Path) -> Path:
@@ -54,7 +56,9 @@ def transformers_folder(model: CatalogueModel, models: Path) -> Path:
 
 def _from_catalogue(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> ChatModel:
     folder = ensure(model, models, notify=notify, report=report)
-    ready = converted(folder / model.weights.name, model.weights.sha256, transformers_folder(model, models), notify=notify)
+    ready = converted(
+        folder / model.weights.name, model.weights.sha256, transformers_folder(model, models), notify=notify
+    )
     from memagent.agent.models.local import LocalChatModel
 
     return LocalChatModel(ready, name=model.name, digest=model.weights.sha256)
@@ -66,7 +70,9 @@ def _from_path(path: Path, models: Path, notify: Notify) -> ChatModel:
     if path.is_dir():
         weights = sorted(path.glob("*.safetensors"))
         if not weights:
-            raise ModelError(f"{path} holds no .safetensors file; expected a model folder as transformers saves it.")
+            raise ModelError(
+                f"{path} holds no .safetensors file; expected a model folder as transformers saves it."
+            )
         return LocalChatModel(path, name=str(path), digest=sha256_of(weights[0]))
     if path.suffix != ".gguf":
         raise ModelError(f"{path} is neither a folder nor a .gguf file.")

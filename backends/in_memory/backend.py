@@ -18,8 +18,48 @@ from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import BackendStats, Fingerprint, MemoryBackend, Recollection, Resources, Turn
 
 _STOP = frozenset(
-    "a an and are as at be but by do does for from had has have how i in is it my of on or that the"
-    " this to was what when where which who why will with you your".split()
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "as",
+        "at",
+        "be",
+        "but",
+        "by",
+        "do",
+        "does",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "how",
+        "i",
+        "in",
+        "is",
+        "it",
+        "my",
+        "of",
+        "on",
+        "or",
+        "that",
+        "the",
+        "this",
+        "to",
+        "was",
+        "what",
+        "when",
+        "where",
+        "which",
+        "who",
+        "why",
+        "will",
+        "with",
+        "you",
+        "your",
+    ]
 )
 
 
@@ -94,7 +134,13 @@ class InMemory(MemoryBackend):
         try:
             rows = json.loads((directory / "turns.json").read_text(encoding="utf-8"))
             turns = [
-                Turn(**row | {"created_at": datetime.fromisoformat(row["created_at"]), "in_view": tuple(row["in_view"])})
+                Turn(
+                    **row
+                    | {
+                        "created_at": datetime.fromisoformat(row["created_at"]),
+                        "in_view": tuple(row["in_view"]),
+                    }
+                )
                 for row in rows
             ]
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Self
-
-import numpy as np
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
@@ -19,15 +18,17 @@ from memagent.backends.protocol import (
     Recollection,
     Resources,
     Turn,
+    Vectors,
 )
 from memagent.backends.rag.fusion import reciprocal_rank_fusion
 from memagent.backends.rag.lexical import LexicalIndex
-from memagent.backends.rag.passages import Passage, split
-from memagent.backends.rag.relevance import Evidence, Relevance
+from memagent.backends.rag.passages import Passage, passage_key, split
+from memagent.backends.rag.relevance import Evidence, Relevance, is_question
 from memagent.backends.rag.vectors import VectorIndex
 
 _FORMAT = 1
 _JUDGED = 20
+_VIEWS_A_PASSAGE = 3
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class RagConfig:
     """
 
     abstain: bool = True
-    personal: float = 0.40
-    other: float = 0.58
+    personal: float = 0.36
+    other: float = 0.60
     depth: int = 100
     k: float = 10.0
     url: str = ""
@@ -73,7 +74,12 @@ class Rag(MemoryBackend):
     @classmethod
     def fingerprint(cls, config: RagConfig, resources: Resources) -> Fingerprint:
         embedder = resources.embedder
-        return {"format": _FORMAT, "embedder": embedder.name, "embedder_digest": embedder.digest, "url": config.url}
+        return {
+            "format": _FORMAT,
+            "embedder": embedder.name,
+            "embedder_digest": embedder.digest,
+            "url": config.url,
+        }
 
     def remember(self, turns: Sequence[Turn]) -> None:
         known = self._lexical.known([turn.seq for turn in turns])
@@ -84,14 +90,14 @@ class Rag(MemoryBackend):
 
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
         vector = self._resources.embedder.embed([query])[0]
-        by_meaning = self._vectors.nearest(vector, self.config.depth)
+        by_meaning = self._nearest(vector)
         by_words = self._lexical.search(query, self.config.depth)
         fused = reciprocal_rank_fusion([list(by_words), list(by_meaning)], self.config.k)
         best = self._best_of_each_turn(fused, query, most=max(limit, _JUDGED))
         evidence = self._evidence(query, vector, best, by_meaning)
         if self.config.abstain:
             relevance = Relevance(query, personal=self.config.personal, other=self.config.other)
-            best = {key: passage for key, passage in best.items() if relevance.passes(evidence[key])}
+            best = {key: best[key] for key in relevance.select(evidence)}
         return [
             _recollection(passage, fused[key], evidence[key], _rank(key, by_words), _rank(key, by_meaning))
             for key, passage in list(best.items())[:limit]
@@ -99,20 +105,18 @@ class Rag(MemoryBackend):
 
     def forget(self, seqs: Collection[int]) -> bool:
         known = self._lexical.known(seqs)
-        gone = self._lexical.keys(known)
+        gone = self._views(self._lexical.fetch(self._lexical.keys(known)).values())
         if gone:
             self._lexical.forget(known)
-            if self._vectors.embedded:
-                self._vectors.rewrite(self._lexical.keys())
-            else:
-                self._vectors.delete(gone)
+            self._vectors.delete(gone)
+            self._vectors.rewrite()
         return True
 
     def consolidate(self) -> ConsolidationReport:
         """Rewrite both stores compactly; what can be recalled stays the same."""
         turns, _ = self._lexical.count()
         self._lexical.compact()
-        self._vectors.rewrite(self._lexical.keys())
+        self._vectors.rewrite()
         return ConsolidationReport(turns, turns, "Rewrote the word index and the vector store compactly.")
 
     def stats(self) -> BackendStats:
@@ -124,7 +128,11 @@ class Rag(MemoryBackend):
             tokens=0,
             bytes_on_disk=sum(path.stat().st_size for path in files),
             bytes_in_memory=passages * dimension * 4,
-            extras={"passages": passages, "vectors": self._vectors.count(), "embedder": self._resources.embedder.name},
+            extras={
+                "passages": passages,
+                "vectors": self._vectors.count(),
+                "embedder": self._resources.embedder.name,
+            },
         )
 
     def save(self, directory: Path) -> None:
@@ -156,19 +164,29 @@ class Rag(MemoryBackend):
         self._lexical.close()
 
     def _embed(self, passages: Sequence[Passage]) -> None:
-        texts = [f"{passage.turn.speaker or passage.turn.role}: {passage.text}" for passage in passages]
-        self._vectors.add([passage.key for passage in passages], self._resources.embedder.embed(texts))
+        views = {key: text for passage in passages for key, text in passage.views().items()}
+        self._vectors.add(list(views), self._resources.embedder.embed(list(views.values())))
+
+    def _nearest(self, vector: Vectors) -> dict[str, float]:
+        """Return passages by the cosine of their best view, best first."""
+        best: dict[str, float] = {}
+        for view, cosine in self._vectors.nearest(vector, _VIEWS_A_PASSAGE * self.config.depth).items():
+            best.setdefault(passage_key(view), cosine)
+        return dict(islice(best.items(), self.config.depth))
+
+    def _views(self, passages: Iterable[Passage]) -> list[str]:
+        return [view for passage in passages for view in passage.views()]
 
     def _mend_server(self) -> None:
         """Give a Chroma server again what it has lost since this state was stored."""
         if not self._vectors.embedded:
-            missing = self._lexical.fetch(self._vectors.missing(self._lexical.keys()))
+            missing = self._vectors.missing(self._lexical.keys())
             if missing:
-                self._embed(list(missing.values()))
+                self._embed(list(self._lexical.fetch(missing).values()))
 
     def _best_of_each_turn(self, fused: dict[str, float], query: str, *, most: int) -> dict[str, Passage]:
-        """Keep the best passage of each turn, in order, leaving out turns that only repeat the query."""
-        asked = _normal(query)
+        """Keep the best passage of each turn, in order, leaving out turns that only ask the same question."""
+        asked = _normal(query) if is_question(query) else None
         best: dict[str, Passage] = {}
         seen: set[int] = set()
         for key in fused:
@@ -184,18 +202,27 @@ class Rag(MemoryBackend):
         return best
 
     def _evidence(
-        self, query: str, vector: np.ndarray, best: dict[str, Passage], by_meaning: dict[str, float]
+        self, query: str, vector: Vectors, best: dict[str, Passage], by_meaning: dict[str, float]
     ) -> dict[str, Evidence]:
-        far = self._vectors.get([key for key in best if key not in by_meaning])
+        far = self._far_cosines(vector, [passage for key, passage in best.items() if key not in by_meaning])
         coverage = self._lexical.coverage(query, list(best))
         return {
             key: Evidence(
-                cosine=by_meaning[key] if key in by_meaning else float(far[key] @ vector) if key in far else 0.0,
+                cosine=by_meaning[key] if key in by_meaning else far.get(key, 0.0),
                 coverage=coverage[key],
                 text=f"{passage.turn.speaker or ''} {passage.text}",
+                by_assistant=passage.turn.role == "assistant" and passage.turn.speaker is None,
             )
             for key, passage in best.items()
         }
+
+    def _far_cosines(self, vector: Vectors, passages: Sequence[Passage]) -> dict[str, float]:
+        """Return the cosines of passages that the vector search did not reach."""
+        cosines: dict[str, float] = {}
+        for view, other in self._vectors.get(self._views(passages)).items():
+            key = passage_key(view)
+            cosines[key] = max(cosines.get(key, -1.0), float(other @ vector))
+        return cosines
 
 
 def _normal(text: str) -> str:

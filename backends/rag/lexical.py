@@ -32,12 +32,127 @@ _MOST_TERMS = 64
 
 # Question words are among them: in a question they say what is asked for, not what it is about.
 STOP_WORDS = frozenset(
-    """a about after again all also am an and any are as at be because been before being but by can could
-    did do does doing done down for from had has have having he her here hers him his how i if in into is
-    it its just let like many me more most much my no not now of off on once one only or other our out over
-    own please s same she should so some such t tell than that the their them then there these they this
-    those through to too under until up us very was we were what when where which while who whom whose why
-    will with would you your yours""".split()
+    [
+        "a",
+        "about",
+        "after",
+        "again",
+        "all",
+        "also",
+        "am",
+        "an",
+        "and",
+        "any",
+        "are",
+        "as",
+        "at",
+        "be",
+        "because",
+        "been",
+        "before",
+        "being",
+        "but",
+        "by",
+        "can",
+        "could",
+        "did",
+        "do",
+        "does",
+        "doing",
+        "done",
+        "down",
+        "for",
+        "from",
+        "had",
+        "has",
+        "have",
+        "having",
+        "he",
+        "her",
+        "here",
+        "hers",
+        "him",
+        "his",
+        "how",
+        "i",
+        "if",
+        "in",
+        "into",
+        "is",
+        "it",
+        "its",
+        "just",
+        "let",
+        "like",
+        "many",
+        "me",
+        "more",
+        "most",
+        "much",
+        "my",
+        "no",
+        "not",
+        "now",
+        "of",
+        "off",
+        "on",
+        "once",
+        "one",
+        "only",
+        "or",
+        "other",
+        "our",
+        "out",
+        "over",
+        "own",
+        "please",
+        "s",
+        "same",
+        "she",
+        "should",
+        "so",
+        "some",
+        "such",
+        "t",
+        "tell",
+        "than",
+        "that",
+        "the",
+        "their",
+        "them",
+        "then",
+        "there",
+        "these",
+        "they",
+        "this",
+        "those",
+        "through",
+        "to",
+        "too",
+        "under",
+        "until",
+        "up",
+        "us",
+        "very",
+        "was",
+        "we",
+        "were",
+        "what",
+        "when",
+        "where",
+        "which",
+        "while",
+        "who",
+        "whom",
+        "whose",
+        "why",
+        "will",
+        "with",
+        "would",
+        "you",
+        "your",
+        "yours",
+    ]
 )
 
 
@@ -71,10 +186,19 @@ class LexicalIndex:
         with self._database:
             for passage in passages:
                 turn = passage.turn
-                row = (turn.seq, passage.part, turn.id, turn.session, turn.role, turn.speaker,
-                       turn.created_at.isoformat(), passage.text)
+                row = (
+                    turn.seq,
+                    passage.part,
+                    turn.id,
+                    turn.session,
+                    turn.role,
+                    turn.speaker,
+                    turn.created_at.isoformat(),
+                    passage.text,
+                )
                 cursor = self._database.execute(
-                    "INSERT INTO passages (seq, part, id, session, role, speaker, created_at, text) VALUES (?,?,?,?,?,?,?,?)", row
+                    "INSERT INTO passages (seq, part, id, session, role, speaker, created_at, text) VALUES (?,?,?,?,?,?,?,?)",
+                    row,
                 )
                 self._index(cursor.lastrowid or 0, passage)
 
@@ -110,11 +234,14 @@ class LexicalIndex:
         for key in keys:
             seq, _, part = key.partition(":")
             row = self._database.execute(
-                "SELECT id, session, role, speaker, created_at, text FROM passages WHERE seq = ? AND part = ?", (seq, part)
+                "SELECT id, session, role, speaker, created_at, text FROM passages WHERE seq = ? AND part = ?",
+                (seq, part),
             ).fetchone()
             if row:
                 turn_id, session, role, speaker, created_at, text = row
-                turn = Turn(int(seq), turn_id, session, role, text, datetime.fromisoformat(created_at), speaker)
+                turn = Turn(
+                    int(seq), turn_id, session, role, text, datetime.fromisoformat(created_at), speaker
+                )
                 found[key] = Passage(turn, int(part), text)
         return found
 
@@ -128,7 +255,9 @@ class LexicalIndex:
             if word in STOP_WORDS:
                 continue
             match = f'own : "{word}"'
-            df = self._database.execute("SELECT count(*) FROM words WHERE words MATCH ?", (match,)).fetchone()[0]
+            df = self._database.execute(
+                "SELECT count(*) FROM words WHERE words MATCH ?", (match,)
+            ).fetchone()[0]
             idf = math.log(1 + (total - df + 0.5) / (df + 0.5))
             whole += idf
             among = ",".join(map(str, rowids.values()))
@@ -142,7 +271,9 @@ class LexicalIndex:
         """Remove turns, and their words from the context of the turns after them, and rewrite the file."""
         with self._database:
             for seq in sorted(seqs):
-                rows = self._database.execute("SELECT rowid, session FROM passages WHERE seq = ?", (seq,)).fetchall()
+                rows = self._database.execute(
+                    "SELECT rowid, session FROM passages WHERE seq = ?", (seq,)
+                ).fetchall()
                 for rowid, _ in rows:
                     self._database.execute("DELETE FROM passages WHERE rowid = ?", (rowid,))
                     self._database.execute("DELETE FROM words WHERE rowid = ?", (rowid,))
@@ -158,7 +289,9 @@ class LexicalIndex:
 
     def count(self) -> tuple[int, int]:
         """Return the number of turns and of passages."""
-        turns, passages = self._database.execute("SELECT count(DISTINCT seq), count(*) FROM passages").fetchone()
+        turns, passages = self._database.execute(
+            "SELECT count(DISTINCT seq), count(*) FROM passages"
+        ).fetchone()
         return turns, passages
 
     def copy_to(self, file: Path) -> None:
@@ -183,7 +316,9 @@ class LexicalIndex:
 
     def _rowid(self, key: str) -> int:
         seq, _, part = key.partition(":")
-        row = self._database.execute("SELECT rowid FROM passages WHERE seq = ? AND part = ?", (seq, part)).fetchone()
+        row = self._database.execute(
+            "SELECT rowid FROM passages WHERE seq = ? AND part = ?", (seq, part)
+        ).fetchone()
         return int(row[0])
 
     def _index(self, rowid: int, passage: Passage) -> None:

@@ -73,7 +73,9 @@ class VectorIndex:
         distances = found["distances"]
         if distances is None:
             return {}
-        return {key: min(1.0, 1.0 - distance) for key, distance in zip(found["ids"][0], distances[0], strict=True)}
+        return {
+            key: min(1.0, 1.0 - distance) for key, distance in zip(found["ids"][0], distances[0], strict=True)
+        }
 
     def get(self, keys: Collection[str]) -> dict[str, Vectors]:
         """Return the vectors of those keys that are here."""
@@ -91,19 +93,19 @@ class VectorIndex:
         for start in range(0, len(keys), _BATCH):
             self._collection.delete(ids=list(keys[start : start + _BATCH]))
 
-    def rewrite(self, keys: Sequence[str]) -> None:
-        """Make the store anew from these keys' vectors: Chroma leaves the bytes of deleted ones on disk.
+    def rewrite(self) -> None:
+        """Make an embedded store anew from its vectors: Chroma leaves the bytes of deleted ones on disk.
 
         Cost: about 5,000 vectors a second. A server's files are its operator's to compact.
         """
         if not isinstance(self._place, Path):
             return
-        kept = list(self._read(list(keys)))
+        kept = self.get(self._collection.get(include=[])["ids"])
         self.close()
         shutil.rmtree(self._place)
         self._open()
         if kept:
-            self.add([key for key, _ in kept], np.stack([vector for _, vector in kept]))
+            self.add(list(kept), np.stack(list(kept.values())))
 
     def copy_to(self, folder: Path) -> None:
         """Copy the embedded store's files, closed and whole, into ``folder``."""
@@ -125,7 +127,9 @@ class VectorIndex:
             self._client = _server_client(self._place)
         try:
             self._collection: ChromaCollection = self._client.get_or_create_collection(
-                self._name, embedding_function=None, configuration={"hnsw": _HNSW}  # type: ignore[typeddict-item]
+                self._name,
+                embedding_function=None,
+                configuration={"hnsw": _HNSW},  # type: ignore[typeddict-item]
             )
         except BaseException as error:
             self._client.close()
@@ -169,12 +173,16 @@ def _server_client(url: str) -> Client:
 
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingError(f"url={url!r} is not a Chroma server's address; expected http://host:port or https://host.")
+        raise SettingError(
+            f"url={url!r} is not a Chroma server's address; expected http://host:port or https://host."
+        )
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 8000)
     try:
         # Asked first with a time limit: Chroma's own client would wait for a mute server for ever.
-        httpx.get(f"{parts.scheme}://{parts.hostname}:{port}/api/v2/heartbeat", timeout=_SERVER_SECONDS).raise_for_status()
+        httpx.get(
+            f"{parts.scheme}://{parts.hostname}:{port}/api/v2/heartbeat", timeout=_SERVER_SECONDS
+        ).raise_for_status()
         client = chromadb.HttpClient(
             host=parts.hostname, port=port, ssl=secure, settings=Settings(anonymized_telemetry=False)
         )
