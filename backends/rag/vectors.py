@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -20,12 +20,13 @@ from memagent.backends.protocol import Vectors
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
+    from chromadb.api.collection_configuration import CreateHNSWConfiguration
     from chromadb.api.models.Collection import Collection as ChromaCollection
 
 _BATCH = 1000
 _SERVER_SECONDS = 5.0
 # Inner product of unit vectors is their cosine; Chroma's own "cosine" would renormalise what we store.
-_HNSW: dict[str, Any] = {
+_HNSW: CreateHNSWConfiguration = {
     "space": "ip",
     "max_neighbors": 16,
     "ef_construction": 100,
@@ -129,7 +130,7 @@ class VectorIndex:
             self._collection: ChromaCollection = self._client.get_or_create_collection(
                 self._name,
                 embedding_function=None,
-                configuration={"hnsw": _HNSW},  # type: ignore[typeddict-item]
+                configuration={"hnsw": _HNSW},
             )
         except BaseException as error:
             self._client.close()

@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests: a home of its own for each test, and memories without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from memagent.agent.home import Home
+from memagent.agent.memory import Memory
+from memagent.agent.models.embedding import HashingEmbedder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """An empty home that the environment names too; embeddings by word hashing, so nothing is downloaded."""
+    models = Home.from_environment().models
+    monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MEMAGENT_MODELS", str(models))
+    monkeypatch.setenv("MEMAGENT_EMBEDDER", HashingEmbedder.name)
+    for name in ("MEMAGENT_JOURNAL", "MEMAGENT_USER", "MEMAGENT_BACKEND", "MEMAGENT_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    return Home(tmp_path / "home", models)
+
+
+OpenMemory = Callable[..., Memory]
+
+
+@pytest.fixture
+def open_memory(home: Home) -> Iterator[OpenMemory]:
+    """Open memories as ``open_memory(user, backend, settings, **options)``; what stays open is closed at the end."""
+    opened: list[Memory] = []
+
+    def open_(user: str = "ana", backend: str = "in_memory", settings: dict[str, str] | None = None, **options: object) -> Memory:
+        memory = Memory.open(home, user, backend, settings, make_embedder=HashingEmbedder, **options)  # type: ignore[arg-type]
+        opened.append(memory)
+        return memory
+
+    yield open_
+    for memory in opened:
+        memory.close()
