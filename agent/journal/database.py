@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
@@ -42,15 +45,30 @@ def open_engine(target: Path | str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
         connection.isolation_level = None  # SQLAlchemy, not sqlite3, begins transactions
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
+        _use_wal(connection)
+        for pragma in ("synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        writing = connection.get_execution_options().get("writing", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        begin = connection.get_execution_options().get("begin", "BEGIN")
+        if begin:
+            connection.exec_driver_sql(begin)
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to write-ahead logging; SQLite refuses at once, without its busy timeout, while another opens."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def purge(engine: Engine) -> None:
@@ -60,10 +78,9 @@ def purge(engine: Engine) -> None:
     copies; only a rewrite (SQLite's VACUUM) and an emptied write-ahead log are certain. Cost: the
     size of the journal, about half a second for ten million tokens.
     """
-    with (
-        translated(str(engine.url)),
-        engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
-    ):
+    # VACUUM runs outside of a transaction
+    outside: dict[str, Any] = {"begin": ""} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+    with translated(str(engine.url)), engine.connect().execution_options(**outside) as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("VACUUM")
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]

@@ -295,7 +295,7 @@ class Journal:
         """A transaction that holds the write lock from its beginning and commits at its end."""
         with (
             translated(self._where),
-            self._engine.connect().execution_options(writing=True) as connection,
+            self._engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection,
             connection.begin(),
         ):
             yield connection
