@@ -79,7 +79,9 @@ def purge(engine: Engine) -> None:
     size of the journal, about half a second for ten million tokens.
     """
     # VACUUM runs outside of a transaction
-    outside: dict[str, Any] = {"begin": ""} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+    outside: dict[str, Any] = (
+        {"begin": ""} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
+    )
     with translated(str(engine.url)), engine.connect().execution_options(**outside) as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("VACUUM")
