@@ -84,7 +84,6 @@ class Memory:
         self._closed = False
         self._saved = Position()
         self._backend, self._position = self._load()
-        self.catch_up()
 
     @classmethod
     def open(
@@ -138,11 +137,17 @@ class Memory:
             )
             if make_model is not None:
                 resources.make_model = make_model
-            return cls(home, journal, lock, make_backend, config, resources, notify, strict)
+            memory = cls(home, journal, lock, make_backend, config, resources, notify, strict)
         except BaseException:
             lock.release()
             journal.close()
             raise
+        try:
+            memory.catch_up()
+        except BaseException:
+            memory._let_go()
+            raise
+        return memory
 
     def __enter__(self) -> Self:
         return self
@@ -252,10 +257,14 @@ class Memory:
             if self._replay_seconds > _REPLAY_SECONDS_AT_CLOSE or behind >= _REPLAY_TURNS:
                 self.checkpoint()
         finally:
-            self._backend.close()
-            self._store.drop_scratch()
-            self._lock.release()
-            self.journal.close()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._closed = True
+        self._backend.close()
+        self._store.drop_scratch()
+        self._lock.release()
+        self.journal.close()
 
     def _fingerprint(self) -> dict[str, str | int | float | bool]:
         return {"backend": self.name, **self._class.fingerprint(self._config, self._resources)}

@@ -53,7 +53,7 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
             notify(
                 f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}"
             )
-            if _hub_answers():
+            if hub_answers():
                 missing = [
                     place for place in missing if not _from_hub(model, model.files[place], folder, notify)
                 ]
@@ -104,7 +104,7 @@ def _stamps(folder: Path) -> dict[str, object]:
     return stamps if isinstance(stamps, dict) else {}
 
 
-def _hub_answers() -> bool:
+def hub_answers() -> bool:
     """Try a connection first: the hub's own client retries an unreachable host for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False

@@ -21,23 +21,30 @@ class LocalChatModel:
         source: a folder with safetensors, or a hub id.
         name: as the user chose it.
         digest: identifies the weights.
+        offline: use only what is on this machine; a hub model may be in the hub's own cache.
 
     Raises:
         ModelError: it cannot be loaded.
     """
 
-    def __init__(self, source: str | Path, *, name: str, digest: str) -> None:
+    def __init__(self, source: str | Path, *, name: str, digest: str, offline: bool = True) -> None:
         self.name = name
         self.digest = digest
         self.device = best_device()
-        local = isinstance(source, Path)
         try:
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local)
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, local_files_only=offline)
             self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                source, dtype=best_dtype(self.device), local_files_only=local, use_safetensors=True
+                source, dtype=best_dtype(self.device), local_files_only=offline, use_safetensors=True
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"The model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+            hint = (
+                " The hub does not answer, so it was looked for on this machine only."
+                if offline and not isinstance(source, Path)
+                else ""
+            )
+            raise ModelError(
+                f"The model {name} cannot be loaded: {str(error).splitlines()[0]}{hint}"
+            ) from error
         self.model.to(self.device).eval()
         self.window: int = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
         # Longest first, so that a marker inside a longer one does not survive.

@@ -9,7 +9,7 @@ from memagent.agent.models.catalogue import CATALOGUE, CatalogueModel
 from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.convert import converted
 from memagent.agent.models.fakes import EchoModel
-from memagent.agent.models.fetch import Notify, Report, ensure, quiet, sha256_of
+from memagent.agent.models.fetch import Notify, Report, ensure, hub_answers, quiet, sha256_of
 from memagent.backends.errors import ModelError, NotFoundError
 
 _PROVIDER = re.compile(r"[a-z][a-z0-9_]*:(?!//).+")
@@ -42,7 +42,7 @@ def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report =
     if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
         from memagent.agent.models.local import LocalChatModel
 
-        return LocalChatModel(name, name=name, digest=f"hub:{name}")
+        return LocalChatModel(name, name=name, digest=f"hub:{name}", offline=not hub_answers())
     chat = [model.name for model in CATALOGUE.values() if model.kind == "chat"]
     raise NotFoundError(
         "model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too."

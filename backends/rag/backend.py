@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, ParamSpec, Self, TypeVar
 
-from memagent.backends.errors import CheckpointError
+from memagent.backends.errors import CheckpointError, MemagentError, StorageError
 from memagent.backends.protocol import (
     BackendStats,
     ConsolidationReport,
@@ -26,9 +28,36 @@ from memagent.backends.rag.passages import Passage, passage_key, split
 from memagent.backends.rag.relevance import Evidence, Relevance, is_question
 from memagent.backends.rag.vectors import VectorIndex
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 _FORMAT = 1
 _JUDGED = 20
 _VIEWS_A_PASSAGE = 3
+_STORES = ("chromadb", "httpx")
+
+
+def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Turn the stores' own errors into StorageError: the journal has the turns, so nothing is lost."""
+
+    @wraps(method)
+    def call(*args: Arguments.args, **named: Arguments.kwargs) -> Result:
+        try:
+            return method(*args, **named)
+        except MemagentError:
+            raise
+        except Exception as error:
+            if (
+                not isinstance(error, (sqlite3.Error, OSError))
+                and type(error).__module__.split(".")[0] not in _STORES
+            ):
+                raise
+            raise StorageError(
+                f"The rag memory's stores failed: {error}. No turn is lost: the journal has them, and the memory "
+                "reads them when it is next used. Free some space or mend the folder's rights, and try again."
+            ) from error
+
+    return call
 
 
 @dataclass(frozen=True)
@@ -81,6 +110,7 @@ class Rag(MemoryBackend):
             "url": config.url,
         }
 
+    @_translated
     def remember(self, turns: Sequence[Turn]) -> None:
         known = self._lexical.known([turn.seq for turn in turns])
         passages = [passage for turn in turns if turn.seq not in known for passage in split(turn)]
@@ -88,6 +118,7 @@ class Rag(MemoryBackend):
             self._embed(passages)
             self._lexical.add(passages)
 
+    @_translated
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
         vector = self._resources.embedder.embed([query])[0]
         by_meaning = self._nearest(vector)
@@ -103,6 +134,7 @@ class Rag(MemoryBackend):
             for key, passage in list(best.items())[:limit]
         ]
 
+    @_translated
     def forget(self, seqs: Collection[int]) -> bool:
         known = self._lexical.known(seqs)
         gone = self._views(self._lexical.fetch(self._lexical.keys(known)).values())
@@ -112,6 +144,7 @@ class Rag(MemoryBackend):
             self._vectors.rewrite()
         return True
 
+    @_translated
     def consolidate(self) -> ConsolidationReport:
         """Rewrite both stores compactly; what can be recalled stays the same."""
         turns, _ = self._lexical.count()
@@ -135,6 +168,7 @@ class Rag(MemoryBackend):
             },
         )
 
+    @_translated
     def save(self, directory: Path) -> None:
         self._lexical.copy_to(directory / "lexical.sqlite3")
         self._vectors.copy_to(directory / "chroma")
