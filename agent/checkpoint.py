@@ -1,6 +1,6 @@
 """Stored states of backends: written beside the old one, verified, switched in one step.
 
-    <backend folder>/CURRENT            the name of the current generation
+    <backend folder>/CURRENT            the current generation's name, its manifest's SHA-256
     <backend folder>/000042/            one generation: what the backend saved, and manifest.json
     <backend folder>/scratch/           working files of the open backend; never trusted again
 
@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from memagent.agent.home import make_private
+from memagent.agent.home import make_private, make_tree_private, write_private
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Fingerprint
 
@@ -55,18 +55,19 @@ class CheckpointStore:
         self.folder = folder
         self._current = folder / "CURRENT"
 
-    def current(self) -> str | None:
-        """Name the current generation, or None if nothing was ever stored.
+    def current(self) -> tuple[str, str] | None:
+        """Return the current generation's name and its manifest's SHA-256, or None if nothing was ever stored.
 
         Raises:
             CheckpointError: the pointer to it is damaged.
         """
         if not self._current.exists():
             return None
-        name = self._current.read_text(encoding="utf-8", errors="replace").strip()
-        if not name.isdigit():
-            raise CheckpointError(f"{self._current} names no generation but {name[:40]!r}.")
-        return name
+        said = self._current.read_text(encoding="utf-8", errors="replace")
+        name, _, digest = said.strip().partition(" ")
+        if not name.isdigit() or len(digest) != 64:
+            raise CheckpointError(f"{self._current} names no generation but {said[:40]!r}")
+        return name, digest
 
     def verify(self, journal_id: str, user: str, fingerprint: Fingerprint) -> Checkpoint | None:
         """Check the current generation and that it is ours; None if there is none.
@@ -98,11 +99,12 @@ class CheckpointStore:
         Raises:
             CheckpointError: it is damaged or of another format.
         """
-        name = self.current()
-        if name is None:
+        current = self.current()
+        if current is None:
             return None
+        name, digest = current
         directory = self.folder / name
-        manifest, digest = _read_manifest(directory)
+        manifest = _read_manifest(directory, digest)
         if manifest["format"] != _FORMAT:
             raise CheckpointError(f"it has format {manifest['format']!r}, this memagent writes {_FORMAT}")
         files = _hash_files(directory)
@@ -155,17 +157,20 @@ class CheckpointStore:
                 "files": _hash_files(directory),
             }
             content = json.dumps(manifest, indent=1, sort_keys=True).encode()
+            digest = hashlib.sha256(content).hexdigest()
             (directory / _MANIFEST).write_bytes(content)
+            make_tree_private(directory)
             _sync_tree(directory)
-            _replace(self._current, generation)
-        except OSError as error:
+            _replace(self._current, f"{generation} {digest}")
+        except BaseException as error:
             shutil.rmtree(directory, ignore_errors=True)
+            if not isinstance(error, OSError):
+                raise
             raise StorageError(
                 f"The memory's state could not be stored in {self.folder}: {error.strerror or error}. "
                 "No turn is lost: the journal has them, and the next start reads them again. Free some space."
             ) from error
         self._remove_others(generation)
-        digest = hashlib.sha256(content).hexdigest()
         return Checkpoint(directory, position, digest, journal_id, user, fingerprint)
 
     def discard(self) -> None:
@@ -196,15 +201,16 @@ class CheckpointStore:
                 shutil.rmtree(entry, ignore_errors=True)
 
 
-def _read_manifest(directory: Path) -> tuple[dict[str, Any], str]:
+def _read_manifest(directory: Path, digest: str) -> dict[str, Any]:
+    """Read a manifest that the pointer vouches for: what is in it is what was written."""
     try:
         content = (directory / _MANIFEST).read_bytes()
-        manifest = json.loads(content)
-        for key in ("format", "journal", "user", "fingerprint", "position", "files"):
-            manifest[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise CheckpointError(f"its manifest cannot be read ({error})") from error
-    return manifest, hashlib.sha256(content).hexdigest()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise CheckpointError("its manifest is not what was written")
+    manifest: dict[str, Any] = json.loads(content)
+    return manifest
 
 
 def _hash_files(directory: Path) -> dict[str, str]:
@@ -234,7 +240,7 @@ def _sync_tree(directory: Path) -> None:
 def _replace(target: Path, content: str) -> None:
     """Write a small file so that a reader sees the old content or the new, never a part."""
     fresh = target.with_suffix(".new")
-    fresh.write_text(content, encoding="utf-8")
+    write_private(fresh, content.encode())
     _sync(fresh)
     fresh.replace(target)
     _sync(target.parent)

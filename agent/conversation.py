@@ -12,7 +12,7 @@ from typing import Literal, cast
 from memagent.agent.events import Event, Recalled, Remembered, Seconds, Token, TurnBegan, TurnEnded, Usage
 from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import Memory
-from memagent.agent.models.chat import ChatModel, Message, Sampling
+from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.agent.prompt import SYSTEM, Budget, Prompt, assemble
 from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Attachment, LocalModel, Recollection, Turn
@@ -120,7 +120,8 @@ class Conversation:
 
     def _recall(self, text: str) -> tuple[Recalled, Prompt]:
         """Ask memory before the message itself is in it; leave out what the prompt shows anyway."""
-        recent = self.memory.journal.recent(self.session, _RECENT_TURNS)
+        said = self.memory.journal.recent(self.session, _RECENT_TURNS)
+        recent = [turn for turn in said if turn.role in ("user", "assistant")]
         in_sight = {
             turn.seq
             for turn in assemble(self.model, text, (), recent, self._budget, self.settings.system).recent
@@ -128,9 +129,7 @@ class Conversation:
         began = time.monotonic()
         found: list[Recollection] = []
         if self.channel != "model":
-            wide = self.memory.recall(
-                text, limit=self.settings.limit + min(len(in_sight), self.settings.limit)
-            )
+            wide = self.memory.recall(text, limit=self.settings.limit + len(in_sight))
             found = [item for item in wide if not in_sight.issuperset(item.seqs)][: self.settings.limit]
         seconds = time.monotonic() - began
         prompt = assemble(self.model, text, found, recent, self._budget, self.settings.system)
@@ -158,24 +157,28 @@ class Conversation:
     def _store(self, asked: Turn, prompt: Prompt, recalled: Recalled, reply: _Reply) -> Turn | None:
         """Journal the reply with what it saw, and let memory follow."""
         answered = None
-        if reply.text.strip():
+        text = _storable(reply.text)
+        if text:
             shown = {seq for item in prompt.recollections for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             answered = self.memory.journal.append(
-                self.session, "assistant", reply.text.strip(), in_view=tuple(in_view), derived=derived
+                self.session, "assistant", text, in_view=tuple(in_view), derived=derived
             )
         self.memory.catch_up()
         return answered
 
     def _ended(self, prompt: Prompt, recalled: Recalled, reply: _Reply) -> TurnEnded:
-        tokens = self.model.count([Message("assistant", reply.text)]) - self.model.count(
-            [Message("assistant", "")]
-        )
-        usage = Usage(prompt.tokens, prompt.recollection_tokens, max(tokens, 0), self.model.window)
+        tokens = self.model.count_text(reply.text)
+        usage = Usage(prompt.tokens, prompt.recollection_tokens, tokens, self.model.window)
         now = time.monotonic()
         seconds = Seconds(recalled.seconds, (reply.first or now) - reply.began, now - reply.began)
         return TurnEnded(reply.text.strip(), not reply.complete, usage, seconds)
+
+
+def _storable(text: str) -> str:
+    """A reply as a journal can keep it: a model may emit characters that no text file holds."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode().strip()
 
 
 class _Reply:

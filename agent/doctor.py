@@ -54,6 +54,11 @@ def examine(home: Home, *, mend: bool = False) -> Iterator[Finding]:
     yield from _home(home, mend)
     if home.root.is_dir() and os.access(home.root, os.W_OK):
         for user in home.users():
+            if home.journal_url is None and not home.journal_file(user).exists():
+                yield Finding(
+                    "journal", "note", f"{home.user_folder(user)} holds no journal; it is left alone."
+                )
+                continue
             yield from _journal(home, user, mend)
             for backend in home.backends_of(user):
                 yield from _backend(home, user, backend, mend)
@@ -179,8 +184,11 @@ def _state(home: Home, user: str, name: str, where: str, mend: bool) -> Iterator
     if found is None:
         yield Finding("backend", "good", f"{where}: nothing stored; it reads the journal when used.")
         return
-    with open_journal(home, user) as journal:
-        behind = journal.last()[0] - found.position.seq
+    try:
+        with open_journal(home, user) as journal:
+            behind = journal.last()[0] - found.position.seq
+    except MemagentError:  # reported with the journal
+        return
     yield Finding(
         "backend",
         "good",

@@ -77,6 +77,8 @@ def _forget_in(memory: Memory, name: str, lock: BackendLock) -> bool:
     try:
         if store.current() is not None:
             Memory.open(memory.home, memory.user, name, lock=lock, strict=True).close()
+        else:
+            store.discard()  # what a killed process may have left half-written
         store.drop_scratch()
     except MemagentError:
         store.discard()

@@ -43,6 +43,18 @@ def make_private(path: Path) -> Path:
     return path
 
 
+def make_tree_private(folder: Path) -> None:
+    """Give a folder and all in it modes 0700 and 0600: libraries create files with the account's usual modes."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def write_private(file: Path, content: bytes) -> None:
+    """Write a file of mode 0600."""
+    with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as target:
+        target.write(content)
+
+
 def folder_name(name: str) -> str:
     """A name as a folder name: small letters, digits and ``.-_`` stay, all else is percent-encoded.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memagent.agent.home import make_private
+from memagent.agent.home import make_private, write_private
 from memagent.backends.errors import BusyError
 
 DEFAULT_WAIT_SECONDS = 10.0
@@ -32,7 +32,7 @@ class BackendLock:
         make_private(folder)
         self._what = what
         self._holder = folder / "holder.json"
-        self._lock = FileLock(folder / "lock", mode=0o600)
+        self._lock = FileLock(folder / "lock", mode=0o600, thread_local=False)
 
     def acquire(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> None:
         """Take the lock, waiting a bounded time.
@@ -49,7 +49,8 @@ class BackendLock:
             ) from error
         since = datetime.now(UTC).isoformat(timespec="seconds")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
-        self._holder.write_text(json.dumps({"pid": os.getpid(), "command": command, "since": since}))
+        said = {"pid": os.getpid(), "command": command, "since": since}
+        write_private(self._holder, json.dumps(said).encode())
 
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""

@@ -124,9 +124,10 @@ class Memory:
         make_backend = registry.get(backend)
         config = registry.configure(make_backend, settings or {})
         journal = open_journal(home, user)
-        lock = lock or backend_lock(home, user, backend)
         try:
-            lock.acquire(wait_seconds)
+            if lock is None:
+                lock = backend_lock(home, user, backend)
+                lock.acquire(wait_seconds)
             resources = Resources(
                 workspace=CheckpointStore(home.backend_folder(user, backend)).fresh_scratch(),
                 make_embedder=make_embedder or (lambda: load_embedder(home.models, notify=notify)),
@@ -139,7 +140,8 @@ class Memory:
                 resources.make_model = make_model
             memory = cls(home, journal, lock, make_backend, config, resources, notify, strict)
         except BaseException:
-            lock.release()
+            if lock is not None:
+                lock.release()
             journal.close()
             raise
         try:
@@ -273,8 +275,11 @@ class Memory:
         try:
             found = self._store.verify(self.journal.id, self.user, self._fingerprint())
             if found is not None:
-                if found.position.seq > self.journal.last()[0]:
-                    raise CheckpointError("it covers turns that the journal does not have")
+                last_seq, last_forgetting = self.journal.last()
+                if found.position.seq > last_seq or found.position.forgetting > last_forgetting:
+                    raise CheckpointError(
+                        "it covers more than the journal has: the journal was restored or replaced"
+                    )
                 backend = self._class.load(found.directory, self._config, self._resources)
                 self._saved = found.position
                 return backend, found.position

@@ -104,7 +104,7 @@ def fenced(recollections: Sequence[Recollection]) -> str:
     if not recollections:
         return ""
     lines = [
-        f"- [{item.created_at:%Y-%m-%d}, session {item.session}, {item.speaker or item.role}] {_inert(item.text)}"
+        f"- [{item.created_at:%Y-%m-%d}, session {_inert(item.session)}, {_inert(item.speaker or item.role)}] {_inert(item.text)}"
         for item in recollections
     ]
     return "<memory>\n" + "\n".join(lines) + "\n</memory>\n\n"

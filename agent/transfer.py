@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TextIO
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from memagent.agent.journal import Journal
 from memagent.agent.journal.records import NewTurn, check_name, check_text
@@ -22,6 +23,17 @@ from memagent.backends.protocol import Turn
 
 FORMAT = 1
 _BATCH = 5000
+_LARGEST_SEQ = 2**53
+
+
+def _in_utc(when: datetime) -> datetime:
+    try:
+        return when.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time is outside of the years 1 to 9999 in UTC") from error
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class _Line(BaseModel):
@@ -37,27 +49,27 @@ class Header(_Line):
 class SessionLine(_Line):
     kind: Literal["session"]
     name: str
-    created_at: AwareDatetime
+    created_at: Moment
 
 
 class TurnLine(_Line):
     kind: Literal["turn"]
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=1, le=_LARGEST_SEQ)
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
     session: str
     role: Literal["user", "assistant", "system", "tool"]
     speaker: str | None = None
     text: str
-    created_at: AwareDatetime
+    created_at: Moment
     in_view: tuple[int, ...] = ()
     derived: bool = False
 
 
 class ForgettingLine(_Line):
     kind: Literal["forgetting"]
-    seq: int = Field(ge=1)
+    seq: int = Field(ge=0, le=_LARGEST_SEQ)
     id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    forgotten_at: AwareDatetime
+    forgotten_at: Moment
 
 
 Line = Annotated[Header | SessionLine | TurnLine | ForgettingLine, Field(discriminator="kind")]
@@ -125,36 +137,47 @@ def validate(path: Path, advance: Callable[[int], None] = lambda size: None) -> 
 def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> Imported:
     """Add a validated export's turns to a journal, in batches, each committed.
 
-    Turns keep their ids, so importing twice, or again after an interruption, adds nothing twice.
-    A turn keeps its seq too where that is above all seqs here: always in an empty journal. Memory
-    grows only with the turns that had to move.
+    Turns keep their ids, so importing twice, or again after an interruption, adds nothing twice. Into
+    an empty journal they keep their seqs too and memory is bounded; merging holds one number a turn.
+    A turn forgotten here stays forgotten, and so do the replies in the file that saw it.
     """
-    moved: dict[int, int] = {}
-    added = present = forgotten_here = 0
+    # Where each of the file's seqs is here; None while both are the same.
+    moved: dict[int, int] | None = None if journal.last() == (0, 0) else {}
+    gone_here: set[int] = set()
+    added = present = 0
     to_forget: list[int] = []
     lines = _lines(path)
     while batch := list(islice(lines, _BATCH)):
         journal.add_sessions(
             {line.name: line.created_at for _, _, line in batch if isinstance(line, SessionLine)}
         )
-        turns = [line for _, _, line in batch if isinstance(line, TurnLine)]
+        turns = {line.id: line for _, _, line in batch if isinstance(line, TurnLine)}
         gone = [line for _, _, line in batch if isinstance(line, ForgettingLine)]
-        seen = journal.seen_ids([*(line.id for line in turns), *(line.id for line in gone)])
-        fresh = [line for line in turns if line.id not in seen]
-        made = journal.extend([_new_turn(line, moved) for line in fresh]) if fresh else []
-        here = {line.seq: turn.seq for line, turn in zip(fresh, made, strict=True)}
-        here |= {line.seq: seen[line.id] for line in turns if line.id in seen}
-        moved.update({there: seq for there, seq in here.items() if there != seq})
-        added += len(made)
-        forgotten_here += sum(seen.get(line.id) == 0 for line in turns)
-        present += sum(bool(seen.get(line.id)) for line in turns)
+        seen = journal.seen_ids([*turns, *(line.id for line in gone)])
+        here = {line.seq: seen[line.id] for line in turns.values() if seen.get(line.id)}
+        if moved is not None:
+            moved.update(here)
+        fresh = []
+        for line in turns.values():
+            if seen.get(line.id) == 0 or (
+                line.role == "assistant" and not gone_here.isdisjoint(line.in_view)
+            ):
+                gone_here.add(line.seq)
+            elif line.id not in seen:
+                fresh.append(_new_turn(line))
+        added += len(journal.extend(fresh, moved))
+        present += len(here)
         to_forget += [seen[line.id] for line in gone if seen.get(line.id)]
-        new_gone = [(line.seq, line.id, line.forgotten_at) for line in gone if line.id not in seen]
+        new_gone = [
+            (line.seq if moved is None else 0, line.id, line.forgotten_at)
+            for line in gone
+            if line.id not in seen
+        ]
         if new_gone:
             journal.add_forgettings(new_gone)
         for _, raw, _ in batch:
             advance(len(raw))
-    return Imported(added, present, forgotten_here, tuple(to_forget))
+    return Imported(added, present, len(gone_here), tuple(to_forget))
 
 
 def _write(file: TextIO, fields: dict[str, Any]) -> None:
@@ -176,15 +199,14 @@ def _turn_fields(turn: Turn) -> dict[str, Any]:
     }
 
 
-def _new_turn(line: TurnLine, moved: dict[int, int]) -> NewTurn:
-    in_view = tuple(here for seq in line.in_view if (here := moved.get(seq, seq)))
+def _new_turn(line: TurnLine) -> NewTurn:
     return NewTurn(
         session=line.session,
         role=line.role,
         text=line.text,
         speaker=line.speaker,
         created_at=line.created_at,
-        in_view=in_view,
+        in_view=line.in_view,
         derived=line.derived,
         id=line.id,
         seq=line.seq,

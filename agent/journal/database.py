@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from memagent.agent.home import make_private
 from memagent.backends.errors import MissingExtraError, StorageError
@@ -26,25 +26,39 @@ def open_engine(target: Path | str) -> Engine:
     power cut) and ``secure_delete`` (what is deleted is overwritten). Writers take their lock when
     their transaction begins, so two of them queue instead of failing half-way.
     """
-    if isinstance(target, str):
-        try:
-            return create_engine(target, pool_pre_ping=True)
-        except NoSuchModuleError as error:
-            raise StorageError(
-                f"The journal URL {target.split('://')[0]}:// names no known database: {error}."
-            ) from error
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("This journal URL", error.name or "?", "postgres") from error
-    make_private(target.parent)
+    url: URL | str
+    if isinstance(target, Path):
+        _touch(target)
+        # Not as text: in a URL's text %2F would be a slash and ? would end the path.
+        url = URL.create("sqlite", database=str(target))
+    else:
+        url = target
     try:
-        os.close(os.open(target, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StorageError(f"The journal {target} cannot be opened for writing: {error.strerror}.") from error
-    engine = create_engine(f"sqlite:///{target}", connect_args={"timeout": BUSY_SECONDS})
+        engine = create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("This journal URL", error.name or "?", "postgres") from error
+    except ArgumentError as error:
+        raise StorageError(
+            f"MEMAGENT_JOURNAL is no database URL ({error}); expected something like postgresql+psycopg://user@host/name."
+        ) from error
+    if engine.dialect.name == "sqlite":
+        _configure_sqlite(engine)
+    return engine
 
+
+def _touch(file: Path) -> None:
+    make_private(file.parent)
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StorageError(f"The journal {file} cannot be opened for writing: {error.strerror}.") from error
+
+
+def _configure_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
         connection.isolation_level = None  # SQLAlchemy, not sqlite3, begins transactions
+        connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
         _use_wal(connection)
         for pragma in ("synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
@@ -54,8 +68,6 @@ def open_engine(target: Path | str) -> Engine:
         begin = connection.get_execution_options().get("begin", "BEGIN")
         if begin:
             connection.exec_driver_sql(begin)
-
-    return engine
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -78,10 +78,14 @@ class Journal:
         """
         return self.extend([NewTurn(session, role, text, speaker, created_at, in_view, derived)])[0]
 
-    def extend(self, new: Sequence[NewTurn]) -> list[Turn]:
+    def extend(self, new: Sequence[NewTurn], moved: dict[int, int] | None = None) -> list[Turn]:
         """Add several turns in one commit: all of them or none.
 
         A ``seq`` asked for (by an import) is kept where it is above all seqs here.
+
+        Args:
+            moved: where seqs of another journal are here. Turns added are noted in it, and what their
+                ``in_view`` names of that journal is translated; what it does not know is left out.
         """
         for turn in new:
             check_turn(turn)
@@ -90,6 +94,10 @@ class Journal:
             made: list[Turn] = []
             for turn in new:
                 last = max(last + 1, turn.seq or 0)
+                in_view = turn.in_view
+                if moved is not None and turn.seq is not None:
+                    moved[turn.seq] = last
+                    in_view = tuple(moved[seq] for seq in in_view if seq in moved)
                 made.append(
                     Turn(
                         seq=last,
@@ -99,7 +107,7 @@ class Journal:
                         text=turn.text,
                         created_at=(turn.created_at or datetime.now(UTC)).astimezone(UTC),
                         speaker=turn.speaker,
-                        in_view=turn.in_view,
+                        in_view=in_view,
                         derived=turn.derived,
                     )
                 )

@@ -93,5 +93,7 @@ def check_turn(turn: NewTurn) -> None:
     """
     check_name("session name", turn.session)
     check_text(turn.text)
+    if turn.speaker is not None:
+        check_name("speaker's name", turn.speaker)
     if turn.role not in ROLES:
         raise InputError(f"The role {turn.role!r} is none of {', '.join(ROLES)}.")

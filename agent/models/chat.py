@@ -41,6 +41,10 @@ class ChatModel(Protocol):
         """Return the length of the prompt these messages make, in tokens."""
         ...
 
+    def count_text(self, text: str) -> int:
+        """Return the length of a bare text in tokens."""
+        ...
+
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the reply piece by piece. Closing the iterator stops the generation."""
         ...

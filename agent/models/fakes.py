@@ -17,6 +17,9 @@ class _WordModel:
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content.split()) + 1 for message in messages)
 
+    def count_text(self, text: str) -> int:
+        return len(text.split())
+
     def _words(self, text: str, sampling: Sampling) -> Iterator[str]:
         yield from re.findall(r"\S+\s*", text)[: sampling.max_tokens]
 

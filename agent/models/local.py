@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
@@ -36,7 +38,7 @@ class LocalChatModel:
             self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source, dtype=best_dtype(self.device), local_files_only=offline, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
             hint = (
                 " The hub does not answer, so it was looked for on this machine only."
                 if offline and not isinstance(source, Path)
@@ -52,6 +54,9 @@ class LocalChatModel:
 
     def count(self, messages: Sequence[Message]) -> int:
         return len(self._encode(messages))
+
+    def count_text(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the reply in pieces of whole words. Closing the iterator ends the generation within a token.
@@ -109,7 +114,7 @@ class LocalChatModel:
 
     def _render(self, messages: Sequence[Message]) -> str:
         """Write the messages in the model's own chat format, each content as inert text."""
-        rows = [{"role": message.role, "content": self._inert(message.content)} for message in messages]
+        rows = self._alternating(messages)
         if not self.tokenizer.chat_template:
             return "".join(f"{row['role'].title()}: {row['content']}\n" for row in rows) + "Assistant:"
         from jinja2 import TemplateError
@@ -124,6 +129,17 @@ class LocalChatModel:
     def _apply(self, rows: list[dict[str, str]]) -> str:
         text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
         return text
+
+    def _alternating(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """Join neighbours of one role (a question that got no answer, say): many templates refuse them."""
+        rows: list[dict[str, str]] = []
+        for message in messages:
+            content = self._inert(message.content)
+            if rows and rows[-1]["role"] == message.role:
+                rows[-1]["content"] += f"\n\n{content}"
+            else:
+                rows.append({"role": message.role, "content": content})
+        return rows
 
     def _inert(self, text: str) -> str:
         """Break the tokenizer's control markers, so that text from outside cannot end a message or begin one."""

@@ -51,6 +51,9 @@ class ProviderChatModel:
 
         return count_tokens_approximately([(message.role, message.content) for message in messages])
 
+    def count_text(self, text: str) -> int:
+        return self.count([Message("user", text)])
+
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         try:
             for chunk in self._model.stream([(message.role, message.content) for message in messages]):

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, ParamSpec, Self, TypeVar
+from typing import Annotated, ClassVar, ParamSpec, Self, TypeVar
+
+from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
 from memagent.backends.protocol import (
@@ -76,8 +78,8 @@ class RagConfig:
     abstain: bool = True
     personal: float = 0.36
     other: float = 0.60
-    depth: int = 100
-    k: float = 10.0
+    depth: Annotated[int, Field(ge=1, le=1000)] = 100
+    k: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     url: str = ""
 
 

@@ -158,7 +158,7 @@ STOP_WORDS = frozenset(
 
 def terms(query: str) -> list[str]:
     """Return a question's distinct content words in order; all its words if none has content."""
-    words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))
+    words = list(dict.fromkeys(re.findall(r"\w+", query.lower())))
     return ([word for word in words if word not in STOP_WORDS] or words)[:_MOST_TERMS]
 
 

@@ -172,13 +172,17 @@ def _server_client(url: str) -> Client:
     import httpx
     from chromadb.config import Settings
 
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise SettingError(f"url={url!r} is not a Chroma server's address: {error}.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingError(
             f"url={url!r} is not a Chroma server's address; expected http://host:port or https://host."
         )
     secure = parts.scheme == "https"
-    port = parts.port or (443 if secure else 8000)
+    port = port or (443 if secure else 8000)
     try:
         # Asked first with a time limit: Chroma's own client would wait for a mute server for ever.
         httpx.get(
