@@ -64,7 +64,7 @@ def assemble(
 
     Args:
         recollections: best first.
-        recent: turns of this session before the message, oldest first.
+        recent: the user's and the assistant's turns of this session before the message, oldest first.
 
     Raises:
         InputError: the message alone does not fit the window.
@@ -72,7 +72,7 @@ def assemble(
     room = model.window - budget.reply
 
     def build(shown: Sequence[Recollection], turns: Sequence[Turn]) -> list[Message]:
-        history = [Message(turn.role, turn.text) for turn in turns if turn.role in ("user", "assistant")]
+        history = [Message(turn.role, turn.text) for turn in _from_user(turns)]
         return [Message("system", system), *history, Message("user", fenced(shown) + message)]
 
     bare = model.count(build((), ()))
@@ -92,11 +92,17 @@ def assemble(
         lambda n: model.count(build(recollections[:shown], recent[len(recent) - n :])),
         min(room, with_memory + budget.recent),
     )
-    turns = recent[len(recent) - kept :]
+    turns = _from_user(recent[len(recent) - kept :])
     messages = build(recollections[:shown], turns)
     return Prompt(
         tuple(messages), tuple(recollections[:shown]), tuple(turns), model.count(messages), with_memory - bare
     )
+
+
+def _from_user(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """Leave out replies whose question was left out: many chat formats must begin with the user."""
+    first = next((place for place, turn in enumerate(turns) if turn.role == "user"), len(turns))
+    return turns[first:]
 
 
 def fenced(recollections: Sequence[Recollection]) -> str:

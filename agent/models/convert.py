@@ -71,7 +71,7 @@ def damage(target: Path, sha256: str, *, thorough: bool = False) -> str:
                 return f"{name} has {size:,} bytes, expected {expected['size']:,}"
             if thorough and (found := sha256_of(target / name)) != expected["sha256"]:
                 return f"{name} has SHA-256 {found}, expected {expected['sha256']}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"its list of files cannot be read: {error}"
     return ""
 

@@ -116,9 +116,8 @@ def hub_answers() -> bool:
 
 
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
-    import httpx
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
         found = Path(
@@ -127,7 +126,7 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
             )
         )
         _adopt(found, folder / file.name, file, model.name)
-    except (HfHubHTTPError, httpx.HTTPError, OSError, ModelError) as error:
+    except (HfHubHTTPError, HTTPError, OSError, ModelError) as error:
         notify(f"The hub did not deliver {file.name}: {error}")
         return False
     return True

@@ -32,14 +32,14 @@ def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report =
         return _from_catalogue(CATALOGUE[name], models, notify, report)
     if name == EchoModel.name:
         return EchoModel()
-    path = Path(name).expanduser()
-    if path.exists():
+    path = _existing_path(name)
+    if path is not None:
         return _from_path(path, models, notify)
     if _PROVIDER.fullmatch(name):
         from memagent.agent.models.provider import ProviderChatModel
 
         return ProviderChatModel.from_string(name)
-    if _HUB_ID.fullmatch(name) and not name.endswith(".gguf"):
+    if _HUB_ID.fullmatch(name) and not name.startswith(".") and not name.endswith(".gguf"):
         from memagent.agent.models.local import LocalChatModel
 
         return LocalChatModel(name, name=name, digest=f"hub:{name}", offline=not hub_answers())
@@ -52,6 +52,14 @@ def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report =
 def transformers_folder(model: CatalogueModel, models: Path) -> Path:
     """Where a catalogue chat model's converted form lies."""
     return model.folder(models) / "transformers"
+
+
+def _existing_path(name: str) -> Path | None:
+    try:
+        path = Path(name).expanduser()
+        return path if path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # no path can have that name
+        return None
 
 
 def _from_catalogue(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> ChatModel:
