@@ -20,9 +20,16 @@ from memagent.cli.common import (
 )
 
 app = typer.Typer(
-    help="See what memories there are, what they hold, and rebuild or tidy them.", no_args_is_help=True
+    help="See what memories there are, what they hold, and rebuild or tidy them.", invoke_without_command=True
 )
 NameArgument = Annotated[str, typer.Argument(help="A backend's name.")]
+
+
+@app.callback()
+def bare(context: typer.Context) -> None:
+    """See what memories there are, what they hold, and rebuild or tidy them."""
+    if context.invoked_subcommand is None:
+        list_(Output.TEXT)
 
 
 @app.command("list")

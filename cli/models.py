@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from memagent.agent.models.catalogue import CatalogueModel
 
-app = typer.Typer(help="List, fetch and verify the pinned models.", no_args_is_help=True)
+app = typer.Typer(help="List, fetch and verify the pinned models.", invoke_without_command=True)
+
+
+@app.callback()
+def bare(context: typer.Context) -> None:
+    """List, fetch and verify the pinned models."""
+    if context.invoked_subcommand is None:
+        list_(Output.TEXT)
 
 
 @app.command("list")

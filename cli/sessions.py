@@ -19,8 +19,15 @@ from memagent.cli.common import (
     open_memory,
 )
 
-app = typer.Typer(help="List, show, delete and export conversations.", no_args_is_help=True)
+app = typer.Typer(help="List, show, delete and export conversations.", invoke_without_command=True)
 NameArgument = Annotated[str, typer.Argument(help="The session's name.")]
+
+
+@app.callback()
+def bare(context: typer.Context) -> None:
+    """List, show, delete and export conversations."""
+    if context.invoked_subcommand is None:
+        list_(DEFAULT_USER, Output.TEXT)
 
 
 @app.command("list")

@@ -88,7 +88,8 @@ def purge(engine: Engine) -> None:
 
     ``secure_delete`` zeroes a deleted row where it lies, but earlier page splits may have left
     copies; only a rewrite (SQLite's VACUUM) and an emptied write-ahead log are certain. Cost: the
-    size of the journal, about half a second for ten million tokens.
+    size of the journal, about half a second for ten million tokens. A database server's own logs and
+    backups are its operator's to expire.
     """
     # VACUUM runs outside of a transaction
     outside: dict[str, Any] = (

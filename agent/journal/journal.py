@@ -40,8 +40,9 @@ class Journal:
     def __init__(self, target: Path | str, user: str) -> None:
         check_name("user name", user)
         self.user = user
-        self._where = str(target)
         self._engine = open_engine(target)
+        # a URL may hold a password
+        self._where = str(target) if isinstance(target, Path) else self._engine.url.render_as_string()
         with self._writing() as connection:
             prepare(connection)
             self.id: str = connection.execute(select(meta.c.value).where(meta.c.key == "id")).scalar_one()
