@@ -137,7 +137,8 @@ class Conversation:
         return self.last_recalled, prompt
 
     def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
-        with self._attached(text):
+        with self._attached(text) as attachment:
+            reply.attachment = attachment
             pieces = self.model.stream(prompt.messages, self.settings.sampling)
             for piece in pieces:
                 reply.add(piece)
@@ -159,7 +160,8 @@ class Conversation:
         answered = None
         text = _storable(reply.text)
         if text:
-            shown = {seq for item in prompt.recollections for seq in item.seqs}
+            attached = reply.attachment.recollections if reply.attachment else []
+            shown = {seq for item in (*prompt.recollections, *attached) for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             answered = self.memory.journal.append(
@@ -189,6 +191,7 @@ class _Reply:
         self.first: float | None = None
         self.text = ""
         self.complete = False
+        self.attachment: Attachment | None = None
 
     def add(self, piece: str) -> None:
         self.first = self.first or time.monotonic()

@@ -65,9 +65,11 @@ def forget(memory: Memory, seqs: Collection[int]) -> Forgotten:
                 others[name] = backend_lock(memory.home, memory.user, name)
                 others[name].acquire()
                 stack.callback(others[name].release)
-        journal.forget([*present, *replies])
-        memory.catch_up()
-        discarded = [name for name, lock in others.items() if not _forget_in(memory, name, lock)]
+        try:
+            journal.forget([*present, *replies])
+        finally:  # also where the turns are gone but their bytes could not be purged yet
+            memory.catch_up()
+            discarded = [name for name, lock in others.items() if not _forget_in(memory, name, lock)]
     return Forgotten(tuple(present), tuple(replies), tuple(discarded))
 
 

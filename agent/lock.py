@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from memagent.agent.home import make_private, write_private
-from memagent.backends.errors import BusyError
+from memagent.backends.errors import BusyError, StorageError
 
 DEFAULT_WAIT_SECONDS = 10.0
 
@@ -47,10 +48,15 @@ class BackendLock:
                 f"{self._what} is in use by {self.holder()}. Waited {wait_seconds:g} seconds. "
                 "Close it there, or try again later."
             ) from error
+        except OSError as error:
+            raise StorageError(
+                f"{self._what} cannot be locked: {error}. Mend the folder's rights."
+            ) from error
         since = datetime.now(UTC).isoformat(timespec="seconds")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
         said = {"pid": os.getpid(), "command": command, "since": since}
-        write_private(self._holder, json.dumps(said).encode())
+        with suppress(OSError):  # only a courtesy to who waits
+            write_private(self._holder, json.dumps(said).encode())
 
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""

@@ -310,7 +310,7 @@ class Memory:
         gone = [
             one.seq
             for one in self.journal.forgettings(self._position.forgetting)
-            if one.seq <= self._position.seq
+            if 0 < one.seq <= self._position.seq
         ]
         self._position = replace(self._position, forgetting=last)
         if not gone or self._backend.forget(gone):

@@ -159,22 +159,22 @@ def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda s
             moved.update(here)
         fresh = []
         for line in turns.values():
-            if seen.get(line.id) == 0 or (
-                line.role == "assistant" and not gone_here.isdisjoint(line.in_view)
-            ):
+            if seen.get(line.id):
+                continue
+            saw_gone = line.role == "assistant" and not gone_here.isdisjoint(line.in_view)
+            if line.id in seen or saw_gone:
                 gone_here.add(line.seq)
-            elif line.id not in seen:
+            else:
                 fresh.append(_new_turn(line))
         added += len(journal.extend(fresh, moved))
         present += len(here)
         to_forget += [seen[line.id] for line in gone if seen.get(line.id)]
-        new_gone = [
-            (line.seq if moved is None else 0, line.id, line.forgotten_at)
-            for line in gone
-            if line.id not in seen
-        ]
+        new_gone = [line for line in gone if line.id not in seen]
         if new_gone:
-            journal.add_forgettings(new_gone)
+            taken = {turn.seq for turn in journal.get([line.seq for line in new_gone])}
+            journal.add_forgettings(
+                [(0 if line.seq in taken else line.seq, line.id, line.forgotten_at) for line in new_gone]
+            )
         for _, raw, _ in batch:
             advance(len(raw))
     return Imported(added, present, len(gone_here), tuple(to_forget))
@@ -224,6 +224,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, Header | SessionLine | Turn
         with path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 line = _parse(path, number, raw)
+                if number > 1 and isinstance(line, Header):
+                    raise InputError(f"{path}, line {number}: a second header. Nothing was imported.")
                 if isinstance(line, TurnLine):
                     if line.seq <= last_seq:
                         raise InputError(
@@ -245,6 +247,8 @@ def _parse(path: Path, number: int, raw: bytes) -> Header | SessionLine | TurnLi
         if isinstance(line, TurnLine):
             check_name("session name", line.session)
             check_text(line.text)
+            if line.speaker is not None:
+                check_name("speaker's name", line.speaker)
         if isinstance(line, SessionLine):
             check_name("session name", line.name)
     except ValidationError as error:

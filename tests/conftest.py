@@ -32,7 +32,12 @@ def open_memory(home: Home) -> Iterator[OpenMemory]:
     """Open memories as ``open_memory(user, backend, settings, **options)``; what stays open is closed at the end."""
     opened: list[Memory] = []
 
-    def open_(user: str = "ana", backend: str = "in_memory", settings: dict[str, str] | None = None, **options: object) -> Memory:
+    def open_(
+        user: str = "ana",
+        backend: str = "in_memory",
+        settings: dict[str, str] | None = None,
+        **options: object,
+    ) -> Memory:
         memory = Memory.open(home, user, backend, settings, make_embedder=HashingEmbedder, **options)  # type: ignore[arg-type]
         opened.append(memory)
         return memory

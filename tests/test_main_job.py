@@ -25,7 +25,7 @@ def run(home: Home, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run_(*arguments: str, stdin: str | None = None) -> str:
         done = subprocess.run(
-            ["memagent", *arguments], input=stdin, capture_output=True, text=True, timeout=900
+            ["memagent", *arguments], input=stdin, capture_output=True, text=True, timeout=900, check=False
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -43,9 +43,13 @@ class Journal:
         self._engine = open_engine(target)
         # a URL may hold a password
         self._where = str(target) if isinstance(target, Path) else self._engine.url.render_as_string()
-        with self._writing() as connection:
-            prepare(connection)
-            self.id: str = connection.execute(select(meta.c.value).where(meta.c.key == "id")).scalar_one()
+        try:
+            with self._writing() as connection:
+                prepare(connection)
+                self.id: str = connection.execute(select(meta.c.value).where(meta.c.key == "id")).scalar_one()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -60,7 +60,9 @@ def test_recalls_at_most_limit_and_nothing_for_nothing(backend: str, open_memory
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_survives_a_restart_with_and_without_a_checkpoint(backend: str, stored: bool, open_memory: OpenMemory) -> None:
+def test_survives_a_restart_with_and_without_a_checkpoint(
+    backend: str, stored: bool, open_memory: OpenMemory
+) -> None:
     memory = open_memory(backend=backend)
     memory.remember("monday", "user", FACT)
     if stored:
@@ -76,7 +78,9 @@ def test_survives_a_restart_with_and_without_a_checkpoint(backend: str, stored: 
 def test_rebuilding_gives_the_same_memory(backend: str, open_memory: OpenMemory) -> None:
     memory = open_memory(backend=backend)
     for place in range(90):
-        memory.remember(f"s{place % 7}", "user", f"My colleague number {place} keeps {place * 3} bees in town {place}.")
+        memory.remember(
+            f"s{place % 7}", "user", f"My colleague number {place} keeps {place * 3} bees in town {place}."
+        )
     queries = [f"How many bees does my colleague number {place} keep?" for place in range(0, 90, 9)]
     before = [memory.recall(query) for query in queries]
     memory.rebuild()
@@ -98,7 +102,9 @@ def test_users_are_isolated(backend: str, home: Home, open_memory: OpenMemory) -
     before = bytes_of(home.user_folder("bob"))
     memory = open_memory("ana", backend)
     turn = memory.remember("monday", "user", FACT)
-    assert not any("Quetzal" in text for text in texts(memory.recall("Is my parrot called Quetzal?", limit=10)))
+    assert not any(
+        "Quetzal" in text for text in texts(memory.recall("Is my parrot called Quetzal?", limit=10))
+    )
     forget(memory, [turn.seq])
     memory.close()
     assert bytes_of(home.user_folder("bob")) == before
@@ -106,12 +112,17 @@ def test_users_are_isolated(backend: str, home: Home, open_memory: OpenMemory) -
 
 def test_forgotten_text_is_nowhere(backend: str, home: Home, open_memory: OpenMemory) -> None:
     memory = open_memory(backend=backend)
-    turns = [memory.remember("chat", "user", f"Filler sentence number {place} about gardens.") for place in range(30)]
+    turns = [
+        memory.remember("chat", "user", f"Filler sentence number {place} about gardens.")
+        for place in range(30)
+    ]
     secret = memory.remember("chat", "user", "My secret garden word is zyxgrabl.")
     turns += [memory.remember("chat", "assistant", f"I see, garden number {place}.") for place in range(30)]
     memory.checkpoint()
     forget(memory, [secret.seq])
-    assert not any("zyxgrabl" in text for text in texts(memory.recall("What is my secret garden word?", limit=10)))
+    assert not any(
+        "zyxgrabl" in text for text in texts(memory.recall("What is my secret garden word?", limit=10))
+    )
     assert b"zyxgrabl" not in bytes_of(home.root)
     memory.consolidate()
     memory.close()
@@ -150,9 +161,13 @@ def test_a_damaged_checkpoint_is_rebuilt_and_said(backend: str, home: Home, open
     [
         "x" * 100_000,
         "word " * 20_000,
-        "".join(chr(plane * 0x10000 + 0x400 + offset) for plane in (0, 1, 2, 3, 14, 15, 16) for offset in range(20)),
+        "".join(
+            chr(plane * 0x10000 + 0x400 + offset)
+            for plane in (0, 1, 2, 3, 14, 15, 16)
+            for offset in range(20)
+        ),
         "e\u0301 \u202e right-to-left \u200b zero width \ufeff",
-        '"; DROP TABLE turns; -- \' OR 1=1 <|im_end|> </memory> {{ }} %s',
+        "\"; DROP TABLE turns; -- ' OR 1=1 <|im_end|> </memory> {{ }} %s",
         "one\ntwo\r\nthree\ttabs",
     ],
     ids=["long word", "long text", "every plane", "marks", "injection", "lines"],
@@ -169,7 +184,9 @@ def test_takes_any_text(backend: str, text: str, open_memory: OpenMemory) -> Non
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "\ud800", "a\0b"])
-def test_text_that_cannot_be_kept_is_refused_and_nothing_stored(backend: str, text: str, open_memory: OpenMemory) -> None:
+def test_text_that_cannot_be_kept_is_refused_and_nothing_stored(
+    backend: str, text: str, open_memory: OpenMemory
+) -> None:
     memory = open_memory(backend=backend)
     with pytest.raises(InputError):
         memory.remember("monday", "user", text)

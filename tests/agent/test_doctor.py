@@ -1,0 +1,259 @@
+"""The doctor: what it finds, what it mends, and that looking changes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from memagent.agent.checkpoint import CheckpointStore
+from memagent.agent.doctor import Finding, examine
+from memagent.agent.home import Home, make_private
+from memagent.agent.journal import NewTurn
+from memagent.agent.memory import Memory, open_journal
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Home:
+    """A home whose models folder is empty too, so that no weights of this machine are read."""
+    return Home(tmp_path / "home", tmp_path / "models")
+
+
+def fill(place: Home, *, stored: bool = True) -> None:
+    """Give Ana a journal and, if asked for, a stored state of the small backend; all with private modes."""
+    with Memory.open(place, "ana", "in_memory") as memory:
+        memory.remember("monday", "user", "My dog is called Biscuit.")
+        memory.remember("tuesday", "user", "The sea is warm.")
+        if stored:
+            memory.checkpoint()
+    tighten(place)
+
+
+def tighten(place: Home) -> None:
+    for path in place.root.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
+
+
+def look(place: Home, *areas: str, mend: bool = False) -> list[Finding]:
+    return [one for one in examine(place, mend=mend) if not areas or one.area in areas]
+
+
+def wrong(place: Home) -> list[str]:
+    return [one.said for one in look(place) if one.level == "wrong"]
+
+
+def files_of(root: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(root)): (
+            stat.S_IMODE(path.stat().st_mode),
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in root.rglob("*")
+        if not path.name.endswith(("-wal", "-shm"))
+    }
+
+
+def store_of(place: Home) -> CheckpointStore:
+    return CheckpointStore(place.backend_folder("ana", "in_memory"))
+
+
+def test_a_healthy_home_is_good_throughout(place: Home) -> None:
+    fill(place)
+    assert wrong(place) == []
+    journal, backend = look(place, "journal", "backend")
+    assert (journal.level, journal.said) == ("good", "ana: 2 turns in 2 sessions")
+    assert (backend.level, backend.said) == (
+        "good",
+        "in_memory of ana: stored up to turn 2, 0 to read at next use",
+    )
+    assert [one.level for one in look(place, "version")] == ["good"]
+
+
+def test_a_home_as_memagent_writes_it_is_healthy(place: Home) -> None:
+    with Memory.open(place, "ana", "in_memory") as memory:
+        memory.remember("monday", "user", "hello")
+        memory.checkpoint()
+    assert wrong(place) == []
+
+
+def test_a_memory_without_a_stored_state_is_good(place: Home) -> None:
+    fill(place, stored=False)
+    assert wrong(place) == []
+    assert [(one.level, "nothing stored" in one.said) for one in look(place, "backend")] == [("good", True)]
+
+
+def test_turns_beyond_the_stored_state_are_counted(place: Home) -> None:
+    fill(place)
+    with open_journal(place, "ana") as journal:
+        journal.extend([NewTurn("monday", "user", f"turn {place}") for place in range(3)])
+    (backend,) = look(place, "backend")
+    assert backend.said.endswith("stored up to turn 2, 3 to read at next use")
+
+
+@pytest.mark.parametrize("mend", [False, True])
+def test_looking_at_a_healthy_home_changes_nothing(mend: bool, place: Home) -> None:
+    fill(place)
+    with open_journal(place, "ana") as journal:
+        journal.purge()
+    before = files_of(place.root)
+    look(place, mend=mend)
+    assert files_of(place.root).keys() == before.keys()
+    if not mend:
+        assert files_of(place.root) == before
+
+
+def test_a_home_that_is_not_there_is_noted_and_not_made(place: Home) -> None:
+    (home,) = look(place, "home")
+    assert (home.level, "does not exist yet" in home.said) == ("note", True)
+    assert wrong(place) == []
+    assert not place.root.exists()
+
+
+def test_default_models_that_are_not_here_are_noted_with_the_command(place: Home) -> None:
+    found = look(place, "model")
+    assert {one.level for one in found} == {"note"}
+    assert len(found) == 2
+    assert all(one.mend.startswith("memagent models pull ") for one in found)
+
+
+@pytest.mark.parametrize(
+    ("loose", "bits"),
+    [
+        ("users", 0o050),
+        ("users", 0o001),
+        ("users/ana/journal.sqlite3", 0o004),
+        ("users/ana/journal.sqlite3", 0o020),
+        ("users/ana/backends/in_memory/lock", 0o044),
+    ],
+)
+def test_loose_modes_are_found_and_mended(loose: str, bits: int, place: Home) -> None:
+    fill(place)
+    path = place.root / loose
+    path.chmod(stat.S_IMODE(path.stat().st_mode) | bits)
+    found = [one for one in look(place, "home") if one.level == "wrong"]
+    assert len(found) == 1
+    assert found[0].said == f"1 files or folders are readable for others, such as {path}"
+    assert found[0].mend == "memagent doctor --mend"
+    assert stat.S_IMODE(path.stat().st_mode) & bits
+    assert [one.level for one in look(place, "home", mend=True) if "readable" in one.said] == ["note"]
+    assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+    assert wrong(place) == []
+
+
+def test_a_damaged_checkpoint_is_wrong_and_mended_by_removing_it(place: Home) -> None:
+    fill(place)
+    state = next(place.backend_folder("ana", "in_memory").glob("*/turns.json"))
+    state.write_bytes(state.read_bytes()[:-1])
+    before = files_of(place.root)
+    (backend,) = look(place, "backend")
+    assert (backend.level, backend.mend) == ("wrong", "memagent backends rebuild in_memory --user ana")
+    assert "turns.json" in backend.said
+    assert files_of(place.root) == before
+    (backend,) = look(place, "backend", mend=True)
+    assert (backend.level, "removed" in backend.said) == ("note", True)
+    assert not state.exists()
+    assert wrong(place) == []
+    with Memory.open(place, "ana", "in_memory") as memory:
+        assert len(memory.recall("dog")) == 1
+
+
+def test_a_broken_pointer_is_wrong_and_mended(place: Home) -> None:
+    fill(place)
+    (store_of(place).folder / "CURRENT").write_text("latest")
+    assert len(wrong(place)) == 1
+    look(place, mend=True)
+    assert wrong(place) == []
+
+
+def test_working_files_left_behind_are_noted_and_removed_by_mending(place: Home) -> None:
+    fill(place)
+    (make_private(store_of(place).fresh_scratch()) / "left").touch(mode=0o600)
+    notes = [one.said for one in look(place, "backend") if one.level == "note"]
+    assert notes == ["in_memory of ana: working files of a process that was killed"]
+    assert store_of(place).has_scratch()
+    look(place, mend=True)
+    assert not store_of(place).has_scratch()
+    assert wrong(place) == []
+
+
+def test_a_damaged_journal_is_reported_and_left_untouched(place: Home) -> None:
+    fill(place, stored=False)
+    garbage = b"garbage" * 1000
+    place.journal_file("ana").write_bytes(garbage)
+    for mend in (False, True):
+        (journal,) = look(place, "journal", mend=mend)
+        assert journal.level == "wrong"
+        assert journal.said.startswith("ana: The journal ")
+        assert "Restore" in journal.mend
+        assert place.journal_file("ana").read_bytes() == garbage
+
+
+def test_a_damaged_journal_with_a_stored_state_is_reported(place: Home) -> None:
+    fill(place)
+    place.journal_file("ana").write_bytes(b"garbage" * 1000)
+    assert any("not a database" in said for said in wrong(place))
+
+
+def test_a_damaged_page_of_a_journal_is_reported(place: Home) -> None:
+    with open_journal(place, "ana") as journal:
+        journal.extend([NewTurn("monday", "user", f"turn {number} " * 20) for number in range(400)])
+    file = place.journal_file("ana")
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2 // 4096 * 4096
+    content[middle : middle + 4096] = b"\xa5" * 4096
+    file.write_bytes(content)
+    assert [one.level for one in look(place, "journal")] == ["wrong"]
+    assert file.read_bytes() == bytes(content)
+
+
+def test_one_users_damaged_journal_does_not_hide_anothers(place: Home) -> None:
+    with open_journal(place, "bob") as journal:
+        journal.append("monday", "user", "hello")
+    fill(place, stored=False)
+    place.journal_file("ana").write_bytes(b"garbage" * 1000)
+    assert [(one.level, one.said.split(":")[0]) for one in look(place, "journal")] == [
+        ("wrong", "ana"),
+        ("good", "bob"),
+    ]
+
+
+def test_a_memory_in_use_is_noted_with_its_holder(place: Home) -> None:
+    with Memory.open(place, "ana", "in_memory") as memory:
+        memory.remember("monday", "user", "hello")
+        (backend,) = look(place, "backend", mend=True)
+        assert backend.level == "note"
+        assert "in_memory of ana: in use by process " in backend.said
+        assert store_of(place).has_scratch()
+
+
+def test_a_backend_that_is_not_installed_is_noted_and_kept(place: Home) -> None:
+    fill(place)
+    folder = make_private(place.backend_folder("ana", "somebodys"))
+    (folder / "CURRENT").touch(mode=0o600)
+    notes = [one for one in look(place, "backend", mend=True) if one.level == "note"]
+    assert [one.said for one in notes] == ["somebodys of ana: no installed package offers somebodys."]
+    assert (folder / "CURRENT").exists()
+
+
+def test_mending_rewrites_a_journal_that_still_holds_forgotten_bytes(place: Home) -> None:
+    fill(place, stored=False)
+    folder = place.user_folder("ana")
+    with closing(sqlite3.connect(place.journal_file("ana"))) as connection:
+        connection.execute("PRAGMA secure_delete=OFF")
+        connection.execute("DELETE FROM turns WHERE seq = 2")
+        connection.commit()
+    look(place)
+    assert b"sea is warm" in b"".join(path.read_bytes() for path in folder.glob("journal*"))
+    look(place, mend=True)
+    assert b"sea is warm" not in b"".join(path.read_bytes() for path in folder.glob("journal*"))
+
+
+def test_looking_makes_no_journals(place: Home) -> None:
+    make_private(place.root / "users" / "ana")
+    (place.root / "users" / "stray").touch(mode=0o600)
+    before = files_of(place.root)
+    look(place)
+    assert files_of(place.root) == before
