@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -48,8 +48,9 @@ def list_(output: OutputOption = Output.TEXT) -> None:
     if output is Output.JSON:
         as_json([{"backend": name, **row} for name, row in rows.items()])
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from memagent.cli.render import console
 
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for heading in ("backend", "can", "needs", "about"):
@@ -66,7 +67,7 @@ def list_(output: OutputOption = Output.TEXT) -> None:
             if yes is True and word.startswith("needs_")
         ]
         table.add_row(name, ", ".join(can) or "-", ", ".join(needs) or "-", row["about"])
-    Console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -75,10 +76,11 @@ def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
     from memagent.backends import registry
 
     backend = registry.get(name)
+    hints = get_type_hints(backend.Config)
     settings = [
         {
             "setting": field.name,
-            "type": str(field.type),
+            "type": _type_name(hints[field.name]),
             "default": None if field.default is MISSING else field.default,
         }
         for field in fields(backend.Config)
@@ -143,6 +145,10 @@ def stats(
             if isinstance(value, int)
             else f"{key.replace('_', ' '):>18}  {value}"
         )
+
+
+def _type_name(hint: Any) -> str:
+    return str(getattr(hint, "__name__", hint))
 
 
 def _first_line(backend: type) -> str:

@@ -6,6 +6,7 @@ import sys
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
 
 import typer
 
@@ -102,7 +103,9 @@ def chat(
     where = home()
     with open_memory(user, backend, set_, seed=seed) as memory:
         name = (
-            session or (_latest(memory.journal) if continue_ else None) or f"{datetime.now():%Y-%m-%d-%H%M%S}"
+            session
+            or (_latest(memory.journal) if continue_ else None)
+            or f"{datetime.now():%Y-%m-%d-%H%M}-{uuid4().hex[:4]}"
         )
         chat_model = load_chat_model(
             model or DEFAULT_MODEL, where.models, notify=say, report=bytes_reporter()

@@ -53,7 +53,7 @@ def forget(conversation: Conversation, console: Console, argument: str, ask: Ask
     if argument == "last":
         said = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
         turns = said[-1:]
-    elif argument.isdigit():
+    elif argument.isdecimal():
         turns = journal.get([int(argument)])
     else:
         raise InputError("/forget takes a turn's number, as /why shows it, or: /forget last")

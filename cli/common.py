@@ -85,6 +85,13 @@ def open_memory(user: str, backend: str, pairs: list[str] | None = None, **optio
     )
 
 
+def check_backend(backend: str, pairs: list[str] | None) -> None:
+    """Refuse a backend or settings that do not exist, before anything is stored."""
+    from memagent.backends import registry
+
+    registry.configure(registry.get(backend), settings(pairs))
+
+
 def open_journal(user: str) -> Journal:
     """Open the journal of a user who has one.
 

@@ -23,14 +23,15 @@ def doctor(
     if output is Output.JSON:
         as_json([asdict(one) for one in found])
     else:
-        from rich.console import Console
         from rich.text import Text
 
-        console = Console(highlight=False)
+        from memagent.cli.render import console
+
+        out = console()
         marks = {"good": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
         for one in found:
             mark, style = marks[one.level]
-            console.print(Text.assemble((mark, style), f" {one.area:<8} {one.said}"), soft_wrap=True)
+            out.print(Text.assemble((mark, style), f" {one.area:<8} {one.said}"), soft_wrap=True)
             if one.mend:
-                console.print(Text(f"               -> {one.mend}", style="dim"), soft_wrap=True)
+                out.print(Text(f"               -> {one.mend}", style="dim"), soft_wrap=True)
     raise typer.Exit(1 if any(one.level == "wrong" for one in found) else 0)

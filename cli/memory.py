@@ -18,6 +18,7 @@ from memagent.cli.common import (
     SetOption,
     UserOption,
     as_json,
+    check_backend,
     decoded,
     home,
     open_journal,
@@ -57,6 +58,7 @@ def remember(
     statements = [line.strip() for line in lines if line.strip()]
     if not statements:
         raise InputError("There is nothing to remember: the text is empty.")
+    check_backend(backend, set_)
     with open_(home(), user) as journal:
         turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
     taken = True

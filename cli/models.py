@@ -44,8 +44,9 @@ def list_(output: OutputOption = Output.TEXT) -> None:
     if output is Output.JSON:
         as_json(rows)
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from memagent.cli.render import console
 
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for heading in rows[0]:
@@ -54,9 +55,9 @@ def list_(output: OutputOption = Output.TEXT) -> None:
         table.add_row(
             *("yes" if cell is True else "no" if cell is False else str(cell) for cell in row.values())
         )
-    console = Console()
-    console.print(table)
-    console.print(
+    out = console()
+    out.print(table)
+    out.print(
         f"\nKept in {models}. Any path, hub id (owner/name) or provider:model works after --model too.",
         soft_wrap=True,
     )

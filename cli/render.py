@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from memagent.backends.protocol import Recollection, Turn
 
 # Escape sequences in remembered text could move the cursor or retitle the terminal.
+_PIPE_WIDTH = 200
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def console() -> Console:
+    """The console for results; in a pipe it is wide enough to cut nothing short."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
 def plain(text: str) -> str:
@@ -38,11 +45,11 @@ def recollection_fields(item: Recollection) -> dict[str, Any]:
     }
 
 
-def print_recollections(found: Sequence[Recollection], console: Console | None = None) -> None:
+def print_recollections(found: Sequence[Recollection], on: Console | None = None) -> None:
     """Print recollections as a table: score, when, where from, text, why."""
-    console = console or Console()
+    on = on or console()
     if not found:
-        console.print("Nothing comes to mind.")
+        on.print("Nothing comes to mind.")
         return
     table = Table(box=None, padding=(0, 1), show_edge=False)
     for name, options in (
@@ -65,12 +72,12 @@ def print_recollections(found: Sequence[Recollection], console: Console | None =
             Text(_short(plain(item.text), 240)),
             Text(item.why),
         )
-    console.print(table)
+    on.print(table)
 
 
-def print_turns(turns: Iterable[Turn], console: Console | None = None) -> None:
+def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
     """Print turns one a line: number, time, who, text."""
-    console = console or Console()
+    on = on or console()
     for turn in turns:
         line = Text.assemble(
             (f"{turn.seq:>6} ", "dim"),
@@ -78,14 +85,14 @@ def print_turns(turns: Iterable[Turn], console: Console | None = None) -> None:
             (f"{plain(turn.speaker or turn.role)}: ", "bold"),
             plain(turn.text),
         )
-        console.print(line, soft_wrap=True)
+        on.print(line, soft_wrap=True)
 
 
-def print_sessions(found: Sequence[Session], console: Console | None = None) -> None:
+def print_sessions(found: Sequence[Session], on: Console | None = None) -> None:
     """Print sessions, the latest last."""
-    console = console or Console()
+    on = on or console()
     if not found:
-        console.print("There are no sessions yet.")
+        on.print("There are no sessions yet.")
         return
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for name in ("session", "begun", "last turn", "turns"):
@@ -93,7 +100,7 @@ def print_sessions(found: Sequence[Session], console: Console | None = None) -> 
     for one in found:
         last = f"{one.last_at:%Y-%m-%d %H:%M}" if one.last_at else "-"
         table.add_row(Text(plain(one.name)), f"{one.created_at:%Y-%m-%d %H:%M}", last, str(one.turns))
-    console.print(table)
+    on.print(table)
 
 
 def _short(text: str, most: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from memagent.agent.events import Recalled, Token, TurnEnded
 from memagent.backends.errors import InputError, MemagentError
@@ -30,7 +32,7 @@ def converse(conversation: Conversation, *, plain: bool) -> None:
     console = Console(no_color=plain, highlight=False)
     read = _lines if plain else _line_editor(conversation)
     console.print(
-        f"[dim]{conversation.model.name} with {conversation.memory.name} memory, session {conversation.session}. "
+        f"[dim]{conversation.model.name} with {conversation.memory.name} memory, session {escape(conversation.session)}. "
         "/help lists the commands.[/]"
     )
     while True:
@@ -41,9 +43,10 @@ def converse(conversation: Conversation, *, plain: bool) -> None:
         except (commands.Quit, EOFError):
             break
         except MemagentError as error:
-            console.print(f"[red]Error:[/] {error}", soft_wrap=True)
+            console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
     console.print(
-        f"[dim]Kept. Continue with: memagent chat --session {conversation.session}[/]", soft_wrap=True
+        f"[dim]Kept. Continue with: memagent chat --session {escape(shlex.quote(conversation.session))}[/]",
+        soft_wrap=True,
     )
 
 
@@ -93,7 +96,7 @@ def _lines() -> str:
 def _ask(question: str) -> bool:
     sys.stdout.write(f"{question} [y/N] ")
     sys.stdout.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return _lines().strip().lower() in ("y", "yes")
 
 
 def _line_editor(conversation: Conversation) -> Callable[[], str]:

@@ -24,6 +24,7 @@ from memagent.backends.errors import NotFoundError
 from memagent.backends.protocol import Turn
 
 _PAGE = 1000
+_LARGEST_SEQ = 2**63 - 1
 
 
 class Journal:
@@ -205,7 +206,7 @@ class Journal:
         wanted = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
         return [
             _turn(row)
-            for page in _pages(sorted(seqs))
+            for page in _pages(sorted(seq for seq in seqs if seq <= _LARGEST_SEQ))
             for row in self._fetch(wanted.where(turns.c.seq.in_(page)))
         ]
 

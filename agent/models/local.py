@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
@@ -38,14 +36,14 @@ class LocalChatModel:
             self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source, dtype=best_dtype(self.device), local_files_only=offline, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        except Exception as error:  # transformers, tokenizers and safetensors raise errors of many kinds
             hint = (
                 " The hub does not answer, so it was looked for on this machine only."
                 if offline and not isinstance(source, Path)
                 else ""
             )
             raise ModelError(
-                f"The model {name} cannot be loaded: {str(error).splitlines()[0]}{hint}"
+                f"The model {name} cannot be loaded: {next(iter(str(error).splitlines()), type(error).__name__)}{hint}"
             ) from error
         self.model.to(self.device).eval()
         self.window: int = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
@@ -120,11 +118,16 @@ class LocalChatModel:
         from jinja2 import TemplateError
 
         try:
-            return self._apply(rows)
-        except TemplateError:  # some templates know no system role
-            first, second, *rest = rows
-            merged = {"role": "user", "content": f"{first['content']}\n\n{second['content']}"}
-            return self._apply([merged, *rest])
+            try:
+                return self._apply(rows)
+            except TemplateError:  # some templates know no system role
+                if rows[0]["role"] != "system" or len(rows) == 1:
+                    raise
+                system, first, *rest = rows
+                merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+                return self._apply([merged, *rest])
+        except Exception as error:  # a template is a program and may fail in any way
+            raise ModelError(f"The chat template of {self.name} cannot be applied: {error}") from error
 
     def _apply(self, rows: list[dict[str, str]]) -> str:
         text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)

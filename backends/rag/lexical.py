@@ -29,6 +29,8 @@ CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (own, context, tokenize = 'p
 _CONTEXT_TURNS = 2
 _CONTEXT_WEIGHT = 0.5
 _MOST_TERMS = 64
+# accents may come as marks of their own, which FTS5 takes for a part of the word
+_WORD = re.compile(r"[\w\u0300-\u036f]+")
 
 # Question words are among them: in a question they say what is asked for, not what it is about.
 STOP_WORDS = frozenset(
@@ -158,7 +160,7 @@ STOP_WORDS = frozenset(
 
 def terms(query: str) -> list[str]:
     """Return a question's distinct content words in order; all its words if none has content."""
-    words = list(dict.fromkeys(re.findall(r"\w+", query.lower())))
+    words = list(dict.fromkeys(_WORD.findall(query.lower())))
     return ([word for word in words if word not in STOP_WORDS] or words)[:_MOST_TERMS]
 
 

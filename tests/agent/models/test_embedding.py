@@ -1,0 +1,138 @@
+"""Embedders: word hashing always, MiniLM where its weights are here already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memagent.agent.home import Home
+from memagent.agent.models import fetch
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
+from memagent.agent.models.embedding import HashingEmbedder, SentenceEmbedder, load_embedder
+from memagent.backends.errors import NotFoundError
+from memagent.backends.protocol import Embedder
+
+TEXTS = [
+    "My dog is called Biscuit.",
+    "I live in Porto.",
+    "東京に住んでいます 😀",
+    "x",
+    "The quick brown fox jumps over the lazy dog, and nobody stops it. " * 8,
+    "What is my dog's name?",
+]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> SentenceEmbedder:
+    model, models = CATALOGUE[DEFAULT_EMBEDDER], Home.from_environment().models
+    folder = model.folder(models)
+    if not all((folder / file.name).exists() for file in model.files):
+        pytest.skip(
+            f"{DEFAULT_EMBEDDER} is not in {models}; `memagent models pull {DEFAULT_EMBEDDER}` fetches it"
+        )
+    return SentenceEmbedder(model, lambda: fetch.ensure(model, models, notify=lambda said: None))
+
+
+def likeness(embedder: Embedder, one: str, other: str) -> float:
+    first, second = embedder.embed([one, other])
+    return float(first @ second)
+
+
+# word hashing
+
+
+def test_hashed_texts_are_unit_vectors() -> None:
+    vectors = HashingEmbedder().embed(TEXTS)
+    assert vectors.shape == (len(TEXTS), HashingEmbedder.dimension)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_hashing_is_the_same_in_every_run() -> None:
+    vector = HashingEmbedder().embed(["dog"])[0]
+    assert {int(place): float(vector[place]) for place in np.flatnonzero(vector)} == {79: 1.0}
+
+
+def test_more_shared_words_make_texts_more_alike() -> None:
+    embedder = HashingEmbedder()
+    asked = "What is my dog called?"
+    assert likeness(embedder, asked, asked) == pytest.approx(1.0)
+    assert likeness(embedder, asked, "WHAT is MY dog called") == pytest.approx(1.0)
+    assert likeness(embedder, asked, "My dog is called Biscuit.") == pytest.approx(0.8)
+    assert likeness(embedder, asked, "I live in Porto.") < 0.3
+
+
+@pytest.mark.parametrize("text", ["", "?!", "\ud83d", "\0"])
+def test_texts_without_words_have_finite_vectors(text: str) -> None:
+    assert np.isfinite(HashingEmbedder().embed([text, "dog"])).all()
+
+
+def test_no_texts_make_no_vectors() -> None:
+    assert HashingEmbedder().embed([]).shape == (0, 384)
+
+
+# choosing
+
+
+def test_the_environment_chooses_the_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMAGENT_EMBEDDER", "hashing")
+    assert isinstance(load_embedder(tmp_path, notify=print), HashingEmbedder)
+
+
+@pytest.mark.parametrize("value", ["", DEFAULT_EMBEDDER])
+def test_the_default_embedder_fetches_nothing_before_the_first_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("MEMAGENT_EMBEDDER", value)
+    said: list[str] = []
+    embedder = load_embedder(tmp_path, notify=said.append)
+    assert (embedder.name, embedder.dimension) == (DEFAULT_EMBEDDER, 384)
+    assert embedder.digest == CATALOGUE[DEFAULT_EMBEDDER].weights.sha256
+    assert said == []
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_unknown_embedder_suggests_the_near_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMAGENT_EMBEDDER", "hashign")
+    with pytest.raises(NotFoundError, match=r"no embedder 'hashign'\. Did you mean hashing\?"):
+        load_embedder(tmp_path, notify=print)
+
+
+def test_a_chat_model_is_no_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMAGENT_EMBEDDER", "smollm2-135m")
+    with pytest.raises(NotFoundError, match=DEFAULT_EMBEDDER):
+        load_embedder(tmp_path, notify=print)
+
+
+# MiniLM
+
+
+def test_sentences_are_unit_vectors(minilm: SentenceEmbedder) -> None:
+    vectors = minilm.embed([*TEXTS, ""])
+    assert vectors.shape == (len(TEXTS) + 1, 384)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_what_is_embedded_with_it(minilm: SentenceEmbedder) -> None:
+    together = minilm.embed(TEXTS * 8)
+    for text, vector in zip(TEXTS, together, strict=False):
+        np.testing.assert_allclose(minilm.embed([text])[0], vector, atol=1e-5)
+    np.testing.assert_allclose(minilm.embed(TEXTS[::-1])[::-1], together[: len(TEXTS)], atol=1e-5)
+
+
+def test_a_question_is_more_like_its_answer_than_like_another_fact(minilm: SentenceEmbedder) -> None:
+    asked = "What is my dog's name?"
+    assert likeness(minilm, asked, TEXTS[0]) > 0.5 > likeness(minilm, asked, TEXTS[1])
+
+
+def test_a_text_is_read_up_to_its_256th_token(minilm: SentenceEmbedder) -> None:
+    long = "the dog and the cat " * 80
+    assert likeness(minilm, long, long + "porto lisbon " * 50) == pytest.approx(1.0, abs=1e-5)
+    assert likeness(minilm, "the dog", "the dog porto lisbon") < 0.99
+
+
+def test_no_sentences_make_no_vectors(minilm: SentenceEmbedder) -> None:
+    assert minilm.embed([]).shape == (0, 384)

@@ -1,0 +1,145 @@
+"""Finding backends, reading their settings, deriving what they can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from memagent.backends import registry
+from memagent.backends.errors import MissingExtraError, NotFoundError, SettingError
+from memagent.backends.in_memory import InMemory
+from memagent.backends.none import NoMemory
+from memagent.backends.protocol import MemoryBackend
+from memagent.backends.rag import Rag, RagConfig
+
+
+def install(folder: Path, name: str, source: str) -> None:
+    """Make a package of somebody else's whose one backend is the class ``Backend`` in ``source``."""
+    (folder / f"someones_{name}.py").write_text(source)
+    info = folder / f"someones_{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: someones-{name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[memagent.backends]\n{name} = someones_{name}:Backend\n")
+
+
+def test_the_built_in_backends_are_found_by_name() -> None:
+    assert {"none", "in_memory", "rag"} <= set(registry.names())
+    assert registry.names() == sorted(registry.names())
+    assert registry.get("rag") is Rag
+    assert registry.get("in_memory") is InMemory
+    assert registry.get("none") is NoMemory
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_a_backend_is_registered_under_its_own_name(name: str) -> None:
+    assert registry.get(name).name == name
+
+
+def test_a_mistyped_name_suggests_the_near_one() -> None:
+    with pytest.raises(NotFoundError, match=r"no backend 'ragg'\. Did you mean rag\?"):
+        registry.get("ragg")
+
+
+def test_a_name_like_nothing_lists_all() -> None:
+    with pytest.raises(NotFoundError, match="Known: .*in_memory.*none.*rag"):
+        registry.get("xyzzy")
+
+
+def test_a_backend_of_another_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(
+        tmp_path,
+        "notebook",
+        "from memagent.backends.in_memory import InMemory\nclass Backend(InMemory): name = 'notebook'\n",
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "notebook" in registry.names()
+    assert issubclass(registry.get("notebook"), InMemory)
+
+
+def test_a_backend_that_lacks_a_package_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, "needy", "import package_nobody_has\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MissingExtraError, match="The backend needy needs the package package_nobody_has"):
+        registry.get("needy")
+
+
+def test_without_settings_the_defaults_hold() -> None:
+    assert registry.configure(Rag, {}) == RagConfig()
+
+
+def test_settings_are_converted_to_their_fields_types() -> None:
+    config = registry.configure(
+        Rag, {"abstain": "false", "depth": "7", "k": "60", "personal": "0.5", "url": "http://h:1"}
+    )
+    assert config == RagConfig(abstain=False, depth=7, k=60.0, personal=0.5, url="http://h:1")
+    assert isinstance(config.k, float)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("abstain", "maybe"),
+        ("depth", "many"),
+        ("depth", "1.5"),
+        ("depth", "0"),
+        ("depth", "-1"),
+        ("depth", "9" * 30),
+        ("k", ""),
+        ("k", "-1"),
+        ("k", "nan"),
+        ("k", "inf"),
+        ("personal", "0,36"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_field_is_refused_by_name(key: str, value: str) -> None:
+    with pytest.raises(SettingError, match=f"rag: {key}='{value}' does not fit: .*backends show rag"):
+        registry.configure(Rag, {key: value})
+
+
+def test_an_unknown_setting_suggests_the_near_one() -> None:
+    with pytest.raises(NotFoundError, match=r"no setting of rag 'abstian'\. Did you mean abstain\?"):
+        registry.configure(Rag, {"abstian": "false"})
+
+
+def test_a_setting_of_a_backend_without_any_is_refused() -> None:
+    with pytest.raises(NotFoundError, match="There is none yet"):
+        registry.configure(NoMemory, {"k": "1"})
+
+
+def test_capabilities_are_read_off_the_class() -> None:
+    rag, none = registry.capabilities(Rag), registry.capabilities(NoMemory)
+    assert rag.exact_forget
+    assert rag.consolidates
+    assert rag.needs_embedder
+    assert not rag.needs_local_model
+    assert not rag.model_channel
+    assert not rag.fixed_size
+    assert not rag.regenerates
+    assert none.fixed_size
+    assert none.exact_forget
+    assert not none.consolidates
+    assert not none.needs_embedder
+
+
+def test_a_backend_that_overrides_no_forget_cannot_forget_exactly() -> None:
+    class Keeper(InMemory):
+        forget = MemoryBackend.forget
+        fixed_size = True
+
+    found = registry.capabilities(Keeper)
+    assert not found.exact_forget
+    assert found.fixed_size
+    assert registry.capabilities(InMemory).exact_forget
+
+
+def test_a_backend_with_a_model_channel_is_recognised() -> None:
+    class Channelled(InMemory):
+        needs = frozenset({"local_model"})
+
+        def attached(self, model: object, query: str) -> None:
+            raise NotImplementedError
+
+    found = registry.capabilities(Channelled)
+    assert found.model_channel
+    assert found.needs_local_model

@@ -1,0 +1,134 @@
+"""How things look: harmless text, and complete rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from memagent.agent.journal import Session
+from memagent.backends.protocol import Recollection, Turn
+from memagent.cli.render import (
+    plain,
+    print_recollections,
+    print_sessions,
+    print_turns,
+    recollection_fields,
+)
+
+WHEN = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)
+EVIL = "a\x1b[2Jb\x1b]0;title\x07c\rd\x9b31me"
+
+
+def recalled(text: str, session: str = "monday", speaker: str | None = None) -> Recollection:
+    return Recollection(text, 0.87654321, (3, 4), session, "user", WHEN, "It shares words.", speaker)
+
+
+def said(text: str, speaker: str | None = None) -> Turn:
+    return Turn(7, "0" * 32, "monday", "user", text, WHEN, speaker)
+
+
+def console(width: int = 200) -> tuple[Console, StringIO]:
+    file = StringIO()
+    return Console(file=file, width=width), file
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "·[31mred·[0m"),
+        ("\x1b]0;new title\x07", "·]0;new title·"),
+        ("\x9b2J", "·2J"),
+        ("over\rwritten", "over·written"),
+        ("gone\x08\x7f", "gone··"),
+        ("NUL\0", "NUL·"),
+        ("line\nand\ttab", "line\nand\ttab"),
+        ("Ünïcode 東京 😀 e\u0301", "Ünïcode 東京 😀 e\u0301"),
+        ("", ""),
+    ],
+)
+def test_control_characters_become_dots(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+@given(st.text())
+def test_harmless_text_only_prints(text: str) -> None:
+    shown = plain(text)
+    assert len(shown) == len(text)
+    assert all(char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160) for char in shown)
+    assert plain(shown) == shown
+
+
+def test_a_recollections_fields_have_their_stable_names() -> None:
+    assert recollection_fields(recalled("Biscuit", speaker="Ana")) == {
+        "text": "Biscuit",
+        "score": 0.8765,
+        "seqs": [3, 4],
+        "session": "monday",
+        "role": "user",
+        "speaker": "Ana",
+        "created_at": "2026-03-01T09:30:00+00:00",
+        "why": "It shares words.",
+        "regenerated": False,
+    }
+
+
+def test_recollections_are_printed_with_what_led_to_them() -> None:
+    to, file = console()
+    print_recollections([recalled("My dog is called Biscuit."), recalled("A cat.", "tuesday", "Ben")], to)
+    heading, first, second = file.getvalue().splitlines()
+    assert heading.split() == ["score", "when", "turn", "session", "who", "what", "why"]
+    assert first.split()[:5] == ["0.88", "2026-03-01", "3,4", "monday", "user"]
+    assert "My dog is called Biscuit." in first
+    assert "It shares words." in first
+    assert "Ben" in second
+
+
+def test_no_recollections_is_said_in_words() -> None:
+    to, file = console()
+    print_recollections([], to)
+    assert file.getvalue() == "Nothing comes to mind.\n"
+
+
+def test_a_long_recollection_is_shortened() -> None:
+    to, file = console(2000)
+    print_recollections([recalled("x" * 239 + "END" * 50)], to)
+    assert "x" * 237 + "..." in file.getvalue()
+    assert "END" not in file.getvalue()
+
+
+@pytest.mark.parametrize("text", [EVIL, "[bold]not markup[/bold]", "[/]", "[link=http://x]y[/link]", "\\["])
+def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
+    to, file = console(2000)
+    print_turns([said(text, speaker=text)], to)
+    print_recollections([recalled(text, session=text, speaker=text)], to)
+    print_sessions([Session(text, WHEN, 2, WHEN)], to)
+    assert file.getvalue().count(plain(text)) == 6
+    assert not set("\x1b\x07\r\x9b") & set(file.getvalue())
+
+
+def test_turns_are_printed_one_a_line_with_number_time_and_who() -> None:
+    to, file = console(40)
+    print_turns([said("a long text that is wider than forty columns"), said("short", "Ana")], to)
+    assert file.getvalue().splitlines() == [
+        "     7 2026-03-01 09:30 user: a long text that is wider than forty columns",
+        "     7 2026-03-01 09:30 Ana: short",
+    ]
+
+
+def test_sessions_are_printed_with_their_turns_and_empty_ones_too() -> None:
+    to, file = console()
+    print_sessions([Session("monday", WHEN, 12, WHEN), Session("empty", WHEN, 0, None)], to)
+    _, first, second = (line.split() for line in file.getvalue().splitlines())
+    assert first == ["monday", "2026-03-01", "09:30", "2026-03-01", "09:30", "12"]
+    assert second == ["empty", "2026-03-01", "09:30", "-", "0"]
+
+
+def test_no_sessions_is_said_in_words() -> None:
+    to, file = console()
+    print_sessions([], to)
+    assert file.getvalue() == "There are no sessions yet.\n"
