@@ -14,7 +14,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel
-from memagent.agent.models.resolve import load_chat_model
+from memagent.agent.models.resolve import as_local, load_chat_model
 from memagent.backends.protocol import Recollection
 
 
@@ -65,7 +65,11 @@ class Agent:
         chat = (
             load_chat_model(model, home.models, notify=lambda said: None) if isinstance(model, str) else model
         )
-        return cls(Memory.open(home, user, backend, backend_settings), chat, settings)
+        return cls(
+            Memory.open(home, user, backend, backend_settings, make_model=lambda: as_local(chat)),
+            chat,
+            settings,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified stored state."""
+    """A verified stored state.
+
+    Attributes:
+        last_id: what the journal had at ``position``, to notice a journal restored from a backup.
+        settings: the backend's settings it was made with, as typed.
+    """
 
     directory: Path
     position: Position
@@ -46,6 +51,8 @@ class Checkpoint:
     journal: str
     user: str
     fingerprint: Fingerprint
+    last_id: str
+    settings: dict[str, str]
 
 
 class CheckpointStore:
@@ -124,6 +131,8 @@ class CheckpointStore:
             manifest["journal"],
             manifest["user"],
             manifest["fingerprint"],
+            manifest["last_id"],
+            manifest["settings"],
         )
 
     def write(
@@ -134,6 +143,8 @@ class CheckpointStore:
         user: str,
         fingerprint: Fingerprint,
         position: Position,
+        last_id: str = "",
+        settings: Mapping[str, str] | None = None,
     ) -> Checkpoint:
         """Store a state: a new directory, synced to disk, made current by one atomic rename.
 
@@ -154,6 +165,8 @@ class CheckpointStore:
                 "user": user,
                 "fingerprint": dict(fingerprint),
                 "position": asdict(position),
+                "last_id": last_id,
+                "settings": dict(settings or {}),
                 "files": _hash_files(directory),
             }
             content = json.dumps(manifest, indent=1, sort_keys=True).encode()
@@ -171,7 +184,9 @@ class CheckpointStore:
                 "No turn is lost: the journal has them, and the next start reads them again. Free some space."
             ) from error
         self._remove_others(generation)
-        return Checkpoint(directory, position, digest, journal_id, user, fingerprint)
+        return Checkpoint(
+            directory, position, digest, journal_id, user, fingerprint, last_id, dict(settings or {})
+        )
 
     def discard(self) -> None:
         """Remove every stored state; the journal can rebuild it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal, cast
@@ -100,10 +100,11 @@ class Conversation:
             yield Remembered(answered, not answered.derived, why)
         yield self._ended(prompt, recalled, reply)
 
-    @property
-    def _budget(self) -> Budget:
-        budget = self.settings.budget
-        return Budget(budget.recollections, budget.recent, self.settings.sampling.max_tokens)
+    def _assemble(self, text: str, found: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
+        settings = self.settings
+        return assemble(
+            self.model, text, found, recent, settings.budget, settings.sampling.max_tokens, settings.system
+        )
 
     def _choose_channel(self, wanted: Channel) -> Channel:
         local = hasattr(self.model, "tokenizer")
@@ -122,17 +123,14 @@ class Conversation:
         """Ask memory before the message itself is in it; leave out what the prompt shows anyway."""
         said = self.memory.journal.recent(self.session, _RECENT_TURNS)
         recent = [turn for turn in said if turn.role in ("user", "assistant")]
-        in_sight = {
-            turn.seq
-            for turn in assemble(self.model, text, (), recent, self._budget, self.settings.system).recent
-        }
+        in_sight = {turn.seq for turn in self._assemble(text, (), recent).recent}
         began = time.monotonic()
         found: list[Recollection] = []
         if self.channel != "model":
             wide = self.memory.recall(text, limit=self.settings.limit + len(in_sight))
             found = [item for item in wide if not in_sight.issuperset(item.seqs)][: self.settings.limit]
         seconds = time.monotonic() - began
-        prompt = assemble(self.model, text, found, recent, self._budget, self.settings.system)
+        prompt = self._assemble(text, found, recent)
         self.last_recalled = Recalled(tuple(found), prompt.recollections, seconds)
         return self.last_recalled, prompt
 
@@ -164,9 +162,11 @@ class Conversation:
             shown = {seq for item in (*prompt.recollections, *attached) for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
-            answered = self.memory.journal.append(
-                self.session, "assistant", text, in_view=tuple(in_view), derived=derived
-            )
+            # A turn it saw may have been forgotten meanwhile, elsewhere: then the reply goes too.
+            if len(self.memory.journal.get(in_view)) == len(in_view):
+                answered = self.memory.journal.append(
+                    self.session, "assistant", text, in_view=tuple(in_view), derived=derived
+                )
         self.memory.catch_up()
         return answered
 

@@ -126,6 +126,8 @@ def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
                 return
             if mend:
                 journal.purge()
+            for backend, host, seq in journal.checkpoints():
+                yield Finding("journal", "good", f"{user}: {backend} on {host} was stored up to turn {seq:,}")
             yield Finding(
                 "journal",
                 "good",

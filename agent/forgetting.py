@@ -77,8 +77,9 @@ def _forget_in(memory: Memory, name: str, lock: BackendLock) -> bool:
     """Let another backend follow the journal; where it cannot be opened, remove what it stored."""
     store = CheckpointStore(memory.home.backend_folder(memory.user, name))
     try:
-        if store.current() is not None:
-            Memory.open(memory.home, memory.user, name, lock=lock, strict=True).close()
+        stored = store.inspect()
+        if stored is not None:
+            Memory.open(memory.home, memory.user, name, stored.settings, lock=lock, strict=True).close()
         else:
             store.discard()  # what a killed process may have left half-written
         store.drop_scratch()

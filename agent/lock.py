@@ -58,6 +58,10 @@ class BackendLock:
         with suppress(OSError):  # only a courtesy to who waits
             write_private(self._holder, json.dumps(said).encode())
 
+    @property
+    def is_held(self) -> bool:
+        return bool(self._lock.is_locked)
+
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""
         if self._lock.is_locked:

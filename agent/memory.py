@@ -69,6 +69,7 @@ class Memory:
         resources: Resources,
         notify: Notify,
         strict: bool,
+        settings: Mapping[str, str],
     ) -> None:
         self.home = home
         self.journal = journal
@@ -80,6 +81,7 @@ class Memory:
         self._resources = resources
         self._notify = notify
         self._strict = strict
+        self._settings = dict(settings)
         self._replay_seconds = 0.0
         self._closed = False
         self._saved = Position()
@@ -95,7 +97,6 @@ class Memory:
         *,
         make_embedder: Callable[[], Any] | None = None,
         make_model: Callable[[], LocalModel] | None = None,
-        device: str = "cpu",
         seed: int = 0,
         lock: BackendLock | None = None,
         wait_seconds: float = DEFAULT_WAIT_SECONDS,
@@ -131,16 +132,16 @@ class Memory:
             resources = Resources(
                 workspace=CheckpointStore(home.backend_folder(user, backend)).fresh_scratch(),
                 make_embedder=make_embedder or (lambda: load_embedder(home.models, notify=notify)),
-                device=device,
                 seed=seed,
                 scope=hashlib.sha256(f"{journal.id} {user}".encode()).hexdigest()[:24],
                 progress=progress,
             )
             if make_model is not None:
                 resources.make_model = make_model
-            memory = cls(home, journal, lock, make_backend, config, resources, notify, strict)
+            memory = cls(home, journal, lock, make_backend, config, resources, notify, strict, settings or {})
         except BaseException:
-            if lock is not None:
+            if lock is not None and lock.is_held:
+                CheckpointStore(home.backend_folder(user, backend)).drop_scratch()
                 lock.release()
             journal.close()
             raise
@@ -240,6 +241,8 @@ class Memory:
             user=self.user,
             fingerprint=self._fingerprint(),
             position=self._position,
+            last_id=self.journal.id_at(self._position.seq, self._position.forgetting),
+            settings=self._settings,
         )
         self._saved, self._replay_seconds = self._position, 0.0
         self.journal.note_checkpoint(
@@ -275,10 +278,9 @@ class Memory:
         try:
             found = self._store.verify(self.journal.id, self.user, self._fingerprint())
             if found is not None:
-                last_seq, last_forgetting = self.journal.last()
-                if found.position.seq > last_seq or found.position.forgetting > last_forgetting:
+                if found.last_id != self.journal.id_at(found.position.seq, found.position.forgetting):
                     raise CheckpointError(
-                        "it covers more than the journal has: the journal was restored or replaced"
+                        "the journal is not the one it was made from: it was restored or replaced"
                     )
                 backend = self._class.load(found.directory, self._config, self._resources)
                 self._saved = found.position
@@ -312,12 +314,14 @@ class Memory:
             for one in self.journal.forgettings(self._position.forgetting)
             if 0 < one.seq <= self._position.seq
         ]
-        self._position = replace(self._position, forgetting=last)
-        if not gone or self._backend.forget(gone):
-            self.checkpoint()
+        if gone and not self._backend.forget(gone):
+            self._notify(f"{self.name} cannot forget single turns; it is being rebuilt without them.")
+            self.rebuild()
             return
-        self._notify(f"{self.name} cannot forget single turns; it is being rebuilt without them.")
-        self.rebuild()
+        self._position = replace(
+            self._position, forgetting=last
+        )  # only now: a failed forgetting is tried again
+        self.checkpoint()
 
     def _pending(self, last_seq: int) -> Iterator[list[Turn]]:
         turns = iter(self.journal.turns(after=self._position.seq))

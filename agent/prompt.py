@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memagent.agent.models.chat import ChatModel, Message
-from memagent.backends.errors import InputError
+from memagent.backends.errors import InputError, SettingError
 from memagent.backends.protocol import Recollection, Turn
 
 SYSTEM = (
@@ -33,12 +33,10 @@ class Budget:
     Attributes:
         recollections: at most so much for recalled text.
         recent: at most so much for this session's earlier turns.
-        reply: kept free for the answer.
     """
 
     recollections: int = 1024
     recent: int = 2048
-    reply: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +56,25 @@ def assemble(
     recollections: Sequence[Recollection],
     recent: Sequence[Turn],
     budget: Budget,
+    reply: int,
     system: str = SYSTEM,
 ) -> Prompt:
     """Build the longest prompt that fits.
 
     Args:
         recollections: best first.
+        reply: tokens kept free for the answer.
         recent: the user's and the assistant's turns of this session before the message, oldest first.
 
     Raises:
         InputError: the message alone does not fit the window.
+        SettingError: the reply alone does not.
     """
-    room = model.window - budget.reply
+    room = model.window - reply
+    if room <= 0:
+        raise SettingError(
+            f"A reply of up to {reply:,} tokens leaves no room in {model.name}'s window of {model.window:,}; ask for fewer."
+        )
 
     def build(shown: Sequence[Recollection], turns: Sequence[Turn]) -> list[Message]:
         history = [Message(turn.role, turn.text) for turn in _from_user(turns)]

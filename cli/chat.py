@@ -20,10 +20,9 @@ from memagent.cli.common import (
     UserOption,
     as_json,
     decoded,
-    home,
+    load_model,
     open_memory,
     read_stdin,
-    say,
 )
 
 if TYPE_CHECKING:
@@ -86,10 +85,7 @@ def chat(
       memagent chat --continue --model ollama:llama3.2
     """
     from memagent.agent.conversation import Conversation, Settings
-    from memagent.agent.models.catalogue import DEFAULT_MODEL
     from memagent.agent.models.chat import Sampling
-    from memagent.agent.models.resolve import load_chat_model
-    from memagent.cli.progress import bytes_reporter
 
     if session is not None and continue_:
         raise typer.BadParameter("give --session or --continue, not both")
@@ -100,16 +96,13 @@ def chat(
         from memagent.agent.journal.records import check_text
 
         check_text(message)  # before a model is loaded for nothing
-    where = home()
-    with open_memory(user, backend, set_, seed=seed) as memory:
+    with open_memory(user, backend, set_, model=model, seed=seed) as memory:
         name = (
             session
             or (_latest(memory.journal) if continue_ else None)
             or f"{datetime.now():%Y-%m-%d-%H%M}-{uuid4().hex[:4]}"
         )
-        chat_model = load_chat_model(
-            model or DEFAULT_MODEL, where.models, notify=say, report=bytes_reporter()
-        )
+        chat_model = load_model(model)
         sampling = Sampling(max_tokens, temperature, seed)
         conversation = Conversation(
             memory, chat_model, name, Settings(channel=channel.value, sampling=sampling)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from memagent.agent.home import Home
     from memagent.agent.journal import Journal
     from memagent.agent.memory import Memory
+    from memagent.agent.models.chat import ChatModel
 
 
 class Output(StrEnum):
@@ -66,10 +69,27 @@ def home() -> Home:
     return Home.from_environment()
 
 
-def open_memory(user: str, backend: str, pairs: list[str] | None = None, **options: object) -> Memory:
-    """Open a memory with progress bars and notices for a person at a terminal."""
+@cache
+def load_model(name: str | None) -> ChatModel:
+    """Load a chat model once: for the conversation, and for a memory that works inside it."""
+    from memagent.agent.models.catalogue import DEFAULT_MODEL
+    from memagent.agent.models.resolve import load_chat_model
+    from memagent.cli.progress import bytes_reporter
+
+    return load_chat_model(name or DEFAULT_MODEL, home().models, notify=say, report=bytes_reporter())
+
+
+def open_memory(
+    user: str, backend: str, pairs: list[str] | None = None, *, model: str | None = None, **options: object
+) -> Memory:
+    """Open a memory with progress bars and notices for a person at a terminal.
+
+    Args:
+        model: the chat model's name, for memories that work inside it.
+    """
     from memagent.agent.memory import Memory
     from memagent.agent.models.embedding import load_embedder
+    from memagent.agent.models.resolve import as_local
     from memagent.cli.progress import bytes_reporter, track
 
     where = home()
@@ -79,6 +99,7 @@ def open_memory(user: str, backend: str, pairs: list[str] | None = None, **optio
         backend,
         settings(pairs),
         make_embedder=lambda: load_embedder(where.models, notify=say, report=bytes_reporter()),
+        make_model=lambda: as_local(load_model(model or os.environ.get("MEMAGENT_MODEL"))),
         notify=say,
         progress=track,
         **options,  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -50,6 +51,8 @@ def options(
 def main() -> None:
     """Run a command: errors meant for people go to stderr as one line, with exit code 1."""
     os.umask(0o077)  # memory is private
+    if isinstance(sys.stdout, io.TextIOWrapper):  # journals hold any text, terminals may not show it
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         app()
     except MemagentError as error:

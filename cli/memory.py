@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memagent.backends.errors import BusyError, InputError
+from memagent.backends.errors import InputError, MemagentError
 from memagent.cli.common import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
@@ -64,7 +64,7 @@ def remember(
     taken = True
     try:
         open_memory(user, backend, set_, wait_seconds=2.0).close()
-    except BusyError as error:
+    except MemagentError as error:
         taken = False
         say(
             f"{error} Nothing is lost: the journal has it, and whoever uses the memory takes it in before recalling."
@@ -115,6 +115,7 @@ def forget(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
+    set_: SetOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Forget turns for good: journal, every memory, every file. Replies that may repeat them go too.
@@ -141,7 +142,7 @@ def forget(
         typer.confirm(
             f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?", abort=True, err=True
         )
-    with open_memory(user, backend) as memory:
+    with open_memory(user, backend, set_) as memory:
         done = forget_(memory, [turn.seq for turn in turns])
     if output is Output.JSON:
         as_json({"user": user, "turns": done.turns, "replies": done.replies, "discarded": done.discarded})
@@ -170,6 +171,8 @@ def export(
             export_(journal, sys.stdout)
             return
         target = Path(file)
+        if not target.name:
+            raise InputError(f"{file!r} names no file to write to.")
         fresh = target.with_name(target.name + ".part")
         try:
             with fresh.open("w", encoding="utf-8", newline="\n") as out:
@@ -185,6 +188,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A file that `memagent export` wrote.")],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
+    set_: SetOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Add an export to a user's journal. The whole file is checked first; turns already here are not added twice.
@@ -201,12 +205,15 @@ def import_(
     from memagent.cli.progress import bytes_reporter
 
     report = bytes_reporter()
-    size = file.stat().st_size if file.exists() else 0
+    try:
+        size = file.stat().st_size
+    except OSError:  # said better when it is read
+        size = 0
     validate(file, _advance(report, size, "Checking"))
     with open_(home(), user) as journal:
         done = load(journal, file, _advance(report, size, "Importing"))
     if done.to_forget:
-        with open_memory(user, backend) as memory:
+        with open_memory(user, backend, set_) as memory:
             forget_(memory, done.to_forget)
     if output is Output.JSON:
         as_json(

@@ -14,6 +14,7 @@ from memagent.cli.common import (
     BackendOption,
     Output,
     OutputOption,
+    SetOption,
     UserOption,
     as_json,
     open_journal,
@@ -84,6 +85,7 @@ def delete(
     name: NameArgument,
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
+    set_: SetOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Forget all turns of a session for good, and its name."""
@@ -97,7 +99,7 @@ def delete(
                 f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True
             )
         if seqs:
-            with open_memory(user, backend) as memory:
+            with open_memory(user, backend, set_) as memory:
                 forget(memory, seqs)
         journal.delete_session(name)
     typer.echo(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")

@@ -286,6 +286,22 @@ class Journal:
         rows = self._fetch(select(users.c.last_seq, users.c.last_forgetting).where(users.c.name == self.user))
         return (rows[0].last_seq, rows[0].last_forgetting) if rows else (0, 0)
 
+    def id_at(self, seq: int, forgetting: int) -> str:
+        """Return the ids of the turn at ``seq`` (also if forgotten since) and of that forgetting's turn.
+
+        They tell this journal from one restored from a backup and written on.
+        """
+        here = select(turns.c.id).where((turns.c.user == self.user) & (turns.c.seq == seq))
+        gone = select(forgettings.c.turn_id).where(forgettings.c.user == self.user)
+        rows = self._fetch(here) or (self._fetch(gone.where(forgettings.c.seq == seq)) if seq else [])
+        rows = [*rows[:1], *self._fetch(gone.where(forgettings.c.number == forgetting))]
+        return " ".join(str(row[0]) for row in rows)
+
+    def checkpoints(self) -> list[tuple[str, str, int]]:
+        """Return backend, machine and last seq of the states stored for this journal, on whatever machine."""
+        wanted = select(checkpoints).where(checkpoints.c.user == self.user).order_by(checkpoints.c.backend)
+        return [(row.backend, row.host, row.seq) for row in self._fetch(wanted)]
+
     def count(self) -> int:
         """Return the number of turns that are not forgotten."""
         return int(

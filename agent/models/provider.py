@@ -56,7 +56,8 @@ class ProviderChatModel:
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         try:
-            for chunk in self._model.stream([(message.role, message.content) for message in messages]):
+            model = self._model.bind(max_tokens=sampling.max_tokens, temperature=sampling.temperature)
+            for chunk in model.stream([(message.role, message.content) for message in messages]):
                 if chunk.text:
                     yield str(chunk.text)
         except Exception as error:  # each provider raises its own kinds

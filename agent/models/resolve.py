@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 from memagent.agent.models.catalogue import CATALOGUE, CatalogueModel
 from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.convert import converted
 from memagent.agent.models.fakes import EchoModel
 from memagent.agent.models.fetch import Notify, Report, ensure, hub_answers, quiet, sha256_of
-from memagent.backends.errors import ModelError, NotFoundError
+from memagent.backends.errors import ModelError, NotFoundError, SettingError
+from memagent.backends.protocol import LocalModel
 
 _PROVIDER = re.compile(r"[a-z][a-z0-9_]*:(?!//).+")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -47,6 +49,19 @@ def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report =
     raise NotFoundError(
         "model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too."
     )
+
+
+def as_local(model: ChatModel) -> LocalModel:
+    """Return a chat model as the local model a backend may work inside.
+
+    Raises:
+        SettingError: it does not run in this process.
+    """
+    if not hasattr(model, "tokenizer"):
+        raise SettingError(
+            f"This memory works inside a local model; {model.name} is none. Choose another --model."
+        )
+    return cast(LocalModel, model)
 
 
 def transformers_folder(model: CatalogueModel, models: Path) -> Path:

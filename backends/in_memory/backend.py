@@ -17,50 +17,11 @@ from typing import ClassVar, Self
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import BackendStats, Fingerprint, MemoryBackend, Recollection, Resources, Turn
 
-_STOP = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "but",
-        "by",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "how",
-        "i",
-        "in",
-        "is",
-        "it",
-        "my",
-        "of",
-        "on",
-        "or",
-        "that",
-        "the",
-        "this",
-        "to",
-        "was",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-        "you",
-        "your",
-    ]
-)
+_STOP_TEXT = """
+a an and are as at be but by do does for from had has have how i in is it my of on or that the this
+to was what when where which who why will with you your
+"""
+_STOP = frozenset(_STOP_TEXT.split())
 
 
 def _words(text: str) -> frozenset[str]:

@@ -100,7 +100,11 @@ class Rag(MemoryBackend):
         self._resources = resources
         self._lexical = LexicalIndex(resources.workspace / "lexical.sqlite3")
         place = config.url or resources.workspace / "chroma"
-        self._vectors = VectorIndex(place, f"memagent-{resources.scope}" if config.url else "passages")
+        try:
+            self._vectors = VectorIndex(place, f"memagent-{resources.scope}" if config.url else "passages")
+        except BaseException:
+            self._lexical.close()
+            raise
 
     @classmethod
     def fingerprint(cls, config: RagConfig, resources: Resources) -> Fingerprint:
@@ -141,9 +145,10 @@ class Rag(MemoryBackend):
         known = self._lexical.known(seqs)
         gone = self._views(self._lexical.fetch(self._lexical.keys(known)).values())
         if gone:
-            self._lexical.forget(known)
+            # In this order: until the words are gone, a forgetting that failed half-way can be repeated.
             self._vectors.delete(gone)
             self._vectors.rewrite()
+            self._lexical.forget(known)
         return True
 
     @_translated
@@ -157,15 +162,16 @@ class Rag(MemoryBackend):
     def stats(self) -> BackendStats:
         turns, passages = self._lexical.count()
         files = [path for path in self._resources.workspace.rglob("*") if path.is_file()]
-        dimension = self._resources.embedder.dimension
+        vectors = self._vectors.count()
+        size = vectors * self._resources.embedder.dimension * 4
         return BackendStats(
             items=turns,
             tokens=0,
             bytes_on_disk=sum(path.stat().st_size for path in files),
-            bytes_in_memory=passages * dimension * 4,
+            bytes_in_memory=size if self._vectors.embedded else 0,
             extras={
                 "passages": passages,
-                "vectors": self._vectors.count(),
+                "vectors": vectors,
                 "embedder": self._resources.embedder.name,
             },
         )
@@ -174,6 +180,7 @@ class Rag(MemoryBackend):
     def save(self, directory: Path) -> None:
         self._lexical.copy_to(directory / "lexical.sqlite3")
         self._vectors.copy_to(directory / "chroma")
+        self._prune_server()
         (directory / "state.json").write_text(json.dumps({"passages": self._lexical.count()[1]}))
 
     @classmethod
@@ -192,7 +199,11 @@ class Rag(MemoryBackend):
         if found != expected:
             backend.close()
             raise CheckpointError(f"it holds {found} passages, expected {expected}")
-        backend._mend_server()
+        try:
+            backend._mend_server()
+        except BaseException:
+            backend.close()
+            raise
         return backend
 
     def close(self) -> None:
@@ -219,6 +230,19 @@ class Rag(MemoryBackend):
             missing = self._vectors.missing(self._lexical.keys())
             if missing:
                 self._embed(list(self._lexical.fetch(missing).values()))
+
+    def _prune_server(self) -> None:
+        """Remove from a Chroma server what was forgotten while its state here was lost."""
+        if not self._vectors.embedded:
+            held = {view for view in self._views(self._lexical.fetch(self._lexical.keys()).values())}
+            last = max((int(key.partition(":")[0]) for key in held), default=0)
+            # what is newer was added by another machine
+            stray = [
+                key
+                for key in self._vectors.all_keys()
+                if key not in held and int(key.partition(":")[0]) <= last
+            ]
+            self._vectors.delete(stray)
 
     def _best_of_each_turn(self, fused: dict[str, float], query: str, *, most: int) -> dict[str, Passage]:
         """Keep the best passage of each turn, in order, leaving out turns that only ask the same question."""

@@ -82,6 +82,10 @@ class VectorIndex:
         """Return the vectors of those keys that are here."""
         return dict(self._read(list(keys)))
 
+    def all_keys(self) -> list[str]:
+        """Return the keys of all vectors here."""
+        return list(self._collection.get(include=[])["ids"])
+
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Return the keys that are not here."""
         present: set[str] = set()
@@ -101,7 +105,7 @@ class VectorIndex:
         """
         if not isinstance(self._place, Path):
             return
-        kept = self.get(self._collection.get(include=[])["ids"])
+        kept = self.get(self.all_keys())
         self.close()
         shutil.rmtree(self._place)
         self._open()

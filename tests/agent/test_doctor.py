@@ -63,7 +63,9 @@ def store_of(place: Home) -> CheckpointStore:
 def test_a_healthy_home_is_good_throughout(place: Home) -> None:
     fill(place)
     assert wrong(place) == []
-    journal, backend = look(place, "journal", "backend")
+    noted, journal, backend = look(place, "journal", "backend")
+    assert noted.said.startswith("ana: in_memory on ")
+    assert noted.said.endswith("up to turn 2")
     assert (journal.level, journal.said) == ("good", "ana: 2 turns in 2 sessions")
     assert (backend.level, backend.said) == (
         "good",

@@ -272,6 +272,7 @@ def test_a_state_its_backend_cannot_load_is_rebuilt(
         user=found.user,
         fingerprint=found.fingerprint,
         position=found.position,
+        last_id=found.last_id,
     )
     assert texts(open_memory(notify=notices.append)) == [FACT]
     assert "turns.json cannot be read" in notices[0]
@@ -309,7 +310,43 @@ def test_a_state_ahead_of_a_restored_journal_is_rebuilt(
     memory.close()
     shutil.copy(backup, home.journal_file("ana"))
     assert texts(open_memory(notify=notices.append)) == [FACT]
-    assert "covers more than the journal has" in notices[0]
+    assert "restored or replaced" in notices[0]
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_journal_restored_and_written_past_the_state_is_noticed(
+    home: Home, open_memory: OpenMemory, notices: list[str]
+) -> None:
+    backup = home.root / "backup"
+    shutil.copy(home.journal_file("ana"), backup)
+    with open_memory() as memory:
+        memory.remember("monday", "user", "The dog is called Crumb now.")
+        memory.checkpoint()
+    shutil.copy(backup, home.journal_file("ana"))
+    with open_journal(home, "ana") as journal:
+        for place in range(3):
+            journal.append("monday", "user", f"The dog likes ball number {place}.")
+    memory = open_memory(notify=notices.append)
+    found = [item.text for item in memory.recall("What dog ball is called Crumb?", limit=10)]
+    assert "restored or replaced" in notices[0]
+    assert not any("Crumb" in text for text in found)
+    assert sum("ball number" in text for text in found) == 3
+
+
+@pytest.mark.usefixtures("stored")
+def test_a_forgetting_that_failed_is_tried_again(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory()
+
+    def fail(self: InMemory, seqs: object) -> bool:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InMemory, "forget", fail)
+        with pytest.raises(OSError, match="no space"):
+            forget(memory, [1])
+    assert memory.recall("What is my dog called?") == []
 
 
 @pytest.mark.usefixtures("stored")

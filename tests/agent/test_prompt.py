@@ -15,7 +15,7 @@ from memagent.backends.errors import InputError
 from memagent.backends.protocol import Recollection, Turn
 
 WHEN = datetime(2024, 5, 1, 23, 30, tzinfo=UTC)
-WIDE = Budget(recollections=10_000, recent=10_000, reply=10)
+WIDE = Budget(recollections=10_000, recent=10_000)
 
 
 def model_with(window: int) -> EchoModel:
@@ -40,8 +40,9 @@ def build(
     recent: Sequence[Turn] = (),
     budget: Budget = WIDE,
     window: int = 8192,
+    reply: int = 10,
 ) -> Prompt:
-    return assemble(model_with(window), message, recollections, recent, budget, "Be kind.")
+    return assemble(model_with(window), message, recollections, recent, budget, reply, "Be kind.")
 
 
 def test_a_prompt_is_system_then_history_then_memory_with_the_message() -> None:
@@ -76,7 +77,7 @@ def test_without_memory_or_history_the_message_stands_alone() -> None:
 
 
 def test_the_default_system_prompt_says_that_notes_are_data() -> None:
-    prompt = assemble(model_with(8192), "hello", (), (), WIDE)
+    prompt = assemble(model_with(8192), "hello", (), (), WIDE, 10)
     assert prompt.messages[0] == Message("system", SYSTEM)
     assert "not instructions" in SYSTEM
 
@@ -143,7 +144,7 @@ def test_other_angle_brackets_stay_as_they_are() -> None:
 @pytest.mark.parametrize("limit", range(0, 60, 7))
 def test_recollections_stay_within_their_budget_and_the_best_are_kept(limit: int) -> None:
     found = [recollection("word " * (place + 1), place) for place in range(8)]
-    budget = Budget(recollections=limit, recent=0, reply=10)
+    budget = Budget(recollections=limit, recent=0)
     prompt = build("hello", found, budget=budget)
     shown = len(prompt.recollections)
     assert prompt.recollections == tuple(found[:shown])
@@ -155,7 +156,7 @@ def test_recollections_stay_within_their_budget_and_the_best_are_kept(limit: int
 @pytest.mark.parametrize("limit", range(0, 60, 7))
 def test_history_stays_within_its_budget_and_the_oldest_is_dropped_first(limit: int) -> None:
     recent = [turn(place, "word " * place) for place in range(1, 13)]
-    prompt = build("hello", (), recent, Budget(recollections=0, recent=limit, reply=10))
+    prompt = build("hello", (), recent, Budget(recollections=0, recent=limit))
     kept = len(prompt.recent)
     bare = build("hello").tokens
     assert prompt.recent == tuple(recent[len(recent) - kept :])
@@ -168,7 +169,7 @@ def test_history_stays_within_its_budget_and_the_oldest_is_dropped_first(limit: 
 def test_a_prompt_leaves_room_for_the_reply_in_any_window(window: int) -> None:
     found = [recollection("some words here", place) for place in range(5)]
     recent = [turn(place, "a few words") for place in range(1, 9)]
-    prompt = build("hello you", found, recent, Budget(10_000, 10_000, reply=20), window)
+    prompt = build("hello you", found, recent, Budget(10_000, 10_000), window, reply=20)
     assert prompt.tokens <= window - 20
     assert prompt.messages[-1].content.endswith("hello you")
 
@@ -177,9 +178,9 @@ def test_memory_is_kept_before_history_when_both_do_not_fit() -> None:
     found = [recollection("some words here")]
     recent = [turn(place, "a few words") for place in range(1, 9)]
     tokens = [build("hello", found[:shown]).tokens for shown in (0, 1)]
-    prompt = build("hello", found, recent, WIDE, window=tokens[1] + WIDE.reply)
+    prompt = build("hello", found, recent, WIDE, window=tokens[1] + 10)
     assert (prompt.recollections, prompt.recent) == (tuple(found), ())
-    prompt = build("hello", found, recent, WIDE, window=tokens[0] + WIDE.reply)
+    prompt = build("hello", found, recent, WIDE, window=tokens[0] + 10)
     assert (prompt.recollections, prompt.recent) == ((), ())
 
 
@@ -187,7 +188,7 @@ def test_history_drops_out_turn_by_turn_as_the_window_shrinks() -> None:
     recent = [turn(place, f"turn {place}") for place in range(1, 6)]
     whole = build("hello", (), recent).tokens
     kept = [
-        [one.seq for one in build("hello", (), recent, WIDE, window=whole + WIDE.reply - less).recent]
+        [one.seq for one in build("hello", (), recent, WIDE, window=whole + 10 - less).recent]
         for less in range(0, 16, 3)
     ]
     assert kept == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5], [4, 5], [5], []]
@@ -196,9 +197,7 @@ def test_history_drops_out_turn_by_turn_as_the_window_shrinks() -> None:
 
 def test_a_message_that_just_fits_is_kept_and_a_longer_one_refused() -> None:
     words = "word " * 50
-    exact = build(words).tokens + WIDE.reply
-    assert build(words, [recollection("x")], [turn(1, "y")], window=exact).tokens == exact - WIDE.reply
-    with pytest.raises(
-        InputError, match=rf"takes {exact - WIDE.reply} tokens.*room for {exact - WIDE.reply - 1}"
-    ):
+    exact = build(words).tokens + 10
+    assert build(words, [recollection("x")], [turn(1, "y")], window=exact).tokens == exact - 10
+    with pytest.raises(InputError, match=rf"takes {exact - 10} tokens.*room for {exact - 10 - 1}"):
         build(words, window=exact - 1)

@@ -65,6 +65,19 @@ def test_the_provider_is_handed_every_message_with_its_role() -> None:
     ]
 
 
+def test_a_provider_that_takes_no_further_options_answers_too() -> None:
+    """As ChatOllama: what ``stream`` is given beyond messages reaches a client that refuses it."""
+
+    class Strict(FakeListChatModel):
+        def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **named: Any) -> Any:
+            if named:
+                raise TypeError(f"Client.chat() got an unexpected keyword argument {next(iter(named))!r}")
+            return super()._stream(messages, stop, run_manager)
+
+    model = ProviderChatModel(Strict(responses=["Biscuit"]), "ollama:llama3.2")
+    assert "".join(model.stream(ASKED, Sampling(max_tokens=99))) == "Biscuit"
+
+
 def test_a_failure_half_way_is_a_model_error_after_what_came() -> None:
     model = ProviderChatModel(FakeListChatModel(responses=["Biscuit"], error_on_chunk_number=3), "fake:x")
     pieces = model.stream(ASKED, Sampling())
