@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 _UNKNOWN_WINDOW = 8192
+# what providers call the longest reply
+_LENGTHS = ("max_tokens", "max_output_tokens", "num_predict")
 
 
 class ProviderChatModel:
@@ -56,9 +58,14 @@ class ProviderChatModel:
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         try:
-            model = self._model.bind(max_tokens=sampling.max_tokens, temperature=sampling.temperature)
+            model = self._model.model_copy(update=self._options(sampling))
             for chunk in model.stream([(message.role, message.content) for message in messages]):
                 if chunk.text:
                     yield str(chunk.text)
         except Exception as error:  # each provider raises its own kinds
             raise ModelError(f"{self.name} could not answer: {error}") from error
+
+    def _options(self, sampling: Sampling) -> dict[str, float]:
+        """Name the sampling as this provider does; what it has no field for is left to it."""
+        wanted = {"temperature": sampling.temperature} | dict.fromkeys(_LENGTHS, sampling.max_tokens)
+        return {name: value for name, value in wanted.items() if name in type(self._model).model_fields}
