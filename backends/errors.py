@@ -66,5 +66,6 @@ class ModelError(MemagentError):
 class MissingExtraError(MemagentError):
     """An optional package is not installed; the message holds the command that installs it."""
 
-    def __init__(self, feature: str, package: str, extra: str) -> None:
-        super().__init__(f"{feature} needs the package {package}: pip install 'memagent[{extra}]'")
+    def __init__(self, feature: str, package: str, extra: str = "") -> None:
+        wanted = f"'memagent[{extra}]'" if extra else package
+        super().__init__(f"{feature} needs the package {package}: pip install {wanted}")

@@ -48,7 +48,7 @@ def get(name: str) -> type[MemoryBackend]:
     try:
         backend: type[MemoryBackend] = points[name].load()
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"The backend {name}", error.name or "?", name) from error
+        raise MissingExtraError(f"The backend {name}", error.name or "?") from error
     return backend
 
 

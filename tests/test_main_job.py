@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ def run(home: Home, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def run_(*arguments: str, stdin: str | None = None) -> str:
         done = subprocess.run(
-            ["memagent", *arguments], input=stdin, capture_output=True, text=True, timeout=900, check=False
+            [str(Path(sys.executable).with_name("memagent")), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -67,5 +67,7 @@ class ProviderChatModel:
 
     def _options(self, sampling: Sampling) -> dict[str, float]:
         """Name the sampling as this provider does; what it has no field for is left to it."""
-        wanted = {"temperature": sampling.temperature} | dict.fromkeys(_LENGTHS, sampling.max_tokens)
+        wanted: dict[str, float] = dict.fromkeys(_LENGTHS, sampling.max_tokens)
+        if sampling.temperature:  # some models take no temperature but their own
+            wanted["temperature"] = sampling.temperature
         return {name: value for name, value in wanted.items() if name in type(self._model).model_fields}

@@ -76,8 +76,8 @@ class RagConfig:
     """
 
     abstain: bool = True
-    personal: float = 0.36
-    other: float = 0.60
+    personal: Annotated[float, Field(allow_inf_nan=False)] = 0.36
+    other: Annotated[float, Field(allow_inf_nan=False)] = 0.60
     depth: Annotated[int, Field(ge=1, le=1000)] = 100
     k: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     url: str = ""
@@ -159,6 +159,7 @@ class Rag(MemoryBackend):
         self._vectors.rewrite()
         return ConsolidationReport(turns, turns, "Rewrote the word index and the vector store compactly.")
 
+    @_translated
     def stats(self) -> BackendStats:
         turns, passages = self._lexical.count()
         files = [path for path in self._resources.workspace.rglob("*") if path.is_file()]
