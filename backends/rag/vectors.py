@@ -67,16 +67,21 @@ class VectorIndex:
             self._collection.upsert(ids=list(keys[part]), embeddings=vectors[part])
 
     def nearest(self, vector: Vectors, limit: int) -> dict[str, float]:
-        """Return the keys most similar to ``vector`` ``[dimension]`` with their cosines, best first."""
+        """Return the keys most similar to ``vector`` ``[dimension]`` with their cosines, best first.
+
+        Equal cosines come in order of their keys: Chroma's own order of ties differs from run to run.
+        """
         found = self._collection.query(
             query_embeddings=vector.reshape(1, -1), n_results=limit, include=["distances"]
         )
         distances = found["distances"]
         if distances is None:
             return {}
-        return {
-            key: min(1.0, 1.0 - distance) for key, distance in zip(found["ids"][0], distances[0], strict=True)
-        }
+        hits = [
+            (key, min(1.0, 1.0 - distance))
+            for key, distance in zip(found["ids"][0], distances[0], strict=True)
+        ]
+        return dict(sorted(hits, key=lambda hit: (-round(hit[1], 6), hit[0])))
 
     def get(self, keys: Collection[str]) -> dict[str, Vectors]:
         """Return the vectors of those keys that are here."""
