@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 _SERVER_SECONDS = 5.0
+_EXACT = 1000
 # Inner product of unit vectors is their cosine; Chroma's own "cosine" would renormalise what we store.
 _HNSW: CreateHNSWConfiguration = {
     "space": "ip",
@@ -69,19 +70,23 @@ class VectorIndex:
     def nearest(self, vector: Vectors, limit: int) -> dict[str, float]:
         """Return the keys most similar to ``vector`` ``[dimension]`` with their cosines, best first.
 
-        Equal cosines come in order of their keys: Chroma's own order of ties differs from run to run.
+        Up to 1,000 vectors all are compared, so the answer is exact; beyond, Chroma's graph answers, whose
+        near-equals depend on the random order it was built in. Equal cosines come in order of their keys.
         """
+        if self.count() <= _EXACT:
+            hits = [
+                (key, min(1.0, float(other @ vector))) for key, other in self.get(self.all_keys()).items()
+            ]
+        else:
+            hits = self._approximate(vector, limit)
+        return dict(sorted(hits, key=lambda hit: (-round(hit[1], 6), hit[0]))[:limit])
+
+    def _approximate(self, vector: Vectors, limit: int) -> list[tuple[str, float]]:
         found = self._collection.query(
             query_embeddings=vector.reshape(1, -1), n_results=limit, include=["distances"]
         )
-        distances = found["distances"]
-        if distances is None:
-            return {}
-        hits = [
-            (key, min(1.0, 1.0 - distance))
-            for key, distance in zip(found["ids"][0], distances[0], strict=True)
-        ]
-        return dict(sorted(hits, key=lambda hit: (-round(hit[1], 6), hit[0])))
+        distances = found["distances"] or [[]]
+        return [(key, min(1.0, 1.0 - far)) for key, far in zip(found["ids"][0], distances[0], strict=True)]
 
     def get(self, keys: Collection[str]) -> dict[str, Vectors]:
         """Return the vectors of those keys that are here."""

@@ -84,8 +84,7 @@ def test_rebuilding_gives_the_same_memory(backend: str, open_memory: OpenMemory)
     queries = [f"How many bees does my colleague number {place} keep?" for place in range(0, 90, 9)]
     before = [memory.recall(query) for query in queries]
     memory.rebuild()
-    # As sets: an approximate index may order near-equals differently when it is built again.
-    assert [set(texts(memory.recall(query))) for query in queries] == [set(texts(found)) for found in before]
+    assert [texts(memory.recall(query)) for query in queries] == [texts(found) for found in before]
 
 
 def test_remembering_twice_changes_nothing(backend: str, open_memory: OpenMemory) -> None:
