@@ -100,6 +100,19 @@ class Conversation:
             yield Remembered(answered, not answered.derived, why)
         yield self._ended(prompt, recalled, reply)
 
+    def probe(self, text: str) -> Iterator[Event]:
+        """Answer as ``send`` would, and leave no trace: neither message nor reply is journalled or remembered.
+
+        Yields Recalled, Tokens and TurnEnded, and raises what ``send`` raises.
+        """
+        check_text(text)
+        self._stop.clear()
+        reply = _Reply(time.monotonic())
+        recalled, prompt = self._recall(text)
+        yield recalled
+        yield from self._answer(text, prompt, reply)
+        yield self._ended(prompt, recalled, reply)
+
     def _assemble(self, text: str, found: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
         settings = self.settings
         return assemble(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -14,6 +13,9 @@ from memagent.cli.common import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
     BackendOption,
+    ChannelName,
+    ChannelOption,
+    ModelOption,
     Output,
     OutputOption,
     SetOption,
@@ -30,33 +32,15 @@ if TYPE_CHECKING:
     from memagent.agent.journal import Journal
 
 
-class ChannelName(StrEnum):
-    """How memory reaches the model."""
-
-    AUTO = "auto"
-    TEXT = "text"
-    MODEL = "model"
-    BOTH = "both"
-
-
 def chat(
     backend: BackendOption = DEFAULT_BACKEND,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            envvar="MEMAGENT_MODEL",
-            help="A name of `memagent models list`, a path, a hub id, provider:model, or echo. "
-            "[default: qwen2.5-coder-0.5b]",
-        ),
-    ] = None,
+    model: ModelOption = None,
     user: UserOption = DEFAULT_USER,
     session: Annotated[
         str | None, typer.Option("--session", "-s", help="Name of the session; begun or continued.")
     ] = None,
     continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the latest session.")] = False,
-    channel: Annotated[ChannelName, typer.Option(help="How memory reaches the model.")] = ChannelName.AUTO,
+    channel: ChannelOption = ChannelName.AUTO,
     prompt: Annotated[
         str | None,
         typer.Option("-p", "--prompt", help="Answer one message and exit; - reads it from standard input."),
@@ -125,7 +109,8 @@ def _answer_one(conversation: Conversation, message: str, output: Output) -> Non
 
     from memagent.agent.agent import collect
     from memagent.agent.events import Token
-    from memagent.cli.render import plain, recollection_fields
+    from memagent.agent.fields import recollection_fields
+    from memagent.cli.render import plain
 
     events = []
     for event in conversation.send(message):

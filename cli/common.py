@@ -26,6 +26,15 @@ class Output(StrEnum):
     JSON = "json"
 
 
+class ChannelName(StrEnum):
+    """How memory reaches the model."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    MODEL = "model"
+    BOTH = "both"
+
+
 UserOption = Annotated[str, typer.Option("--user", "-u", envvar="MEMAGENT_USER", help="Whose memory it is.")]
 BackendOption = Annotated[
     str,
@@ -33,6 +42,27 @@ BackendOption = Annotated[
         "--backend", "-b", envvar="MEMAGENT_BACKEND", help="Which memory; `memagent backends` lists them."
     ),
 ]
+BackendsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--backend",
+        "-b",
+        envvar="MEMAGENT_BACKEND",
+        help="Which memory, or all; may be given several times. [default: rag]",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="MEMAGENT_MODEL",
+        help="A name of `memagent models list`, a path, a hub id, provider:model, or echo. "
+        "[default: qwen2.5-coder-0.5b]",
+    ),
+]
+ChannelOption = Annotated[ChannelName, typer.Option(help="How memory reaches the model.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the backend; may be given several times."),
@@ -111,6 +141,34 @@ def check_backend(backend: str, pairs: list[str] | None) -> None:
     from memagent.backends import registry
 
     registry.configure(registry.get(backend), settings(pairs))
+
+
+def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[str, dict[str, str]]:
+    """Read ``--backend`` (several, or ``all``) and ``--set``: the settings of each backend, checked.
+
+    With several backends a setting names its own: ``rag.abstain=false``.
+
+    Raises:
+        NotFoundError, SettingError, InputError: a name or a setting does not exist or does not fit.
+    """
+    from memagent.backends import registry
+
+    wanted = list(dict.fromkeys(names or [DEFAULT_BACKEND]))
+    chosen: dict[str, dict[str, str]] = {
+        name: {} for name in (registry.names() if "all" in wanted else wanted)
+    }
+    for key, value in settings(pairs).items():
+        backend, dot, field = key.partition(".")
+        if dot and backend in chosen:
+            chosen[backend][field] = value
+        elif len(chosen) == 1 and not dot:
+            next(iter(chosen.values()))[key] = value
+        else:
+            example = f"--set {next(iter(chosen))}.{field or key}={value}"
+            raise InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")
+    for name, its in chosen.items():
+        registry.configure(registry.get(name), its)
+    return chosen
 
 
 def open_journal(user: str) -> Journal:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli import backends, chat, doctor, memory, models, sessions
+from memagent.cli import backends, chat, doctor, memory, models, scenario, sessions
 
 app = typer.Typer(
     name="memagent",
@@ -28,6 +28,7 @@ app.command("export")(memory.export)
 app.command("import")(memory.import_)
 app.add_typer(backends.app, name="backends")
 app.add_typer(models.app, name="models")
+app.add_typer(scenario.app, name="scenario")
 app.command("doctor")(doctor.doctor)
 
 

@@ -93,7 +93,8 @@ def recall(
 
       memagent recall Porto --limit 10 --set abstain=false --output json
     """
-    from memagent.cli.render import print_recollections, recollection_fields
+    from memagent.agent.fields import recollection_fields
+    from memagent.cli.render import print_recollections
 
     require_user(home(), user)
     with open_memory(user, backend, set_) as memory:

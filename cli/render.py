@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -28,21 +28,6 @@ def console() -> Console:
 def plain(text: str) -> str:
     """Text that only prints: control characters other than newline and tab become visible dots."""
     return _CONTROL.sub("·", text)
-
-
-def recollection_fields(item: Recollection) -> dict[str, Any]:
-    """A recollection's fields by their stable names."""
-    return {
-        "text": item.text,
-        "score": round(item.score, 4),
-        "seqs": list(item.seqs),
-        "session": item.session,
-        "role": item.role,
-        "speaker": item.speaker,
-        "created_at": item.created_at.isoformat(),
-        "why": item.why,
-        "regenerated": item.regenerated,
-    }
 
 
 def print_recollections(found: Sequence[Recollection], on: Console | None = None) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from memagent.agent.fields import recollection_fields
 from memagent.agent.journal import Session
 from memagent.backends.protocol import Recollection, Turn
 from memagent.cli.render import (
@@ -17,7 +18,6 @@ from memagent.cli.render import (
     print_recollections,
     print_sessions,
     print_turns,
-    recollection_fields,
 )
 
 WHEN = datetime(2026, 3, 1, 9, 30, tzinfo=UTC)

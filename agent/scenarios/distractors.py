@@ -1,0 +1,91 @@
+"""Facts that are beside the point: seeded, distinct, more than 100,000 of each kind.
+
+A sentence is a template of ``distractors.yaml`` filled from its lists. A seed walks the fillings of
+each template in an order of its own, so no sentence comes twice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from math import gcd, prod
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+Kind = Literal["others", "daily", "mixed"]
+Template = tuple[str, dict[str, list[str]]]
+
+
+def generate(count: int, seed: int = 0, kind: Kind = "mixed") -> list[str]:
+    """Return ``count`` distinct sentences. The same seed gives the same ones; more only adds at the end.
+
+    Raises:
+        ValueError: more than the templates can make.
+    """
+    templates = [
+        template for name, found in _vocabulary().items() if kind in (name, "mixed") for template in found
+    ]
+    made = list(islice(_in_turn(templates, random.Random(f"{kind} {seed}")), count))  # noqa: S311
+    if len(made) < count:
+        raise ValueError(f"at most {len(made):,} distractors of the kind {kind!r} can be made")
+    return made
+
+
+def _in_turn(templates: list[Template], chance: random.Random) -> Iterator[str]:
+    """Yield sentences, a template after the other, until all are used up."""
+    walks = [_walk(template, chance) for template in templates]
+    while walks:
+        for walk in list(walks):
+            sentence = next(walk, None)
+            if sentence is None:
+                walks.remove(walk)
+            else:
+                yield sentence
+
+
+def _walk(template: Template, chance: random.Random) -> Iterator[str]:
+    """Yield every filling of a template once, in random order, without holding them all.
+
+    The i-th is filling ``(start + i * step) mod size``: a permutation, as step and size are coprime.
+    """
+    text, slots = template
+    size = prod(len(values) for values in slots.values())
+    start, step = chance.randrange(size), _coprime(size, chance)
+    for i in range(size):
+        place = (start + i * step) % size
+        filled = {}
+        for slot, values in slots.items():
+            place, at = divmod(place, len(values))
+            filled[slot] = values[at]
+        yield text.format(**filled)
+
+
+def _coprime(size: int, chance: random.Random) -> int:
+    while True:
+        step = chance.randrange(1, size + 1)
+        if gcd(step, size) == 1:
+            return step
+
+
+@cache
+def _vocabulary() -> dict[str, list[Template]]:
+    text = Path(__file__).with_name("distractors.yaml").read_text(encoding="utf-8")
+    kinds = yaml.safe_load(text)["kinds"]
+    return {
+        kind: [
+            (one["template"], {slot: _values(listed) for slot, listed in one["slots"].items()})
+            for one in templates
+        ]
+        for kind, templates in kinds.items()
+    }
+
+
+def _values(listed: str) -> list[str]:
+    first, dots, last = listed.partition("..")
+    if dots:
+        return [str(number) for number in range(int(first), int(last) + 1)]
+    return [value.strip() for value in listed.split(",")]
