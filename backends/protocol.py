@@ -179,7 +179,8 @@ class MemoryBackend(Protocol):
     """A long-term memory. Subclass it, and fill in everything without a default.
 
     A backend is built as ``Backend(config, resources)``, ``config`` being an instance of its
-    ``Config`` dataclass: its hyper-parameters, settable with ``--set key=value``.
+    ``Config`` dataclass: its hyper-parameters, settable with ``--set key=value``. One that abstains has
+    a field ``abstain: bool = True``, which benchmarks of ranking switch off.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli import backends, chat, doctor, memory, models, scenario, sessions
+from memagent.cli import backends, bench, chat, doctor, memory, models, scenario, sessions
 
 app = typer.Typer(
     name="memagent",
@@ -29,6 +29,7 @@ app.command("import")(memory.import_)
 app.add_typer(backends.app, name="backends")
 app.add_typer(models.app, name="models")
 app.add_typer(scenario.app, name="scenario")
+app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 
 

@@ -33,9 +33,11 @@ class InMemoryConfig:
     """Settings of the in-memory backend.
 
     Attributes:
+        abstain: return only what seems relevant; switch off for retrieval benchmarks.
         threshold: smallest share of the question's words a turn must hold to be recalled, 0 to 1.
     """
 
+    abstain: bool = True
     threshold: float = 0.25
 
 
@@ -61,7 +63,8 @@ class InMemory(MemoryBackend):
         if not asked:
             return []
         scored = [(len(asked & _words(turn.text)) / len(asked), turn) for turn in self._turns.values()]
-        found = [pair for pair in scored if pair[0] > 0 and pair[0] >= self.config.threshold]
+        least = self.config.threshold if self.config.abstain else 0.0
+        found = [pair for pair in scored if pair[0] > 0 and pair[0] >= least]
         found.sort(key=lambda pair: (-pair[0], -pair[1].seq))
         return [
             Recollection(

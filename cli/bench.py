@@ -1,0 +1,185 @@
+"""memagent bench: public memory benchmarks, locomo and longmemeval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from memagent.cli.common import (
+    BackendsOption,
+    ChannelName,
+    ChannelOption,
+    ModelOption,
+    Output,
+    OutputOption,
+    SetOption,
+    as_json,
+    choose_backends,
+    home,
+    say,
+)
+
+if TYPE_CHECKING:
+    from memagent.agent.benchmarks.run import Plan, Run
+    from memagent.agent.scenarios import Models
+
+app = typer.Typer(
+    help="Measure memories on public benchmarks, side by side with BM25 and chance.", no_args_is_help=True
+)
+
+
+class _PlotCommand(TyperCommand):
+    """Lets ``--plot`` stand without a file name, which Typer's options cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--plot" in args:
+            after = args.index("--plot") + 1
+            if after == len(args) or args[after].startswith("-") or args[after].endswith(".json"):
+                args = [*args[:after], f"{self.name}.png", *args[after:]]
+        return super().parse_args(ctx, args)
+
+
+PathArgument = Annotated[
+    Path, typer.Argument(help="The benchmark's file, as it is published.", metavar="PATH")
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="[FILE]", help="Draw the comparison: a .png, .svg or .pdf file.", show_default=False
+    ),
+]
+SampleOption = Annotated[
+    int | None, typer.Option(min=1, help="Ask only so many questions, drawn by --seed.", show_default=False)
+]
+AnswersOption = Annotated[
+    bool, typer.Option("--answers", help="Let the model answer too, and measure token-F1: slow.")
+]
+SeedOption = Annotated[int, typer.Option(help="For the sample and everything random in a memory.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not continue a run that was cut off.")]
+
+
+@app.command("locomo", cls=_PlotCommand)
+def locomo(
+    path: PathArgument,
+    backend: BackendsOption = None,
+    plot: PlotOption = None,
+    sample: SampleOption = None,
+    answers: AnswersOption = False,
+    model: ModelOption = None,
+    channel: ChannelOption = ChannelName.AUTO,
+    seed: SeedOption = 0,
+    fresh: FreshOption = False,
+    set_: SetOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """LoCoMo: long conversations of two people, up to 32 sessions each.
+
+    Evidence recall counts the answerable questions, categories 1 to 4; category 5 measures abstention.
+    A run that was cut off continues when the same command is given again.
+
+    Examples:
+
+      memagent bench locomo locomo10.json --backend all --plot
+
+      memagent bench locomo locomo10.json --sample 100 --output json
+    """
+    _bench("locomo", path, backend, plot, sample, answers, model, channel, seed, fresh, set_, output)
+
+
+@app.command("longmemeval", cls=_PlotCommand)
+def longmemeval(
+    path: PathArgument,
+    backend: BackendsOption = None,
+    plot: PlotOption = None,
+    sample: SampleOption = None,
+    answers: AnswersOption = False,
+    model: ModelOption = None,
+    channel: ChannelOption = ChannelName.AUTO,
+    seed: SeedOption = 0,
+    fresh: FreshOption = False,
+    set_: SetOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """LongMemEval: one question about some 50 sessions with an assistant (S), or 500 (M).
+
+    Questions whose id ends in _abs have no answer and measure abstention. A run that was cut off
+    continues when the same command is given again.
+
+    Example:
+
+      memagent bench longmemeval longmemeval_s.json --backend rag --sample 50
+    """
+    _bench("longmemeval", path, backend, plot, sample, answers, model, channel, seed, fresh, set_, output)
+
+
+def _bench(
+    name: str,
+    path: Path,
+    backend: list[str] | None,
+    plot: Path | None,
+    sample: int | None,
+    answers: bool,
+    model: str | None,
+    channel: ChannelName,
+    seed: int,
+    fresh: bool,
+    pairs: list[str] | None,
+    output: Output,
+) -> None:
+    chosen = choose_backends(backend, pairs)
+    from memagent.agent.benchmarks import LOADERS
+    from memagent.agent.benchmarks.report import summarise
+    from memagent.agent.benchmarks.run import Plan, Run
+    from memagent.agent.models.catalogue import DEFAULT_MODEL
+    from memagent.agent.scenarios import Models
+    from memagent.cli.progress import bytes_reporter
+
+    if plot is not None:
+        from memagent.agent.benchmarks.plot import check_path
+
+        check_path(plot)
+    dataset = LOADERS[name](path)
+    models = Models.shared(home().models, notify=say, report=bytes_reporter())
+    embedder = models.embedder()
+    plan = Plan(
+        dataset,
+        chosen,
+        f"{embedder.name} {embedder.digest[:16]}",
+        seed,
+        sample,
+        answers,
+        model or DEFAULT_MODEL,
+        channel.value,
+    )
+    with Run(plan, home().root / "bench", fresh=fresh) as run:
+        _measure(plan, run, models)
+        summary = summarise(run, dataset.main)
+        run.finish(summary)
+    if plot is not None:
+        from memagent.agent.benchmarks.plot import plot as draw
+
+        draw(summary, plot)
+        say(f"Drew {plot}.")
+    if output is Output.JSON:
+        as_json(summary)
+    else:
+        from memagent.cli.tables import print_benchmark
+
+        print_benchmark(summary)
+        say(f"Every measurement: {run.folder}")
+
+
+def _measure(plan: Plan, run: Run, models: Models) -> None:
+    from memagent.agent.benchmarks.measure import measure, work
+    from memagent.cli.progress import track
+
+    if run.resumed:
+        begun = run.manifest["begun"]
+        say(
+            f"Continuing the run begun at {begun}: {run.resumed:,} measurements are there. --fresh starts over."
+        )
+    for _ in track(measure(plan, run, models), total=work(plan), label=f"Measuring on {plan.dataset.name}"):
+        pass

@@ -1,0 +1,131 @@
+"""The pytest plugin: collects ``*.recall.yaml`` and plays each scenario on each chosen backend.
+
+    pytest --memagent-backend rag --memagent-backend none tests/
+
+Settings for a project stand in its pytest configuration::
+
+    [tool.pytest.ini_options]
+    memagent_backends = ["rag"]
+    memagent_model = "qwen2.5-coder-0.5b"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from memagent.agent.scenarios import Located, Models, ScenarioResult
+
+_SUFFIXES = (".recall.yaml", ".recall.yml")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("memagent", "recall scenarios (*.recall.yaml)")
+    group.addoption(
+        "--memagent-backend",
+        action="append",
+        metavar="NAME",
+        help="memory to play recall scenarios on, or all; may be given several times",
+    )
+    group.addoption("--memagent-model", metavar="MODEL", help="chat model for expectations of replies")
+    group.addoption(
+        "--memagent-isolated", action="store_true", help="each session of a scenario in a process of its own"
+    )
+    group.addoption(
+        "--memagent-recall-only", action="store_true", help="ask no chat model; replies are not judged"
+    )
+    parser.addini("memagent_backends", "memories to play recall scenarios on", type="args", default=["rag"])
+    parser.addini("memagent_model", "chat model for expectations of replies")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    if not file_path.name.endswith(_SUFFIXES):
+        return None
+    return RecallFile.from_parent(parent, path=file_path)
+
+
+class RecallFile(pytest.File):
+    """A scenario file: an item for every scenario on every backend."""
+
+    def collect(self) -> Iterator[RecallItem]:
+        from memagent.agent.scenarios import read
+        from memagent.backends.errors import MemagentError
+
+        try:
+            found = read(self.path)
+            backends = _backends(self.config)
+        except MemagentError as error:
+            raise self.CollectError(str(error)) from error
+        for one in found:
+            for backend in backends:
+                if not one.scenario.backends or backend in one.scenario.backends:
+                    name = f"{one.scenario.name}[{backend}]"
+                    yield RecallItem.from_parent(self, name=name, located=one, backend=backend)
+
+
+class RecallError(Exception):
+    """A scenario did not come out as expected."""
+
+    def __init__(self, result: ScenarioResult) -> None:
+        super().__init__(result.name)
+        self.result = result
+
+
+class RecallItem(pytest.Item):
+    """One scenario on one backend."""
+
+    def __init__(self, *, located: Located, backend: str, **other: Any) -> None:
+        super().__init__(**other)
+        self.located = located
+        self.backend = backend
+        for tag in located.scenario.tags:
+            self.keywords[tag] = True
+
+    def runtest(self) -> None:
+        from memagent.agent.models.catalogue import DEFAULT_MODEL
+        from memagent.agent.scenarios import Options, run
+
+        option = self.config.getoption
+        options = Options(
+            model=option("memagent_model") or self.config.getini("memagent_model") or DEFAULT_MODEL,
+            recall_only=option("memagent_recall_only"),
+        )
+        result = run(self.located, self.backend, options, _models(), isolated=option("memagent_isolated"))
+        if not result.passed:
+            raise RecallError(result)
+        if not any(probe.judged for probe in result.probes):
+            pytest.skip("all its expectations are of replies, and no model was asked")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        from memagent.agent.scenarios.report import explain
+
+        if isinstance(excinfo.value, RecallError):
+            return explain(excinfo.value.result)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, self.located.line - 1, f"recall scenario: {self.name}"
+
+
+def _backends(config: pytest.Config) -> list[str]:
+    from memagent.backends import registry
+
+    wanted: list[str] = config.getoption("memagent_backend") or config.getini("memagent_backends")
+    names = registry.names() if "all" in wanted else list(dict.fromkeys(wanted))
+    for name in names:
+        registry.get(name)
+    return names
+
+
+@cache
+def _models() -> Models:
+    """The models of this test run, loaded once."""
+    from memagent.agent.home import Home
+    from memagent.agent.scenarios import Models
+
+    return Models.shared(Home.from_environment().models)
