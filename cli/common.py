@@ -154,6 +154,9 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
     from memagent.backends import registry
 
     wanted = list(dict.fromkeys(names or [DEFAULT_BACKEND]))
+    for name in wanted:
+        if name != "all":
+            registry.get(name)
     chosen: dict[str, dict[str, str]] = {
         name: {} for name in (registry.names() if "all" in wanted else wanted)
     }

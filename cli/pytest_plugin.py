@@ -83,8 +83,7 @@ class RecallItem(pytest.Item):
         super().__init__(**other)
         self.located = located
         self.backend = backend
-        for tag in located.scenario.tags:
-            self.keywords[tag] = True
+        self.extra_keyword_matches.update(located.scenario.tags)
 
     def runtest(self) -> None:
         from memagent.agent.models.catalogue import DEFAULT_MODEL
@@ -103,9 +102,10 @@ class RecallItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         from memagent.agent.scenarios.report import explain
+        from memagent.cli.render import plain
 
         if isinstance(excinfo.value, RecallError):
-            return explain(excinfo.value.result)
+            return plain(explain(excinfo.value.result))
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
@@ -113,13 +113,11 @@ class RecallItem(pytest.Item):
 
 
 def _backends(config: pytest.Config) -> list[str]:
-    from memagent.backends import registry
+    from memagent.cli.common import choose_backends
 
-    wanted: list[str] = config.getoption("memagent_backend") or config.getini("memagent_backends")
-    names = registry.names() if "all" in wanted else list(dict.fromkeys(wanted))
-    for name in names:
-        registry.get(name)
-    return names
+    return list(
+        choose_backends(config.getoption("memagent_backend") or config.getini("memagent_backends"), None)
+    )
 
 
 @cache

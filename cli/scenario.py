@@ -82,6 +82,8 @@ def run(
         for name in chosen
         if not one.scenario.backends or name in one.scenario.backends
     ]
+    if not pairs:
+        raise InputError(f"None of the scenarios is meant for {' or '.join(chosen)}: nothing was played.")
     models = Models.shared(home().models, notify=say, report=bytes_reporter())
     results = [
         run_(
@@ -127,15 +129,18 @@ def list_(files: FilesArgument = None, tag: TagOption = None, output: OutputOpti
         )
         return
     from rich.table import Table
+    from rich.text import Text
 
-    from memagent.cli.render import console
+    from memagent.cli.render import console, plain
 
     table = Table(box=None, padding=(0, 2), show_edge=False)
     for heading in ("scenario", "tags", "file", "about"):
         table.add_column(heading)
     for one in found:
+        story = one.scenario
         where = f"{one.file.name}:{one.line}"
-        table.add_row(one.scenario.name, ", ".join(one.scenario.tags), where, one.scenario.about)
+        cells = (story.name, ", ".join(story.tags), where, story.about)
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     console().print(table)
 
 
@@ -196,7 +201,7 @@ def _print(results: list[ScenarioResult], backends: list[str]) -> None:
     for (file, line), found in by_place.items():
         name = next(iter(found.values())).name
         cells = [_cell(found.get(backend)) for backend in backends]
-        table.add_row(plain(name), f"{Path(file).name}:{line}", *cells)
+        table.add_row(Text(plain(name)), Text(plain(f"{Path(file).name}:{line}")), *cells)
     on.print(table)
     for result in results:
         if not result.passed and (result.backend != "none" or len(backends) == 1):

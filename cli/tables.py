@@ -11,7 +11,7 @@ from rich.text import Text
 
 from memagent.cli.render import console, plain
 
-_BASELINES = ("chance", "bm25")
+_BASELINES = ("chance", "bm25", "none")
 # Where even a random order finds this much, a figure says little.
 _NEAR_CORPUS = 0.5
 

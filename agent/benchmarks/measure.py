@@ -37,6 +37,7 @@ from memagent.backends.protocol import Embedder, LocalModel, Vectors
 
 BM25 = "bm25"
 CHANCE = "chance"
+CONTROL = "none"
 _DEPTH = 50
 _ASKED = 5
 _REPLY_TOKENS = 64

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from memagent.agent.benchmarks.measure import BM25, CHANCE
+from memagent.agent.benchmarks.measure import BM25, CHANCE, CONTROL
 from memagent.agent.benchmarks.metrics import KS
 from memagent.agent.benchmarks.report import HEADLINE
 from memagent.backends.errors import InputError
@@ -69,6 +70,7 @@ def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         CHANCE: {"color": _GREY, "marker": ".", "linestyle": ":"},
         BM25: {"color": _GREY, "marker": "|", "linestyle": "--"},
+        CONTROL: {"color": "#999999", "marker": "x", "linestyle": "-."},
     }
     for place, name in enumerate(name for name in names if name not in found):
         number = place % len(_COLOURS)
@@ -140,7 +142,7 @@ def _costs(axes: Any, rows: Sequence[Mapping[str, Any]], styles: Mapping[str, An
     axes.set(
         xlim=(0, 1.9 * longest or 1),
         ylim=(-0.6, len(backends) - 0.4),
-        xlabel="milliseconds (median recall, mean write)",
+        xlabel="milliseconds (recall: median)",
     )
     _plain(axes, "Time", "x")
 
@@ -157,7 +159,7 @@ def _spread(heights: Sequence[float], gap: float = 0.055) -> list[float]:
     """Move labels apart that would overlap, keeping their order."""
     order = sorted(range(len(heights)), key=lambda place: heights[place])
     spread = list(heights)
-    for below, above in zip(order, order[1:], strict=False):
+    for below, above in pairwise(order):
         spread[above] = max(spread[above], spread[below] + gap)
     return spread
 

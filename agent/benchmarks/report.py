@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from memagent.agent.benchmarks.measure import BM25, CHANCE
+from memagent.agent.benchmarks.measure import BM25, CHANCE, CONTROL
 from memagent.agent.benchmarks.metrics import KS, bootstrap_difference
 from memagent.agent.benchmarks.run import Row, Run
 
@@ -25,7 +25,8 @@ def summarise(run: Run, main: str) -> dict[str, Any]:
     Args:
         main: what the reported categories are called.
     """
-    methods = [CHANCE, BM25, *run.manifest["backends"]]
+    backends = sorted(run.manifest["backends"], key=lambda name: name != CONTROL)
+    methods = [CHANCE, BM25, *backends]
     ranks = {method: _of(run.rows, "rank", method) for method in methods}
     return {
         "manifest": run.manifest,

@@ -94,24 +94,32 @@ class Player:
         Raises:
             MemagentError: a step cannot be played.
         """
-        probes: list[ProbeResult] = []
         named = [step.user for step in steps if not isinstance(step, Wait) and step.user]
+        probes: list[ProbeResult] = []
         with self._open(home, named[0] if named else user) as memory:
-            for step in steps:
-                match step:
-                    case Wait():
-                        clock += step.wait
-                    case Say():
-                        clock = _tell(memory, step, clock)
-                    case Distract():
-                        clock = _distract(memory, step, clock)
-                    case Forget():
-                        _forget(memory, step)
-                    case Do():
-                        _keep_house(memory, step)
-                    case Ask():
-                        probes.append(self._probe(memory, step))
+            try:
+                for step in steps:
+                    clock = self._act(memory, step, clock, probes)
+            except OverflowError as error:
+                raise InputError("The scenario's clock passes the year 9999.") from error
         return clock, probes
+
+    def _act(self, memory: Memory, step: Step, clock: datetime, probes: list[ProbeResult]) -> datetime:
+        """Play one step and return the clock of the next."""
+        match step:
+            case Wait():
+                return clock + step.wait
+            case Say():
+                return _tell(memory, step, clock)
+            case Distract():
+                return _distract(memory, step, clock)
+            case Forget():
+                _forget(memory, step)
+            case Do():
+                _keep_house(memory, step)
+            case Ask():
+                probes.append(self._probe(memory, step))
+        return clock
 
     def _open(self, home: Home, user: str) -> Memory:
         return Memory.open(

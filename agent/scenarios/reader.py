@@ -26,6 +26,7 @@ from memagent.backends.errors import InputError
 
 SUFFIXES = (".recall.yaml", ".recall.yml")
 _MOST_ERRORS = 10
+_DEEPEST = 20
 _PARTS: tuple[type[Part], ...] = (
     *STEPS,
     Scenario,
@@ -110,8 +111,11 @@ def _documents(text: str, file: Path) -> Iterator[yaml.Node]:
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         said = ", ".join(part for part in (error.problem, error.context) if part)
         raise InputError(f"{where}: not YAML: {said}.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: not YAML: {error}.") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise InputError(f"{file}:{line}: not YAML: {error.reason}.") from error
+    except RecursionError as error:
+        raise InputError(f"{file}: nested too deeply.") from error
 
 
 def _is_empty(node: yaml.Node | None) -> bool:
@@ -122,19 +126,25 @@ def _scenario(node: yaml.Node, file: Path) -> Scenario:
     try:
         return Scenario.model_validate(_value(node, file))
     except ValidationError as error:
-        lines = [_message(one, node, file) for one in error.errors(include_url=False) if not _is_echo(one)]
+        errors = error.errors(include_url=False)
+        lines = [_message(one, node, file) for one in errors if not _is_echo(one, errors)]
         raise InputError("\n".join(list(dict.fromkeys(lines))[:_MOST_ERRORS])) from error
 
 
-def _is_echo(error: Any) -> bool:
+def _is_echo(error: Any, errors: Sequence[Any]) -> bool:
     """Whether a list only seems too short because its items had mistakes."""
-    return error["type"] == "too_short" and bool(error["input"])
+    depth = len(error["loc"])
+    return error["type"] == "too_short" and any(
+        len(other["loc"]) > depth and other["loc"][:depth] == error["loc"] for other in errors
+    )
 
 
-def _value(node: yaml.Node, file: Path) -> Any:
+def _value(node: yaml.Node, file: Path, depth: int = 0) -> Any:
     """A node as lists, dictionaries and texts: no scalar is interpreted here."""
+    if depth > _DEEPEST:
+        raise InputError(f"{file}:{node.start_mark.line + 1}: nested too deeply, or an alias holds itself.")
     if isinstance(node, yaml.SequenceNode):
-        return [_value(item, file) for item in node.value]
+        return [_value(item, file, depth + 1) for item in node.value]
     if not isinstance(node, yaml.MappingNode):
         return node.value
     made: dict[str, Any] = {}
@@ -143,7 +153,7 @@ def _value(node: yaml.Node, file: Path) -> Any:
             raise InputError(f"{file}:{key.start_mark.line + 1}: a field's name must be a word.")
         if key.value in made:
             raise InputError(f"{file}:{key.start_mark.line + 1}: {key.value} stands here a second time.")
-        made[key.value] = _value(value, file)
+        made[key.value] = _value(value, file, depth + 1)
     return made
 
 
@@ -164,7 +174,7 @@ def _message(error: Any, root: yaml.Node, file: Path) -> str:
         said = "no such field here" + (f"; did you mean {near[0]}?" if near and near[0] != last else "")
     elif error["type"] == "missing":
         said = f"the field {last} is missing"
-    elif isinstance(error["input"], str) and repr(error["input"]) not in said:
+    elif isinstance(error["input"], str) and repr(error["input"]) not in said and not said.endswith("."):
         said += f", not {error['input']!r}"
     return f"{file}:{line + 1}: {path + ': ' if path else ''}{said}"
 

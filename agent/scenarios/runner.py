@@ -101,7 +101,7 @@ def _in_process(
         "steps": STEPS.dump_python(list(steps), mode="json", exclude_defaults=True),
     }
     done = subprocess.run(
-        [sys.executable, "-m", "memagent.agent.scenarios.worker"],
+        [sys.executable, "-P", "-m", "memagent.agent.scenarios.worker"],
         input=json.dumps(order),
         capture_output=True,
         encoding="utf-8",

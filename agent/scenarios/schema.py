@@ -27,16 +27,19 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
     StringConstraints,
     Tag,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 
 from memagent.agent.journal.records import ROLES, check_name, check_text
 from memagent.backends.errors import InputError
@@ -79,6 +82,11 @@ def _duration(value: object) -> object:
     return int(found[1]) * _UNITS[found[2]]
 
 
+def _zoned(value: datetime) -> datetime:
+    """Take a time without a zone as UTC."""
+    return value if value.tzinfo else value.replace(tzinfo=UTC)
+
+
 def _listed(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else [value]
 
@@ -91,10 +99,23 @@ def _reply(value: object) -> object:
     return {"contains": value} if isinstance(value, (str, list)) else value
 
 
+def _forgetting(value: object) -> object:
+    return {"matching": value} if isinstance(value, str) else value
+
+
+def _time(value: object) -> object:
+    if isinstance(value, str) and value.strip().isdigit():  # pydantic would take it for seconds since 1970
+        raise ValueError(f"expected a date and time, as in '2026-03-01T09:00', not {value!r}")
+    return value
+
+
+Time = Annotated[datetime, BeforeValidator(_time, json_schema_input_type=str), AfterValidator(_zoned)]
 Name = Annotated[str, BeforeValidator(_name)]
 Text = Annotated[str, BeforeValidator(_text)]
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Words = Annotated[tuple[Word, ...], BeforeValidator(_listed), Field(min_length=1)]
+Words = Annotated[
+    tuple[Word, ...], Field(min_length=1), BeforeValidator(_listed, json_schema_input_type=Word | list[Word])
+]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -118,7 +139,7 @@ class Said(Part):
     role: Literal["user", "assistant", "system", "tool"] = "user"
     text: Text
     speaker: Name | None = None
-    at: datetime | None = None
+    at: Time | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -134,10 +155,11 @@ class Said(Part):
             key: part for key, part in value.items() if key != roles[0]
         }
 
-    @field_validator("at")
     @classmethod
-    def _zoned(cls, value: datetime | None) -> datetime | None:
-        return zoned(value) if value else None
+    def __get_pydantic_json_schema__(cls, core: Any, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        names = (*ROLES, "speaker", "at")
+        words = {"type": "object", "properties": {name: {"type": "string"} for name in names}}
+        return {"anyOf": [{"type": "string"}, {**words, "additionalProperties": False, "minProperties": 1}]}
 
 
 class Matcher(Part):
@@ -157,8 +179,11 @@ class Matcher(Part):
     on: date | None = None
 
 
+OneMatcher = Annotated[Matcher, BeforeValidator(_matcher, json_schema_input_type=Word | Matcher)]
 Matchers = Annotated[
-    tuple[Annotated[Matcher, BeforeValidator(_matcher)], ...], BeforeValidator(_listed), Field(min_length=1)
+    tuple[OneMatcher, ...],
+    Field(min_length=1),
+    BeforeValidator(_listed, json_schema_input_type=OneMatcher | list[OneMatcher]),
 ]
 
 
@@ -204,7 +229,13 @@ class Expectation(Part):
         recall_seconds, reply_seconds: longest time allowed, for the recall and for the whole answer.
     """
 
-    reply: Annotated[ReplyExpectation, BeforeValidator(_reply)] | None = None
+    reply: (
+        Annotated[
+            ReplyExpectation,
+            BeforeValidator(_reply, json_schema_input_type=Word | list[Word] | ReplyExpectation),
+        ]
+        | None
+    ) = None
     recalled: Matchers = ()
     not_recalled: Matchers = ()
     order: Annotated[tuple[Word, ...], Field(min_length=2)] = ()
@@ -244,7 +275,11 @@ class Say(_Step):
     """Turns told in a session, as they stand here; no model answers them."""
 
     session: Name
-    say: Annotated[tuple[Said, ...], BeforeValidator(_listed), Field(min_length=1)]
+    say: Annotated[
+        tuple[Said, ...],
+        Field(min_length=1),
+        BeforeValidator(_listed, json_schema_input_type=Said | list[Said]),
+    ]
 
 
 class DistractorSpec(Part):
@@ -272,7 +307,7 @@ class Distract(_Step):
 class Wait(Part):
     """Time passes on the scenario's clock: ``3 weeks``; a month is 30 days, a year 365."""
 
-    wait: Annotated[timedelta, BeforeValidator(_duration)]
+    wait: Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=str)]
 
 
 class ForgetSpec(Part):
@@ -291,9 +326,7 @@ class ForgetSpec(Part):
 class Forget(_Step):
     """Turns are forgotten for good; that none fits is an error."""
 
-    forget: Annotated[
-        ForgetSpec, BeforeValidator(lambda value: {"matching": value} if isinstance(value, str) else value)
-    ]
+    forget: Annotated[ForgetSpec, BeforeValidator(_forgetting, json_schema_input_type=Word | ForgetSpec)]
 
 
 class Do(_Step):
@@ -357,30 +390,28 @@ class Scenario(Part):
 
     name: Name
     about: str = ""
-    tags: Annotated[tuple[Word, ...], BeforeValidator(_listed)] = ()
-    backends: Annotated[tuple[Word, ...], BeforeValidator(_listed)] = ()
+    tags: Words = ()
+    backends: Words = ()
     user: Name = "ana"
-    start: datetime = datetime(2026, 1, 5, 9, tzinfo=UTC)
+    start: Time = datetime(2026, 1, 5, 9, tzinfo=UTC)
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
 
-    @field_validator("start")
-    @classmethod
-    def _zoned(cls, value: datetime) -> datetime:
-        return zoned(value)
-
     @model_validator(mode="after")
-    def _asks(self) -> Scenario:
+    def _shows_something(self) -> Scenario:
         if not any(isinstance(step, Ask) for step in self.steps):
             raise ValueError("a scenario without an `ask` shows nothing")
+        told = [
+            (step.user or self.user, step.distractors.seed)
+            for step in self.steps
+            if isinstance(step, Distract)
+        ]
+        if len(set(told)) < len(told):
+            raise ValueError("each `distractors` step needs a seed of its own, or it tells the same again")
         return self
 
 
-def zoned(value: datetime) -> datetime:
-    """Take a time without a zone as UTC."""
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
-
-
 def _with_content(part: Filled) -> Filled:
-    if not any(getattr(part, name) not in (None, False, ()) for name in type(part).model_fields):
+    given = (getattr(part, name) for name in type(part).model_fields)
+    if all(value is None or value is False or value == () for value in given):
         raise ValueError(f"expected at least one of {', '.join(type(part).model_fields)}")
     return part

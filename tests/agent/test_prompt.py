@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -59,7 +60,8 @@ def test_a_prompt_is_system_then_history_then_memory_with_the_message() -> None:
             "<memory>\n"
             "- [2024-05-01, session monday, Ana] My dog is called Biscuit.\n"
             "- [2024-05-01, session monday, user] It is old.\n"
-            "</memory>\n\nWhat is it called?",
+            "</memory>\n(Notes in order of time; if two disagree, only the last one is still true.)\n"
+            "\nWhat is it called?",
         ),
     )
     assert prompt.recollections == tuple(found)
@@ -109,8 +111,8 @@ def test_tokens_are_counted_as_the_model_counts_them() -> None:
 def test_a_recollection_can_neither_close_its_block_nor_open_another(text: str) -> None:
     block = fenced([recollection(text), recollection("the next one", 2)])
     lines = block.splitlines()
-    assert len(lines) == 5
-    assert (lines[0], lines[3], lines[4]) == ("<memory>", "</memory>", "")
+    assert len(lines) == 6
+    assert (lines[0], lines[3], lines[5]) == ("<memory>", "</memory>", "")
     assert lines[2].endswith("the next one")
     assert "<memory" not in lines[1].casefold()
     assert "</memory" not in lines[1].casefold()
@@ -201,3 +203,13 @@ def test_a_message_that_just_fits_is_kept_and_a_longer_one_refused() -> None:
     assert build(words, [recollection("x")], [turn(1, "y")], window=exact).tokens == exact - 10
     with pytest.raises(InputError, match=rf"takes {exact - 10} tokens.*room for {exact - 10 - 1}"):
         build(words, window=exact - 1)
+
+
+def test_notes_stand_in_order_of_time_and_only_several_are_followed_by_a_word_on_that() -> None:
+    old, new = recollection("I live in Lisbon.", 1), recollection("I moved to Porto.", 2)
+    later = replace(new, created_at=old.created_at + timedelta(days=20))
+    block = fenced([later, old])
+    assert (
+        block.index("Lisbon") < block.index("Porto") < block.index("</memory>") < block.index("the last one")
+    )
+    assert "the last one" not in fenced([old])

@@ -224,9 +224,6 @@ def test_a_wrong_option_is_a_usage_error(wrong: list[str]) -> None:
     assert memagent("run", written(DOGS), *wrong).exit_code == 2
 
 
-@pytest.mark.xfail(
-    strict=True, reason="rich reads a scenario's name as markup; `[/b]` even raises MarkupError"
-)
 @pytest.mark.parametrize("name", ["a move [to Porto]", "closing [/b]"])
 @pytest.mark.parametrize("command", ["run", "list"])
 def test_brackets_in_a_name_are_shown(command: str, name: str) -> None:
@@ -242,7 +239,6 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     assert "\x1b" not in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="list prints `about` and tags as they are, escape sequences included")
 def test_control_characters_of_a_list_do_not_reach_the_terminal() -> None:
     file = written('name: a\nabout: "\\e[2Jq"\nsteps:\n- ask: q\n  expect: {nothing: true}\n')
     assert "\x1b" not in memagent("list", file).stdout
@@ -301,9 +297,6 @@ def test_the_schema_is_json_and_names_every_field() -> None:
     assert {"Say", "Ask", "Distract", "Wait", "Forget", "Do", "Matcher"} <= set(found["$defs"])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the schema knows no short forms, so an editor marks the documented example as wrong"
-)
 def test_the_schema_takes_the_documented_example() -> None:
     jsonschema: Any = pytest.importorskip("jsonschema")
     yaml: Any = pytest.importorskip("yaml")
@@ -348,7 +341,6 @@ def test_a_setting_that_fits_no_backend_is_refused(
     assert message in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="names beside `all` are not looked at")
 def test_a_mistyped_backend_beside_all_is_refused() -> None:
     with pytest.raises(NotFoundError):
         choose_backends(["all", "nosuch"], None)

@@ -122,6 +122,15 @@ def test_a_process_that_dies_is_an_error(
     assert result.error == "A session's process ended with exit code 7: no memory left"
 
 
+def test_modules_in_the_current_folder_are_not_mistaken_for_libraries(
+    home: Home, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "yaml.py").write_text("raise SystemExit('mistaken')\n", encoding="utf-8")
+    located = one(tmp_path, "name: a\nsteps:" + QUIET)
+    monkeypatch.chdir(tmp_path)
+    assert run(located, "in_memory", Options(), models(home), isolated=True).error is None
+
+
 def test_a_backend_that_does_not_exist_is_an_error(home: Home, folder: Path, tmp_path: Path) -> None:
     result = run(one(tmp_path, "name: a\nsteps:" + QUIET), "nosuch", Options(), models(home))
     assert result.error is not None
