@@ -158,11 +158,6 @@ def _bench(
         _measure(plan, run, models)
         summary = summarise(run, dataset.main)
         run.finish(summary)
-    if plot is not None:
-        from memagent.agent.benchmarks.plot import plot as draw
-
-        draw(summary, plot)
-        say(f"Drew {plot}.")
     if output is Output.JSON:
         as_json(summary)
     else:
@@ -170,6 +165,11 @@ def _bench(
 
         print_benchmark(summary)
         say(f"Every measurement: {run.folder}")
+    if plot is not None:
+        from memagent.agent.benchmarks.plot import plot as draw
+
+        draw(summary, plot)
+        say(f"Drew {plot}.")
 
 
 def _measure(plan: Plan, run: Run, models: Models) -> None:

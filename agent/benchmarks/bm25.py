@@ -23,7 +23,7 @@ class Bm25:
 
     def rank(self, query: str, limit: int) -> list[int]:
         """Return the places of the documents that share a word with the query, best first."""
-        words = dict.fromkeys(re.findall(r"\w+", query.casefold()))
+        words = dict.fromkeys(re.findall(r"\w+", query.lower()))
         if not words:
             return []
         wanted = " OR ".join(f'"{word}"' for word in words)

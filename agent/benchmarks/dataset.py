@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from memagent.agent.journal.records import NewTurn
 from memagent.backends.errors import InputError
 
+_BOM = b"\xef\xbb\xbf"
 Record = TypeVar("Record", bound=BaseModel)
 
 
@@ -117,21 +118,24 @@ def validated(record: type[Record], raw: Any, where: str) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {place}: {first['msg'].removeprefix('Value error, ')}.") from error
+        raise InputError(
+            f"{where}: {place}{': ' if place else ''}{first['msg'].removeprefix('Value error, ')}."
+        ) from error
 
 
 def _items(path: Path) -> Iterator[Any]:
     try:
         with path.open("rb") as file:
-            if file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] != b"[":
+            start = file.read(64)
+            if start.removeprefix(_BOM).lstrip()[:1] != b"[":
                 raise InputError(f"{path} is not a JSON list of records, as the benchmark is published.")
-            file.seek(0)
+            file.seek(len(_BOM) if start.startswith(_BOM) else 0)
             yield from ijson.items(file, "item", use_float=True)
     except ijson.IncompleteJSONError as error:
         raise InputError(
-            f"{path} is cut short or damaged: {error}. Fetch it again; nothing was measured."
+            f"{path} is cut short or damaged: {str(error).splitlines()[0].strip()}. Fetch it again; nothing was measured."
         ) from error
     except ijson.JSONError as error:
-        raise InputError(f"{path} is not JSON: {error}.") from error
+        raise InputError(f"{path} is not JSON: {str(error).splitlines()[0].strip()}.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error

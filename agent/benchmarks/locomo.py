@@ -66,6 +66,8 @@ def _parse(raw: Any, where: str) -> Case:
     for name in _session_names(record.conversation):
         turns = []
         for said, turn in _turns(record.conversation, name, where):
+            if said in places:
+                raise InputError(f"{where}: the dialogue id {said} is there twice.")
             places[said] = len(places)
             session_of[said] = name
             turns.append(turn)
@@ -107,5 +109,6 @@ def _turns(conversation: dict[str, Any], name: str, where: str) -> Iterator[tupl
         turn = validated(_Turn, raw, f"{where}: {name}[{number}]")
         text = f"{turn.text} [{turn.blip_caption}]" if turn.blip_caption else turn.text
         role = "user" if turn.speaker == conversation.get("speaker_a") else "assistant"
+        text = text.replace("\0", "")
         if text.strip():
             yield turn.dia_id, NewTurn(name, role, text, speaker=turn.speaker, created_at=begun)

@@ -57,10 +57,12 @@ def _parse(raw: Any, where: str) -> Case:
     )
     sessions, evidence, place = [], set(), 0
     names: dict[str, list[str]] = {}
+    taken: set[str] = set()
     for at in order:
         session_id, begun = record.haystack_session_ids[at], _date(record.haystack_dates[at], where)
-        known = names.setdefault(session_id, [])
-        known.append(f"{session_id} ({len(known) + 1})" if known else session_id)  # an id may come twice
+        name = session_id
+        while name in taken:  # an id may come twice
+            name = f"{name} again"
         turns = []
         for turn in record.haystack_sessions[at]:
             text = turn.content.replace("\0", "")
@@ -68,9 +70,11 @@ def _parse(raw: Any, where: str) -> Case:
                 continue
             if turn.has_answer:
                 evidence.add(place)
-            turns.append(NewTurn(known[-1], turn.role, text, created_at=begun))
+            turns.append(NewTurn(name, turn.role, text, created_at=begun))
             place += 1
         if turns:
+            taken.add(name)
+            names.setdefault(session_id, []).append(name)
             sessions.append(tuple(turns))
     question = Question(
         id=record.question_id,

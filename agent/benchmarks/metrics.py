@@ -68,7 +68,7 @@ def token_f1(reply: str, answers: Sequence[str]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    letters = "".join(char if char.isalnum() or char.isspace() else " " for char in text.casefold())
+    letters = "".join(char for char in text.casefold() if char.isalnum() or char.isspace())
     return [word for word in letters.split() if word not in ("a", "an", "the")]
 
 

@@ -43,6 +43,8 @@ def plot(summary: Mapping[str, Any], path: Path) -> None:
 
     check_path(path)
     rows = [row for row in summary["results"] if row["level"] == "turn"]
+    if not rows[0]["questions"]:
+        raise InputError("There is nothing to draw: no question asked has an answer with evidence turns.")
     figure = Figure(figsize=(12.5, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     depth, category, cost = figure.subplots(1, 3, width_ratios=(1.15, 1.15, 1))

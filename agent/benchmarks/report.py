@@ -87,7 +87,9 @@ def _cost(rows: Sequence[Row], method: str, ranks: Sequence[Row]) -> dict[str, A
     return {
         "write_ms_per_turn": 1000 * sum(row["seconds"] for row in writes) / turns if turns else None,
         "recall_ms_median": statistics.median(recalls) if recalls else None,
-        "recall_ms_p95": statistics.quantiles(recalls, n=20)[-1] if len(recalls) > 1 else None,
+        "recall_ms_p95": statistics.quantiles(recalls, n=20, method="inclusive")[-1]
+        if len(recalls) > 1
+        else None,
         "bytes_per_turn": sum(row["bytes"] for row in sizes) / stored if stored else None,
         "model_calls_per_turn": sum(row["calls"] for row in writes) / turns if turns else None,
         "model_calls_per_recall": _mean(row["calls"] for row in ranks),

@@ -27,7 +27,8 @@ import memagent
 from memagent.agent.benchmarks.dataset import Dataset
 from memagent.agent.conversation import Channel
 from memagent.agent.home import make_private
-from memagent.backends.errors import BusyError
+from memagent.backends import registry
+from memagent.backends.errors import BusyError, StorageError
 
 Row = dict[str, Any]
 Key = tuple[str, str, str, str]
@@ -69,10 +70,14 @@ class Plan:
             "embedder": self.embedder,
             "seed": self.seed,
             "sample": self.sample,
-            "answers": {"model": self.model, "channel": self.channel} if self.answers else None,
+            "answers": {"channel": self.channel} if self.answers else None,
+            "model": self.model if self.answers or self._inside_a_model() else None,
             "versions": versions(),
             "code": code_digest(),
         }
+
+    def _inside_a_model(self) -> bool:
+        return any("local_model" in registry.get(name).needs for name in self.backends)
 
 
 class Run:
@@ -80,7 +85,7 @@ class Run:
 
     Raises:
         BusyError: another process measures the same thing.
-        StorageError: the folder cannot be made.
+        StorageError: the folder cannot be made, or its record is damaged.
     """
 
     def __init__(self, plan: Plan, runs: Path, *, fresh: bool = False) -> None:
@@ -96,8 +101,12 @@ class Run:
             self._clear()
         self.rows: list[Row] = []
         self._done: set[Key] = set()
-        for row in self._read():
-            self._note(row)
+        try:
+            for row in self._read():
+                self._note(row)
+        except BaseException:
+            self._lock.release()
+            raise
         self.resumed = len(self.rows)
         self.manifest = self._load_manifest() or {
             **fields,
@@ -157,7 +166,10 @@ class Run:
         if whole < len(content):
             os.truncate(file, whole)
         for line in content[:whole].splitlines():
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise StorageError(f"{file} is damaged ({error}). Start over with --fresh.") from error
 
     def _load_manifest(self) -> dict[str, Any] | None:
         file = self.folder / "manifest.json"

@@ -119,7 +119,6 @@ def test_fields_of_later_editions_are_ignored(tmp_path: Path, records: list[dict
     assert read(tmp_path, records)[0].sessions[0][0].text == "My dog is called Biscuit."
 
 
-@pytest.mark.xfail(strict=True, reason="places are counted by distinct dialogue ids")
 def test_an_id_said_twice_leaves_the_places_of_the_others(
     tmp_path: Path, records: list[dict[str, Any]]
 ) -> None:
@@ -143,7 +142,6 @@ def test_a_file_cut_short_says_so_and_nothing_was_measured(tmp_path: Path) -> No
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.xfail(strict=True, reason="ijson's drawing of the place is passed on")
 def test_a_message_about_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     path = locomo_file(tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -175,7 +173,6 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
         load(path)
 
 
-@pytest.mark.xfail(strict=True, reason="allowed by the look at the first bytes, refused by ijson")
 def test_a_byte_order_mark_is_no_reason_to_refuse(tmp_path: Path) -> None:
     path = tmp_path / "locomo.json"
     path.write_text(json.dumps(LOCOMO), encoding="utf-8-sig")
@@ -249,7 +246,6 @@ def test_an_id_that_comes_again_is_refused(tmp_path: Path, records: list[dict[st
     assert "record 2: the id 'conv-1' was there before." in refused(tmp_path, records)
 
 
-@pytest.mark.xfail(strict=True, reason="an empty place is printed before the message")
 @pytest.mark.parametrize("record", ["text", 7, None, [1]])
 def test_a_record_that_is_no_object_is_refused(tmp_path: Path, record: object) -> None:
     said = refused(tmp_path, [record])
@@ -257,7 +253,6 @@ def test_a_record_that_is_no_object_is_refused(tmp_path: Path, record: object) -
     assert ": :" not in said
 
 
-@pytest.mark.xfail(strict=True, reason="LongMemEval drops NUL, LoCoMo does not")
 def test_a_text_no_journal_takes_is_found_before_anything_is_measured(
     tmp_path: Path, records: list[dict[str, Any]]
 ) -> None:

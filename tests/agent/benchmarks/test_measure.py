@@ -209,7 +209,6 @@ def test_a_memory_hears_all_sessions_before_the_first_question(
     assert [text for text in folding.heard if text in asked] == asked * 2
 
 
-@pytest.mark.xfail(strict=True, reason="the model is in the name with --answers only")
 def test_a_memory_that_needs_the_model_is_measured_with_the_one_of_the_plan(
     tmp_path: Path, plan: Plan, folding: type[Folding], monkeypatch: pytest.MonkeyPatch
 ) -> None:

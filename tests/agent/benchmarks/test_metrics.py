@@ -77,7 +77,6 @@ def test_the_best_of_several_answers_counts() -> None:
     assert token_f1("Rex", []) == 0.0
 
 
-@pytest.mark.xfail(strict=True, reason="punctuation becomes a space, SQuAD deletes it")
 def test_punctuation_within_a_word_goes_as_in_squad() -> None:
     assert token_f1("US", ["U.S."]) == 1.0
 

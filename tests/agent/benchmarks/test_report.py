@@ -151,7 +151,7 @@ def test_costs_are_weighted_by_turns(run: Run) -> None:
     cost = result(run)["cost"]
     assert cost["write_ms_per_turn"] == pytest.approx(2.0)
     assert cost["recall_ms_median"] == pytest.approx(2.0)
-    assert cost["recall_ms_p95"] >= 8.9
+    assert 8.2 < cost["recall_ms_p95"] <= 9.0
     assert (cost["bytes_per_turn"], cost["model_calls_per_turn"], cost["model_calls_per_recall"]) == (
         25,
         1.5,
@@ -159,7 +159,6 @@ def test_costs_are_weighted_by_turns(run: Run) -> None:
     )
 
 
-@pytest.mark.xfail(strict=True, reason="quantiles extrapolates beyond the data")
 def test_the_95th_percentile_is_no_longer_than_the_longest(run: Run) -> None:
     for number, seconds in enumerate((0.001, 0.002, 0.009)):
         add_rank(run, str(number), 1.0, seconds=seconds)
