@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console
@@ -21,9 +22,15 @@ from memagent.agent.models.fetch import Report
 Item = TypeVar("Item")
 
 
+@cache
+def _console() -> Console:
+    """One console for all bars, so that a bar within a bar stands below it."""
+    return Console(stderr=True)
+
+
 def track(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
     """Yield items while a bar shows how many are done."""
-    console = Console(stderr=True)
+    console = _console()
     if not console.is_terminal:
         yield from items
         return
@@ -34,7 +41,7 @@ def track(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[I
 
 def bytes_reporter() -> Report:
     """Return a callback that shows a download's bytes; the bar goes when it is full."""
-    console = Console(stderr=True)
+    console = _console()
     state: dict[str, Progress] = {}
 
     def report(done: int, total: int, label: str) -> None:
