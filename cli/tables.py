@@ -122,7 +122,7 @@ def _print_cost(on: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     if first and first["unanswerable"]:
         on.print(
             Text(
-                f"  {first['unanswerable']} questions have no answer; "
+                f"  Questions without an answer: {first['unanswerable']}; "
                 f"abstaining always would have precision {first['base_rate']:.2f}.",
                 style="dim",
             )
