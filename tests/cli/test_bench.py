@@ -91,7 +91,7 @@ def test_the_tables_name_every_method_and_warn_of_a_small_corpus() -> None:
     assert "Evidence turns found, 4 questions (categories 1-4)" in done.stdout
     assert "Evidence sessions found" in done.stdout
     assert "k is near the number of turns, see chance." in done.stdout
-    assert "1 questions have no answer" in done.stdout
+    assert "Questions without an answer: 1" in done.stdout
     assert "in_memory - none" in done.stdout
     first = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
     assert [word for word in first if word in ("chance", "bm25", "none", "in_memory")][:4] == [
@@ -166,7 +166,7 @@ def test_a_sample_without_evidence_is_measured_too() -> None:
     write(Path("none.json"), [record])
     done = memagent("locomo", "none.json", "-b", "in_memory")
     assert done.exit_code == 0, done.exception
-    assert "1 questions have no answer" in done.stdout
+    assert "Questions without an answer: 1" in done.stdout
 
 
 def test_answers_are_scored() -> None:
