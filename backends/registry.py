@@ -15,6 +15,8 @@ from memagent.backends.errors import MissingExtraError, NotFoundError, SettingEr
 from memagent.backends.protocol import MemoryBackend, ModelMemory
 
 GROUP = "memagent.backends"
+CONTROL = "none"
+"""The backend that remembers nothing: what an agent does with it, it does not owe to memory."""
 
 
 @dataclass(frozen=True)

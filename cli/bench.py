@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,19 +27,23 @@ if TYPE_CHECKING:
     from memagent.agent.benchmarks.run import Plan, Run
     from memagent.agent.scenarios import Models
 
-app = typer.Typer(
-    help="Measure memories on public benchmarks, side by side with BM25 and chance.", no_args_is_help=True
-)
+
+class Benchmark(StrEnum):
+    """Which benchmark the file belongs to."""
+
+    LOCOMO = "locomo"
+    LONGMEMEVAL = "longmemeval"
 
 
-class _PlotCommand(TyperCommand):
+class PlotCommand(TyperCommand):
     """Lets ``--plot`` stand without a file name, which Typer's options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--plot" in args:
             after = args.index("--plot") + 1
             if after == len(args) or args[after].startswith("-") or args[after].endswith(".json"):
-                args = [*args[:after], f"{self.name}.png", *args[after:]]
+                name = next((word for word in args if word in list(Benchmark)), "benchmark")
+                args = [*args[:after], f"{name}.png", *args[after:]]
         return super().parse_args(ctx, args)
 
 
@@ -61,8 +66,8 @@ SeedOption = Annotated[int, typer.Option(help="For the sample and everything ran
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not continue a run that was cut off.")]
 
 
-@app.command("locomo", cls=_PlotCommand)
-def locomo(
+def bench(
+    name: Annotated[Benchmark, typer.Argument(help="Which benchmark it is.", metavar="locomo|longmemeval")],
     path: PathArgument,
     backend: BackendsOption = None,
     plot: PlotOption = None,
@@ -75,61 +80,21 @@ def locomo(
     set_: SetOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """LoCoMo: long conversations of two people, up to 32 sessions each.
+    """Measure memories on a public benchmark, side by side with BM25 and chance.
 
-    Evidence recall counts the answerable questions, categories 1 to 4; category 5 measures abstention.
+    locomo: long conversations of two people. Evidence recall counts the answerable questions,
+    categories 1 to 4; category 5 measures abstention. longmemeval: a question about some 50 sessions
+    with an assistant (S) or 500 (M); those whose id ends in _abs measure abstention.
+
     A run that was cut off continues when the same command is given again.
 
     Examples:
 
       memagent bench locomo locomo10.json --backend all --plot
 
-      memagent bench locomo locomo10.json --sample 100 --output json
+      memagent bench longmemeval longmemeval_s.json --sample 50 --output json
     """
-    _bench("locomo", path, backend, plot, sample, answers, model, channel, seed, fresh, set_, output)
-
-
-@app.command("longmemeval", cls=_PlotCommand)
-def longmemeval(
-    path: PathArgument,
-    backend: BackendsOption = None,
-    plot: PlotOption = None,
-    sample: SampleOption = None,
-    answers: AnswersOption = False,
-    model: ModelOption = None,
-    channel: ChannelOption = ChannelName.AUTO,
-    seed: SeedOption = 0,
-    fresh: FreshOption = False,
-    set_: SetOption = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """LongMemEval: one question about some 50 sessions with an assistant (S), or 500 (M).
-
-    Questions whose id ends in _abs have no answer and measure abstention. A run that was cut off
-    continues when the same command is given again.
-
-    Example:
-
-      memagent bench longmemeval longmemeval_s.json --backend rag --sample 50
-    """
-    _bench("longmemeval", path, backend, plot, sample, answers, model, channel, seed, fresh, set_, output)
-
-
-def _bench(
-    name: str,
-    path: Path,
-    backend: list[str] | None,
-    plot: Path | None,
-    sample: int | None,
-    answers: bool,
-    model: str | None,
-    channel: ChannelName,
-    seed: int,
-    fresh: bool,
-    pairs: list[str] | None,
-    output: Output,
-) -> None:
-    chosen = choose_backends(backend, pairs)
+    chosen = choose_backends(backend, set_)
     from memagent.agent.benchmarks import LOADERS
     from memagent.agent.benchmarks.report import summarise
     from memagent.agent.benchmarks.run import Plan, Run
@@ -141,7 +106,7 @@ def _bench(
         from memagent.agent.benchmarks.plot import check_path
 
         check_path(plot)
-    dataset = LOADERS[name](path)
+    dataset = LOADERS[name.value](path)
     models = Models.shared(home().models, notify=say, report=bytes_reporter())
     embedder = models.embedder()
     plan = Plan(

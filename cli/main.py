@@ -29,7 +29,7 @@ app.command("import")(memory.import_)
 app.add_typer(backends.app, name="backends")
 app.add_typer(models.app, name="models")
 app.add_typer(scenario.app, name="scenario")
-app.add_typer(bench.app, name="bench")
+app.command("bench", cls=bench.PlotCommand)(bench.bench)
 app.command("doctor")(doctor.doctor)
 
 

@@ -73,6 +73,7 @@ def run(
     from memagent.agent.scenarios import Models, Options
     from memagent.agent.scenarios import run as run_
     from memagent.agent.scenarios.report import fields
+    from memagent.backends.registry import CONTROL
     from memagent.cli.progress import bytes_reporter, track
 
     chosen = choose_backends(backend, set_)
@@ -100,7 +101,7 @@ def run(
         as_json({"scenarios": [fields(result) for result in results]})
     else:
         _print(results, list(chosen))
-    counted = [result for result in results if result.backend != "none" or len(chosen) == 1]
+    counted = [result for result in results if result.backend != CONTROL or len(chosen) == 1]
     if not all(result.passed for result in counted):
         raise typer.Exit(1)
 
@@ -187,6 +188,7 @@ def _print(results: list[ScenarioResult], backends: list[str]) -> None:
     from rich.text import Text
 
     from memagent.agent.scenarios.report import explain
+    from memagent.backends.registry import CONTROL
     from memagent.cli.render import console, plain
 
     on = console()
@@ -204,7 +206,7 @@ def _print(results: list[ScenarioResult], backends: list[str]) -> None:
         table.add_row(Text(plain(name)), Text(plain(f"{Path(file).name}:{line}")), *cells)
     on.print(table)
     for result in results:
-        if not result.passed and (result.backend != "none" or len(backends) == 1):
+        if not result.passed and (result.backend != CONTROL or len(backends) == 1):
             on.print()
             on.print(Text(plain(explain(result))), soft_wrap=True)
     on.print()
@@ -215,8 +217,8 @@ def _print(results: list[ScenarioResult], backends: list[str]) -> None:
             f"{name}: {sum(result.passed for result in own)} of {len(own)} scenarios passed"
             + (f"; {skipped} probes only judge replies and were not judged" if skipped else "")
         )
-    if "none" in backends and len(backends) > 1:
-        on.print(Text("none remembers nothing: what it passes needs no memory.", style="dim"))
+    if CONTROL in backends and len(backends) > 1:
+        on.print(Text(f"{CONTROL} remembers nothing: what it passes needs no memory.", style="dim"))
 
 
 def _cell(result: ScenarioResult | None) -> str:

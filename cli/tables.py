@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from memagent.backends.registry import CONTROL
 from memagent.cli.render import console, plain
 
-_BASELINES = ("chance", "bm25", "none")
+_BASELINES = ("chance", "bm25", CONTROL)
 # Where even a random order finds this much, a figure says little.
 _NEAR_CORPUS = 0.5
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import random
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from memagent.agent.agent import collect
@@ -37,7 +38,6 @@ from memagent.backends.protocol import Embedder, LocalModel, Vectors
 
 BM25 = "bm25"
 CHANCE = "chance"
-CONTROL = "none"
 _DEPTH = 50
 _ASKED = 5
 _REPLY_TOKENS = 64
@@ -66,6 +66,7 @@ def measure(plan: Plan, run: Run, models: Models) -> Iterator[None]:
         MemagentError: a memory or a model failed; what was measured so far stays.
     """
     asked = chosen(plan)
+    counted = _CountedModels(models, plan.model)
     for case in plan.dataset:
         questions = [question for question in case.questions if (case.id, question.id) in asked]
         if not questions:
@@ -73,7 +74,7 @@ def measure(plan: Plan, run: Run, models: Models) -> Iterator[None]:
         _baselines(run, case, questions)
         yield
         for backend, settings in plan.backends.items():
-            yield from _Measurement(plan, run, models, backend, settings, case, questions).steps()
+            yield from _Measurement(plan, run, models, counted, backend, settings, case, questions).steps()
 
 
 def _baselines(run: Run, case: Case, questions: Sequence[Question]) -> None:
@@ -117,27 +118,38 @@ def _found(ranked: Sequence[Any], evidence: frozenset[Any]) -> dict[str, float] 
     }
 
 
-@dataclass
-class _Calls:
-    """How often models were called."""
+class _CountedModels:
+    """The shared models, and how often they were called: embeddings, and passes of the language model."""
 
-    embedder: int = 0
-    language: int = 0
+    def __init__(self, models: Models, chat: str) -> None:
+        self.calls = 0
+        self._models = models
+        self._chat = chat
 
-    def total(self) -> int:
-        return self.embedder + self.language
+    @cached_property
+    def embedder(self) -> Embedder:
+        return _CountingEmbedder(self._models.embedder(), self._count)
+
+    @cached_property
+    def local_model(self) -> LocalModel:
+        model = as_local(self._models.chat(self._chat))
+        model.model.register_forward_hook(self._count)
+        return model
+
+    def _count(self, *_: object) -> None:
+        self.calls += 1
 
 
 class _CountingEmbedder:
-    """An embedder that counts its calls."""
+    """An embedder that tells of every call."""
 
-    def __init__(self, embedder: Embedder, calls: _Calls) -> None:
-        self._embedder, self._calls = embedder, calls
+    def __init__(self, embedder: Embedder, called: Callable[[], None]) -> None:
+        self._embedder, self._called = embedder, called
         self.name, self.digest = embedder.name, embedder.digest
         self.dimension, self.max_tokens = embedder.dimension, embedder.max_tokens
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        self._calls.embedder += 1
+        self._called()
         return self._embedder.embed(texts)
 
 
@@ -148,11 +160,11 @@ class _Measurement:
     plan: Plan
     run: Run
     models: Models
+    counted: _CountedModels
     backend: str
     settings: Mapping[str, str]
     case: Case
     questions: Sequence[Question]
-    calls: _Calls = field(default_factory=_Calls)
 
     def steps(self) -> Iterator[None]:
         steps = len(self.case.sessions) + 2 * len(self.questions)
@@ -175,8 +187,8 @@ class _Measurement:
             self.case.id,
             self.backend,
             settings,
-            make_embedder=lambda: _CountingEmbedder(self.models.embedder(), self.calls),
-            make_model=self._local_model,
+            make_embedder=lambda: self.counted.embedder,
+            make_model=lambda: self.counted.local_model,
             seed=self.plan.seed,
         )
 
@@ -186,15 +198,6 @@ class _Measurement:
         off = {"abstain": "false"} if "abstain" in {one.name for one in fields(config)} else {}
         return {**self.settings, **off}
 
-    def _local_model(self) -> LocalModel:
-        model = as_local(self.models.chat(self.plan.model))
-
-        def count(*_: object) -> None:
-            self.calls.language += 1
-
-        model.model.register_forward_hook(count)
-        return model
-
     def _take_in(self, memory: Memory) -> Iterator[None]:
         """Let the memory take in each session not there yet, and note what it took."""
         known = {session.name for session in memory.journal.sessions()}
@@ -202,10 +205,10 @@ class _Measurement:
             name = turns[0].session
             if name not in known:
                 memory.journal.extend(turns)
-                calls, began = self.calls.total(), time.perf_counter()
+                calls, began = self.counted.calls, time.perf_counter()
                 memory.catch_up()
                 seconds = time.perf_counter() - began
-                self._add("write", name, turns=len(turns), seconds=seconds, calls=self.calls.total() - calls)
+                self._add("write", name, turns=len(turns), seconds=seconds, calls=self.counted.calls - calls)
             yield
 
     def _each(self, memory: Memory, kind: str, ask: Any) -> Iterator[None]:
@@ -215,13 +218,13 @@ class _Measurement:
             yield
 
     def _rank(self, memory: Memory, question: Question) -> dict[str, Any]:
-        calls, began = self.calls.total(), time.perf_counter()
+        calls, began = self.counted.calls, time.perf_counter()
         found = memory.recall(question.text, limit=_DEPTH)
         seconds = time.perf_counter() - began
         names = [turn.session for session in self.case.sessions for turn in session]
         places = distinct(seq - 1 for item in found for seq in item.seqs)
         row = _ranking(question, places, distinct(names[place] for place in places))
-        return {**row, "seconds": seconds, "calls": self.calls.total() - calls}
+        return {**row, "seconds": seconds, "calls": self.counted.calls - calls}
 
     def _judge(self, memory: Memory, question: Question) -> dict[str, Any]:
         """Ask with abstention on, and let the model answer if that is wanted."""

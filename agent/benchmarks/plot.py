@@ -7,10 +7,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from memagent.agent.benchmarks.measure import BM25, CHANCE, CONTROL
+from memagent.agent.benchmarks.measure import BM25, CHANCE
 from memagent.agent.benchmarks.metrics import KS
 from memagent.agent.benchmarks.report import HEADLINE
 from memagent.backends.errors import InputError
+from memagent.backends.registry import CONTROL
 
 SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette: told apart by people with any colour vision; markers differ as well.

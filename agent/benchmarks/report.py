@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
-from memagent.agent.benchmarks.measure import BM25, CHANCE, CONTROL
+from memagent.agent.benchmarks.measure import BM25, CHANCE
 from memagent.agent.benchmarks.metrics import KS, bootstrap_difference
 from memagent.agent.benchmarks.run import Row, Run
+from memagent.backends.registry import CONTROL
 
 LEVELS = ("turn", "session")
 METRICS = tuple(f"recall@{k}" for k in KS)

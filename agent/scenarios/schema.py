@@ -1,7 +1,7 @@
 """What a scenario file may say.
 
     name: a move is remembered
-    about: The newer of two statements is recalled first.
+    about: The newer of two statements is recalled.
     steps:
       - session: january
         say:
@@ -11,9 +11,9 @@
       - wait: 3 weeks
       - session: february
         say: I moved to Porto.
-      - ask: Where do I live now?
+      - ask: Which city did I move to?
         expect:
-          recalled: {contains: Porto, within: 1}
+          recalled: {contains: Porto, within: 2}
           reply: {contains: Porto, lacks: Lisbon}
 
 Every value is read as text and converted to the type of its field, so ``contains: no`` and
