@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from itertools import pairwise
 
-from memagent.agent.scenarios.schema import Expectation, Matcher
+from memagent.agent.scenarios.expect import Expectation, Matcher
 from memagent.backends.protocol import Recollection
 
 

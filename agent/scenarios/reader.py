@@ -11,17 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from memagent.agent.scenarios.schema import (
-    STEPS,
-    DistractorSpec,
-    Expectation,
-    ForgetSpec,
-    Matcher,
-    Part,
-    ReplyExpectation,
-    Said,
-    Scenario,
-)
+from memagent.agent.scenarios.expect import Expectation, Matcher, ReplyExpectation
+from memagent.agent.scenarios.schema import STEPS, DistractorSpec, ForgetSpec, Said, Scenario
+from memagent.agent.scenarios.values import Part
 from memagent.backends.errors import InputError
 
 SUFFIXES = (".recall.yaml", ".recall.yml")

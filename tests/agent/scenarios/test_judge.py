@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from memagent.agent.scenarios.expect import Expectation
 from memagent.agent.scenarios.judge import holds, judge_recall, judge_reply
-from memagent.agent.scenarios.schema import Expectation
 from memagent.backends.protocol import Recollection
 
 

@@ -11,18 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from memagent.agent.scenarios import Scenario, schema
-from memagent.agent.scenarios.schema import (
-    Ask,
-    Distract,
-    Do,
-    Expectation,
-    Forget,
-    Matcher,
-    ReplyExpectation,
-    Said,
-    Say,
-    Wait,
-)
+from memagent.agent.scenarios.expect import Expectation, Matcher, ReplyExpectation
+from memagent.agent.scenarios.schema import Ask, Distract, Do, Forget, Said, Say, Wait
 from tests.agent.scenarios import one
 
 ASK = {"ask": "Where?", "expect": {"recalled": "Porto"}}
