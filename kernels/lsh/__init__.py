@@ -1,0 +1,85 @@
+"""Locality-sensitive hashing of attention keys: the keys with the largest inner products, without looking at all.
+
+`LSHIndex` is the index. `hash_codes` and `rerank` are its numeric pieces and hold the one switch between plain torch
+and Triton: Triton for tensors on a CUDA device where it is installed, and everywhere under ``TRITON_INTERPRET=1``.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+# `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
+from torch import Tensor, float32
+
+from memagent.kernels.lsh import torch as _torch
+from memagent.kernels.lsh.index import Hits, LSHIndex
+
+__all__ = ["Hits", "LSHIndex", "hash_codes", "rerank"]
+
+
+def hash_codes(vectors: Tensor, planes: Tensor) -> Tensor:
+    """Return the bucket numbers of vectors: bit j is set where the projection on plane j is positive.
+
+    Signed projections, Charikar 2002, "Similarity estimation techniques from rounding algorithms".
+
+    Args:
+        vectors: [n, dim], floating, already centred.
+        planes: [tables, dim, bits], normals of the hyperplanes of each table.
+
+    Returns:
+        [tables, n] int64, each below ``2 ** bits``.
+
+    Raises:
+        ValueError: shapes that do not fit, or more than 62 bits.
+    """
+    if vectors.dim() != 2 or planes.dim() != 3 or vectors.shape[1] != planes.shape[1]:
+        raise ValueError(
+            f"Expected vectors [n, dim] and planes [tables, dim, bits], got {list(vectors.shape)} and {list(planes.shape)}."
+        )
+    if planes.shape[2] > 62:
+        raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[2]}.")
+    if _fused(vectors) and planes.dtype == float32:
+        from memagent.kernels.lsh.triton import hash_codes as fused
+
+        return fused(vectors, planes)
+    return _torch.hash_codes(vectors, planes)
+
+
+def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
+    """Return the exact inner product of each query with each of its own candidates.
+
+    Args:
+        queries: [q, dim], float32 or float64; products are summed in this type.
+        keys: [n, dim], floating.
+        rows: [q, c] int64, rows of ``keys``; -1 is no candidate.
+
+    Returns:
+        [q, c] in the queries' type, higher is nearer, ``-inf`` where there is no candidate.
+
+    Raises:
+        ValueError: shapes that do not fit. A row beyond the keys is not looked for.
+    """
+    shapes = [list(tensor.shape) for tensor in (queries, keys, rows)]
+    if [len(shape) for shape in shapes] != [2, 2, 2] or (shapes[0][1], shapes[0][0]) != (
+        shapes[1][1],
+        shapes[2][0],
+    ):
+        raise ValueError(
+            f"Expected queries [q, dim], keys [n, dim] and rows [q, c], got {', '.join(map(str, shapes))}."
+        )
+    if _fused(keys) and queries.dtype == float32:
+        from memagent.kernels.lsh.triton import rerank as fused
+
+        return fused(queries, keys, rows)
+    return _torch.rerank(queries, keys, rows)
+
+
+def _fused(tensor: Tensor) -> bool:
+    return (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
