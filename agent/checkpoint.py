@@ -28,6 +28,10 @@ _FORMAT = 1
 _MANIFEST = "manifest.json"
 
 
+class ForeignStateError(CheckpointError):
+    """A stored state is sound, but was made by another model or with other settings."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far a state has followed the journal: the last turn and the last forgetting it knows."""
@@ -80,7 +84,8 @@ class CheckpointStore:
         """Check the current generation and that it is ours; None if there is none.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to another journal, user, format, model or setting.
+            ForeignStateError: it was made by another model, or with other settings.
+            CheckpointError: it is damaged, or belongs to another journal, user or format.
         """
         found = self.inspect()
         if found is None:
@@ -90,7 +95,7 @@ class CheckpointStore:
         keys = sorted({*found.fingerprint, *fingerprint})
         changed = [key for key in keys if found.fingerprint.get(key) != fingerprint.get(key)]
         if changed:
-            raise CheckpointError(
+            raise ForeignStateError(
                 "; ".join(
                     f"its {key} is {found.fingerprint.get(key)!r}, now it is {fingerprint.get(key)!r}"
                     for key in changed

@@ -13,7 +13,7 @@ from memagent.agent.events import Event, Recalled, Remembered, Seconds, Token, T
 from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import ChatModel, Sampling
-from memagent.agent.prompt import SYSTEM, Budget, Prompt, assemble
+from memagent.agent.prompt import SYSTEM, SYSTEM_IN_MIND, Budget, Prompt, assemble
 from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Attachment, LocalModel, Recollection, Turn
 
@@ -30,14 +30,14 @@ class Settings:
         limit: most recollections asked for.
         budget: how the model's window is shared.
         sampling: how replies are drawn.
-        system: the system prompt.
+        system: the system prompt; by default one that fits the channel.
     """
 
     channel: Channel = "auto"
     limit: int = 5
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
-    system: str = SYSTEM
+    system: str | None = None
 
 
 class Conversation:
@@ -115,8 +115,9 @@ class Conversation:
 
     def _assemble(self, text: str, found: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
         settings = self.settings
+        system = settings.system or (SYSTEM_IN_MIND if self.channel == "model" else SYSTEM)
         return assemble(
-            self.model, text, found, recent, settings.budget, settings.sampling.max_tokens, settings.system
+            self.model, text, found, recent, settings.budget, settings.sampling.max_tokens, system
         )
 
     def _choose_channel(self, wanted: Channel) -> Channel:

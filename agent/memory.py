@@ -21,7 +21,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-from memagent.agent.checkpoint import CheckpointStore, Position
+from memagent.agent.checkpoint import CheckpointStore, ForeignStateError, Position
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.lock import DEFAULT_WAIT_SECONDS, BackendLock
@@ -101,6 +101,7 @@ class Memory:
         lock: BackendLock | None = None,
         wait_seconds: float = DEFAULT_WAIT_SECONDS,
         strict: bool = False,
+        fresh: bool = False,
         notify: Notify = lambda message: None,
         progress: Progress = silent,
     ) -> Memory:
@@ -116,8 +117,10 @@ class Memory:
             lock: an already acquired lock of this backend, which passes to the memory.
             wait_seconds: how long to wait for another process that holds this memory.
             strict: raise CheckpointError where the stored state would have to be rebuilt.
+            fresh: throw the stored state away first, and read the whole journal again.
 
         Raises:
+            CheckpointError: the state of a costly backend was made by another model or with other settings.
             NotFoundError, SettingError: the backend or a setting does not exist or does not fit.
             BusyError: another process holds the memory.
             StorageError: the home folder or the journal cannot be used.
@@ -135,9 +138,12 @@ class Memory:
                 seed=seed,
                 scope=hashlib.sha256(f"{journal.id} {user}".encode()).hexdigest()[:24],
                 progress=progress,
+                cache=home.models / "derived",
             )
             if make_model is not None:
                 resources.make_model = make_model
+            if fresh:
+                CheckpointStore(home.backend_folder(user, backend)).discard()
             memory = cls(home, journal, lock, make_backend, config, resources, notify, strict, settings or {})
         except BaseException:
             if lock is not None and lock.is_held:
@@ -288,6 +294,12 @@ class Memory:
         except CheckpointError as error:
             if self._strict:
                 raise
+            if isinstance(error, ForeignStateError) and self._class.costly:
+                raise CheckpointError(
+                    f"The stored memory of {self.name} was made otherwise: {error}. Reading the journal again would "
+                    "take long, so nothing was changed. Use the model and settings it was made with, or let "
+                    f"`memagent backends rebuild {self.name}` make it anew with these (--model, --set as here)."
+                ) from error
             self._notify(
                 f"The stored state of {self.name} is not usable: {error}. "
                 f"It is being rebuilt from the journal ({self.journal.count()} turns); nothing is lost."

@@ -156,6 +156,7 @@ class Resources:
         seed: for everything random.
         scope: names this user's journal among all, for stores that several users share.
         progress: wraps long loops.
+        cache: a folder that all users share, for what depends on a model alone; None: nothing is kept.
     """
 
     workspace: Path
@@ -165,6 +166,7 @@ class Resources:
     seed: int = 0
     scope: str = "local"
     progress: Progress = silent
+    cache: Path | None = None
 
     @cached_property
     def embedder(self) -> Embedder:
@@ -191,6 +193,8 @@ class MemoryBackend(Protocol):
     """Its state does not grow with what it reads."""
     regenerates: ClassVar[bool] = False
     """It recalls text produced from weights."""
+    costly: ClassVar[bool] = False
+    """Reading the journal again takes so long that a state made by another model or setting is refused, not rebuilt."""
 
     def __init__(self, config: Any, resources: Resources) -> None: ...
 

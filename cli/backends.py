@@ -9,6 +9,7 @@ import typer
 
 from memagent.cli.common import (
     DEFAULT_USER,
+    ModelOption,
     Output,
     OutputOption,
     SetOption,
@@ -97,19 +98,30 @@ def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
 
 
 @app.command()
-def rebuild(name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOption = None) -> None:
+def rebuild(
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    set_: SetOption = None,
+    model: ModelOption = None,
+) -> None:
     """Throw a memory's stored state away and read the whole journal again."""
     require_user(home(), user)
-    with open_memory(user, name, set_) as memory:
-        read = memory.rebuild()
+    with open_memory(user, name, set_, model=model, fresh=True) as memory:
+        memory.checkpoint()
+        read = memory.journal.count()
     typer.echo(f"Rebuilt {name} from {read} turns.")
 
 
 @app.command()
-def consolidate(name: NameArgument, user: UserOption = DEFAULT_USER, set_: SetOption = None) -> None:
+def consolidate(
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    set_: SetOption = None,
+    model: ModelOption = None,
+) -> None:
     """Let a memory tidy up."""
     require_user(home(), user)
-    with open_memory(user, name, set_) as memory:
+    with open_memory(user, name, set_, model=model) as memory:
         report = memory.consolidate()
     typer.echo(f"{report.summary} ({report.before} items before, {report.after} after)")
 
@@ -119,11 +131,12 @@ def stats(
     name: NameArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
+    model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what a memory holds and what it costs."""
     require_user(home(), user)
-    with open_memory(user, name, set_) as memory:
+    with open_memory(user, name, set_, model=model) as memory:
         found = memory.stats()
         position = memory.position
     rows = {

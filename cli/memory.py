@@ -13,6 +13,7 @@ from memagent.cli.common import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
     BackendOption,
+    ModelOption,
     Output,
     OutputOption,
     SetOption,
@@ -41,6 +42,7 @@ def remember(
     backend: BackendOption = DEFAULT_BACKEND,
     session: Annotated[str, typer.Option("--session", "-s", help="The session it is filed under.")] = "notes",
     set_: SetOption = None,
+    model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Remember a statement, without asking a model anything.
@@ -63,7 +65,7 @@ def remember(
         turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
     taken = True
     try:
-        open_memory(user, backend, set_, wait_seconds=2.0).close()
+        open_memory(user, backend, set_, model=model, wait_seconds=2.0).close()
     except MemagentError as error:
         taken = False
         say(
@@ -83,6 +85,7 @@ def recall(
     backend: BackendOption = DEFAULT_BACKEND,
     limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="Most recollections to return.")] = 5,
     set_: SetOption = None,
+    model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what memory brings to mind for a text; nothing, if nothing is relevant.
@@ -97,7 +100,7 @@ def recall(
     from memagent.cli.render import print_recollections
 
     require_user(home(), user)
-    with open_memory(user, backend, set_) as memory:
+    with open_memory(user, backend, set_, model=model) as memory:
         found = memory.recall(decoded(query, "The query"), limit=limit)
     if output is Output.JSON:
         as_json([recollection_fields(item) for item in found])
@@ -117,6 +120,7 @@ def forget(
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
+    model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Forget turns for good: journal, every memory, every file. Replies that may repeat them go too.
@@ -143,7 +147,7 @@ def forget(
         typer.confirm(
             f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?", abort=True, err=True
         )
-    with open_memory(user, backend, set_) as memory:
+    with open_memory(user, backend, set_, model=model) as memory:
         done = forget_(memory, [turn.seq for turn in turns])
     if output is Output.JSON:
         as_json({"user": user, "turns": done.turns, "replies": done.replies, "discarded": done.discarded})
@@ -190,6 +194,7 @@ def import_(
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
+    model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Add an export to a user's journal. The whole file is checked first; turns already here are not added twice.
@@ -214,7 +219,7 @@ def import_(
     with open_(home(), user) as journal:
         done = load(journal, file, _advance(report, size, "Importing"))
     if done.to_forget:
-        with open_memory(user, backend, set_) as memory:
+        with open_memory(user, backend, set_, model=model) as memory:
             forget_(memory, done.to_forget)
     if output is Output.JSON:
         as_json(

@@ -12,6 +12,7 @@ from memagent.cli.common import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
     BackendOption,
+    ModelOption,
     Output,
     OutputOption,
     SetOption,
@@ -86,6 +87,7 @@ def delete(
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
+    model: ModelOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Forget all turns of a session for good, and its name."""
@@ -99,7 +101,7 @@ def delete(
                 f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True
             )
         if seqs:
-            with open_memory(user, backend, set_) as memory:
+            with open_memory(user, backend, set_, model=model) as memory:
                 forget(memory, seqs)
         journal.delete_session(name)
     typer.echo(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")

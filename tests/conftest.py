@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.models.embedding import HashingEmbedder
+from memagent.agent.models.resolve import as_local, load_chat_model
+from memagent.backends.protocol import LocalModel
 
 
 @pytest.fixture
@@ -27,6 +30,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 OpenMemory = Callable[..., Memory]
 
 
+@cache
+def small_model() -> LocalModel:
+    """A real model of 135 million parameters, loaded once: for memories that work inside one."""
+    return as_local(load_chat_model("smollm2-135m", Home.from_environment().models, notify=print))
+
+
 @pytest.fixture
 def open_memory(home: Home) -> Iterator[OpenMemory]:
     """Open memories as ``open_memory(user, backend, settings, **options)``; what stays open is closed at the end."""
@@ -38,6 +47,7 @@ def open_memory(home: Home) -> Iterator[OpenMemory]:
         settings: dict[str, str] | None = None,
         **options: object,
     ) -> Memory:
+        options.setdefault("make_model", small_model)
         memory = Memory.open(home, user, backend, settings, make_embedder=HashingEmbedder, **options)  # type: ignore[arg-type]
         opened.append(memory)
         return memory

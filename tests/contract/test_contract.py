@@ -198,8 +198,9 @@ def test_two_processes_keep_both_histories(backend: str, home: Home, open_memory
         "import sys\n"
         "from memagent.agent.home import Home\n"
         "from memagent.agent.memory import Memory\n"
+        "from tests.conftest import small_model\n"
         "for place in range(5):\n"
-        "    with Memory.open(Home.from_environment(), 'ana', sys.argv[1], wait_seconds=60) as memory:\n"
+        "    with Memory.open(Home.from_environment(), 'ana', sys.argv[1], make_model=small_model, wait_seconds=120) as memory:\n"
         "        memory.remember(sys.argv[2], 'user', f'Writer {sys.argv[2]} noted thing number {place}.')\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", writer, backend, name]) for name in ("one", "two")]

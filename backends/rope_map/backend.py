@@ -1,0 +1,299 @@
+"""The RoPE memory map: past turns as unrotated keys and values, addressed and attended by the model itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field
+
+from memagent.backends.errors import CheckpointError, SettingError
+from memagent.backends.protocol import (
+    Attachment,
+    BackendStats,
+    ConsolidationReport,
+    Fingerprint,
+    LocalModel,
+    MemoryBackend,
+    Recollection,
+    Resources,
+    Turn,
+)
+from memagent.backends.rope_map import calibration
+from memagent.backends.rope_map.addressing import Addressing, gather
+from memagent.backends.rope_map.attend import Memory, Placement
+from memagent.backends.rope_map.attention import watched
+from memagent.backends.rope_map.catalogue import Catalogue
+from memagent.backends.rope_map.index import AddressIndex
+from memagent.backends.rope_map.pages import PageStore
+from memagent.backends.rope_map.pieces import Writer
+from memagent.backends.rope_map.quantize import Precision
+from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
+
+_FORMAT = 1
+_STEP = 64
+# A piece that is so many times less likely than the best one is left out: e to the power of this.
+_MARGIN = 3.0
+
+
+@dataclass(frozen=True)
+class RopeMapConfig:
+    """Settings of the RoPE memory map.
+
+    Attributes:
+        abstain: return and attend only what seems relevant; switch off for retrieval benchmarks.
+        mode: span (whole pieces, chosen by the addressing heads) or token (the paper's plain form: every head
+            takes the best single tokens out of all of memory; slow, and lost among many memories).
+        spans: most pieces attended to in one reply.
+        top_k: memory tokens each query of each head attends to in mode token.
+        placement: where attended pieces stand: consecutive (in order, right before the prompt) or fixed (all at
+            position 0, all queries at the offset).
+        offset: distance of fixed memory, in tokens; the paper's is 4096.
+        context: pieces of its session that a piece is read after.
+        precision: how keys and values are stored: bf16, int8 or int4.
+        cache_mb: most memory for pieces read back lately, in megabytes.
+    """
+
+    abstain: bool = True
+    mode: Literal["span", "token"] = "span"
+    spans: Annotated[int, Field(ge=1, le=64)] = 3
+    top_k: Annotated[int, Field(ge=1, le=4096)] = 16
+    placement: Placement = "consecutive"
+    offset: Annotated[int, Field(ge=0, le=1_000_000)] = 4096
+    context: Annotated[int, Field(ge=0, le=16)] = 2
+    precision: Precision = "bf16"
+    cache_mb: Annotated[int, Field(ge=1)] = 256
+
+
+class RopeMap(MemoryBackend):
+    """Keeps the keys and values the model computed while it read, and lets its attention find and use them.
+
+    Remembering costs reading a turn with the model, after the turns before it. Recalling runs a question through the
+    lower layers and searches a few heads' keys. A reply attends to the pieces found, a few dozen tokens, in every
+    layer. The map grows with what it reads: some 12 KB a token for a model of half a billion parameters.
+    """
+
+    name: ClassVar[str] = "rope_map"
+    Config: ClassVar[type[RopeMapConfig]] = RopeMapConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"local_model"})
+    costly: ClassVar[bool] = True
+
+    def __init__(self, config: RopeMapConfig, resources: Resources) -> None:
+        self.config = config
+        self._resources = resources
+        self._reader = Reader(resources.local_model)
+        self._writer = Writer(resources.local_model.tokenizer)
+        self._catalogue = Catalogue(self._writer)
+        self._pages = PageStore(resources.workspace / "pages", config.precision, config.cache_mb * 1_000_000)
+
+    @classmethod
+    def fingerprint(cls, config: RopeMapConfig, resources: Resources) -> Fingerprint:
+        local = resources.local_model
+        rope = json.dumps(getattr(local.model.config, "rope_parameters", None) or {}, sort_keys=True)
+        tokenizer = local.tokenizer.backend_tokenizer.to_str().encode()
+        return {
+            "format": _FORMAT,
+            "model": local.digest,
+            "dtype": str(local.model.dtype).removeprefix("torch."),
+            "rope": rope,
+            "tokenizer": hashlib.sha256(tokenizer).hexdigest(),
+            "calibration": calibration.fingerprint(local, config.context),
+            "context": config.context,
+            "precision": config.precision,
+        }
+
+    def remember(self, turns: Sequence[Turn]) -> None:
+        self._store(self._catalogue.add(turns))
+
+    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        best: dict[int, Recollection] = {}
+        for number, score in self._address(query):
+            seq = self._catalogue[number].turn.seq
+            if len(best) == limit:
+                break
+            best.setdefault(seq, self._recollection(number, score))
+        return list(best.values())
+
+    @contextmanager
+    def attached(self, model: LocalModel, query: str) -> Iterator[Attachment]:
+        """Let the model attend to what ``query`` brings to mind.
+
+        Raises:
+            SettingError: the model is not the one that made the map.
+        """
+        if model.digest != self._resources.local_model.digest:
+            raise SettingError(
+                f"The map holds keys of {self._resources.local_model.name}; {model.name} cannot attend to them. "
+                f"Use that model, or read the journal with this one: `memagent backends rebuild {self.name} --model ...`."
+            )
+        chosen = list(islice(self._address(query), self.config.spans))
+        recollections = [self._recollection(number, score) for number, score in chosen]
+        memory = self._memory(dict(chosen))
+        if memory is None:
+            yield Attachment([])
+            return
+        with watched(model.model, memory):
+            yield Attachment(recollections)
+
+    def forget(self, seqs: Collection[int]) -> bool:
+        """Remove the turns' pages and index entries, and read anew what was read after them."""
+        after = {
+            follower
+            for number in self._catalogue.numbers(seqs)
+            for follower in self._catalogue.after(number, self.config.context)
+        }
+        gone = self._catalogue.remove(seqs)
+        after -= {number for number, _ in gone}
+        again = [(number, len(self._catalogue[number].ids)) for number in sorted(after)]
+        self._pages.forget([number for number, _ in (*gone, *again)])
+        self._index.delete([*gone, *again])
+        self._store([number for number, _ in again])
+        return True
+
+    def consolidate(self) -> ConsolidationReport:
+        """Join small page files; what can be recalled stays the same."""
+        before, after = self._pages.compact()
+        return ConsolidationReport(before, after, "Joined small page files.")
+
+    def stats(self) -> BackendStats:
+        tokens = self._pages.tokens
+        on_disk = self._pages.bytes_on_disk
+        return BackendStats(
+            items=self._catalogue.turns,
+            tokens=tokens,
+            bytes_on_disk=on_disk,
+            bytes_in_memory=self._index.bytes_in_memory + self._pages.bytes_cached,
+            extras={
+                "pieces": len(self._catalogue),
+                "bytes_per_token": round(on_disk / tokens) if tokens else 0,
+                "precision": self.config.precision,
+                "addressing_heads": " ".join(
+                    f"({head.layer},{head.head})@{head.offset}" for head in self._addressing.heads
+                ),
+                "model": self._resources.local_model.name,
+            },
+        )
+
+    def save(self, directory: Path) -> None:
+        from safetensors.torch import save_file
+
+        self._pages.share(directory / "pages")
+        self._catalogue.save(directory / "turns.jsonl")
+        state = {name: tensor.contiguous().clone() for name, tensor in self._index.state().items()}
+        save_file(state, directory / "index.safetensors")
+
+    @classmethod
+    def load(cls, directory: Path, config: RopeMapConfig, resources: Resources) -> Self:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from memagent.backends.rope_map.pages import link
+
+        pages = resources.workspace / "pages"
+        pages.mkdir(mode=0o700)
+        for file in sorted((directory / "pages").glob("*.safetensors")):
+            link(file, pages / file.name)
+        backend = cls(config, resources)
+        backend._catalogue.load(directory / "turns.jsonl")
+        try:
+            backend._index.restore(load_file(directory / "index.safetensors"))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"its index cannot be read ({error})") from error
+        if backend._pages.pieces() != backend._catalogue.numbers():
+            raise CheckpointError("its pages are not those of its turns")
+        return backend
+
+    @cached_property
+    def _addressing(self) -> Addressing:
+        """The model's calibration: from the cache, else learnt now."""
+        local, cache = self._resources.local_model, self._resources.cache
+        path = (
+            None
+            if cache is None
+            else cache / f"rope_map-{calibration.fingerprint(local, self.config.context)}.safetensors"
+        )
+        found = None if path is None else calibration.load(path)
+        if found is None:
+            found = calibration.calibrate(
+                self._reader, self._writer, self.config.context, self._resources.progress
+            )
+            if path is not None:
+                calibration.save(found, path)
+        return found
+
+    @cached_property
+    def _index(self) -> AddressIndex:
+        return AddressIndex(
+            self._addressing, self._reader.theta, self._resources.seed, self._resources.device
+        )
+
+    def _store(self, numbers: Sequence[int]) -> None:
+        """Read pieces with the model, and keep what its layers made of them."""
+        rows = [
+            Row(
+                self._writer.before(self._catalogue.before(number, self.config.context)),
+                self._catalogue[number].ids,
+            )
+            for number in numbers
+        ]
+        read: Iterator[tuple[int, KeysAndValues]] = zip(numbers, self._reader.read(rows), strict=True)
+        if len(numbers) > _STEP:
+            read = iter(self._resources.progress(read, total=len(numbers), label="Reading with the model"))
+        while step := list(islice(read, _STEP)):
+            self._pages.add(step)
+            self._index.insert(step)
+
+    def _address(self, query: str) -> list[tuple[int, float]]:
+        """Return pieces with their scores, best first: those that seem relevant, or all that drew any attention."""
+        if not self._catalogue.turns:
+            return []
+        row = Row(*self._writer.question(query))
+        if not row.ids:
+            return []
+        queries = next(self._reader.queries([row], self._addressing.layers))
+        scores = gather(self._index.find(queries), self._addressing.weights, self._catalogue.around)
+        ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+        if not self.config.abstain or not ranked:
+            return ranked
+        least = max(self._addressing.threshold, ranked[0][1] - _MARGIN)
+        return [(number, score) for number, score in ranked if score >= least]
+
+    def _memory(self, chosen: dict[int, float]) -> Memory | None:
+        """Load what is to be attended; None if that is nothing."""
+        token = self.config.mode == "token"
+        numbers = self._pages.pieces() if token else sorted(chosen)
+        if not numbers:
+            return None
+        best = max(chosen.values(), default=0.0)
+        return Memory(
+            [self._pages.get(number) for number in numbers],
+            self._reader.theta,
+            self._reader.model.device,
+            self._reader.model.dtype,
+            placement="fixed" if token else self.config.placement,
+            offset=self.config.offset,
+            priors=None if token else [chosen[number] - best for number in numbers],
+            top_k=self.config.top_k if token else None,
+        )
+
+    def _recollection(self, number: int, score: float) -> Recollection:
+        piece = self._catalogue[number]
+        turn = piece.turn
+        return Recollection(
+            text=piece.text,
+            score=score,
+            seqs=(turn.seq,),
+            session=turn.session,
+            role=turn.role,
+            speaker=turn.speaker,
+            created_at=turn.created_at,
+            why=f"The question's attention went to it: score {score:.1f} by {len(self._addressing.heads)} heads, "
+            f"{self._addressing.threshold:.1f} is needed.",
+        )

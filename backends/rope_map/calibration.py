@@ -1,0 +1,261 @@
+"""Learning which heads of a model address memory, at which offset, and how much each is to be believed.
+
+Done once for a model, on generated conversations (``generated.py``), and kept in the cache:
+
+1. Every head of the lower half of the layers is asked alone, at one offset, how well the mass it pays ranks the turn
+   that answers a question; the best ones are chosen, and for each of them the best offset.
+2. The weights of their evidence are fitted: a listwise softmax over all pieces of a conversation (Cao et al. 2007,
+   ListNet) with the answering one as the target, and a penalty on large weights.
+3. The threshold of abstention is laid where 19 in 20 remarks that need no memory stay below it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from memagent.backends.protocol import LocalModel, Progress, Turn
+from memagent.backends.rope_map import generated, rotary
+from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head, mass
+from memagent.backends.rope_map.catalogue import Catalogue
+from memagent.backends.rope_map.index import AddressIndex
+from memagent.backends.rope_map.pieces import Writer
+from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
+
+FORMAT = 1
+HEADS = 12
+OFFSETS = (64, 128, 256, 512, 1024)
+_FIRST_OFFSET = 256
+_SCENES = 6
+_CHOSEN_ON = 2
+_SEED = 0
+# Not small, so that weights stay small: fitted closely to generated questions they carry over to people's less well.
+_PENALTY = 0.03
+_STEPS = 80
+_REFUSED = 0.95
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A scene as the model sees it."""
+
+    catalogue: Catalogue
+    stored: list[KeysAndValues]
+    queries: list[Tensor]
+    answers: list[int | None]
+
+
+def fingerprint(local: LocalModel, context: int) -> str:
+    """Name what a calibration depends on: model, type of its numbers, context, material and recipe."""
+    parts = [
+        FORMAT,
+        local.digest,
+        str(local.model.dtype),
+        context,
+        hashlib.sha256(generated.SOURCE.read_bytes()).hexdigest(),
+        (HEADS, OFFSETS, _SCENES, _SEED, _PENALTY, _REFUSED),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def calibrate(reader: Reader, writer: Writer, context: int, progress: Progress) -> Addressing:
+    """Learn a model's addressing; half a minute to some minutes.
+
+    Args:
+        context: pieces of its session that a piece is read after.
+    """
+    depth = max(1, reader.depth // 2)
+    drawn = list(generated.scenes(_SCENES, _SEED))
+    label = "Finding the heads that address memory (once for this model)"
+    scenes = [
+        _read(scene, reader, writer, context, depth)
+        for scene in progress(drawn, total=len(drawn), label=label)
+    ]
+    background = torch.cat([one.keys for one in _small_talk(reader, writer, depth)])
+    heads = _choose(scenes, reader, background, depth)
+    keys = {(head.layer, head.head // reader.group) for head in heads}
+    bare = Addressing(
+        heads=heads,
+        group=reader.group,
+        weights=torch.empty(0),
+        threshold=0.0,
+        background={key: background[:, key[0], key[1]].contiguous() for key in sorted(keys)},
+    )
+    examples = [_examples(scene, bare, reader.theta) for scene in scenes]
+    return fit(bare, examples)
+
+
+def fit(bare: Addressing, scenes: Sequence[tuple[Tensor, Tensor]]) -> Addressing:
+    """Learn weights and threshold.
+
+    Args:
+        bare: the chosen heads.
+        scenes: of each scene the evidence ``[questions, pieces, 2 * heads]``, neighbours' share included, and the
+            target ``[questions, pieces]``: 1 for pieces that answer, all 0 for remarks that need no memory.
+    """
+    features = scenes[0][0].shape[-1]
+    weights = torch.full((features,), 0.01, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        losses = []
+        for given, target in scenes:
+            answered = target.sum(1) > 0
+            likely = (given[answered] @ weights).log_softmax(1)
+            losses.append(-(likely * target[answered]).sum(1) / target[answered].sum(1))
+        total = torch.cat(losses).mean() + _PENALTY * weights.square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    learnt = weights.detach()
+    return Addressing(
+        heads=bare.heads,
+        group=bare.group,
+        weights=learnt,
+        threshold=_threshold(learnt, scenes),
+        background=bare.background,
+    )
+
+
+def save(addressing: Addressing, path: Path) -> None:
+    """Write a calibration, readable by its owner only; a reader sees all of it or nothing."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    told = {
+        "group": addressing.group,
+        "threshold": addressing.threshold,
+        "heads": [asdict(head) for head in addressing.heads],
+    }
+    tensors = {f"background.{layer}.{head}": keys for (layer, head), keys in addressing.background.items()}
+    fresh = path.with_suffix(".new")
+    save_file(
+        {"weights": addressing.weights.contiguous(), **tensors}, fresh, {"addressing": json.dumps(told)}
+    )
+    fresh.chmod(0o600)
+    fresh.replace(path)
+
+
+def load(path: Path) -> Addressing | None:
+    """Read a calibration; None if there is none, or none that can be read: it can be made again."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            told = json.loads(file.metadata()["addressing"])
+            names = [name for name in file.keys() if name != "weights"]  # noqa: SIM118
+            return Addressing(
+                heads=tuple(Head(**head) for head in told["heads"]),
+                group=told["group"],
+                weights=file.get_tensor("weights"),
+                threshold=told["threshold"],
+                background={_key(name): file.get_tensor(name) for name in names},
+            )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _key(name: str) -> tuple[int, int]:
+    _, layer, head = name.split(".")
+    return int(layer), int(head)
+
+
+def _read(scene: generated.Scene, reader: Reader, writer: Writer, context: int, depth: int) -> _Read:
+    catalogue = Catalogue(writer)
+    numbers = catalogue.add(scene.turns)
+    rows = [
+        Row(writer.before(catalogue.before(number, context)), catalogue[number].ids) for number in numbers
+    ]
+    asked = [Row(*writer.question(one.text)) for one in scene.asked]
+    return _Read(
+        catalogue,
+        list(reader.read(rows, depth=depth)),
+        list(reader.queries(asked, range(depth))),
+        [one.answer for one in scene.asked],
+    )
+
+
+def _small_talk(reader: Reader, writer: Writer, depth: int) -> list[KeysAndValues]:
+    turns = [
+        Turn(place + 1, f"{place:032x}", "small talk", "user", text, generated.LONG_AGO)
+        for place, text in enumerate(generated.small_talk())
+    ]
+    rows = [Row(writer.before([]), piece.ids) for turn in turns for piece in writer.cut(turn)]
+    return list(reader.read(rows, depth=depth))
+
+
+def _choose(scenes: Sequence[_Read], reader: Reader, background: Tensor, depth: int) -> tuple[Head, ...]:
+    """Return the heads whose mass alone ranks answers best, each at its best offset."""
+
+    def quality(head: Head, among: Sequence[_Read]) -> float:
+        return sum(_alone(scene, head, reader, background) for scene in among) / len(among)
+
+    every = [Head(layer, head, _FIRST_OFFSET) for layer in range(depth) for head in range(reader.heads)]
+    few = scenes[:_CHOSEN_ON]
+    best = sorted(every, key=lambda head: -quality(head, few))[:HEADS]
+    offsets = (
+        max((Head(head.layer, head.head, offset) for offset in OFFSETS), key=lambda one: quality(one, few))
+        for head in best
+    )
+    return tuple(sorted(offsets, key=lambda head: (head.layer, head.head)))
+
+
+def _alone(scene: _Read, head: Head, reader: Reader, background: Tensor) -> float:
+    """Return the mean reciprocal rank of answers, or of the turn before them, by one head's mass."""
+    keys = torch.cat([one.keys[:, head.layer, head.head // reader.group] for one in scene.stored]).float()
+    others = background[:, head.layer, head.head // reader.group].float()
+    owners = torch.cat([torch.full((len(one.keys),), place) for place, one in enumerate(scene.stored)])
+    answered = {place: answer for place, answer in enumerate(scene.answers) if answer is not None}
+    lengths = [scene.queries[place].shape[2] for place in answered]
+    asking = torch.cat([scene.queries[place][head.layer, head.head] for place in answered])
+    asking = rotary.rotate(asking, torch.tensor(head.offset), reader.theta.cpu()) * reader.head_dim**-0.5
+    paid = mass(asking @ keys.T, owners.expand(len(asking), -1), len(scene.stored), asking @ others.T)
+    total = 0.0
+    for answer, one in zip(answered.values(), torch.split(paid, lengths), strict=True):
+        found = one.mean(0)
+        told = found[max(0, answer - 1) : answer + 1].max()
+        total += 1.0 / float((found >= told).sum())
+    return total / len(answered)
+
+
+def _examples(scene: _Read, bare: Addressing, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the evidence on a scene's pieces for each question ``[questions, pieces, 2 * heads]``, with the target."""
+    index = AddressIndex(bare, theta, seed=_SEED, device="cpu")
+    index.insert(enumerate(scene.stored))
+    pieces, size = len(scene.stored), 2 * len(bare.heads)
+    own = torch.zeros(len(scene.queries), pieces, size)
+    for place, queries in enumerate(scene.queries):
+        for number, one in index.find(queries[bare.layers]):
+            own[place, number] = one
+    target = torch.zeros(len(scene.queries), pieces)
+    for place, answer in enumerate(scene.answers):
+        if answer is not None:
+            target[place, scene.catalogue.numbers([answer + 1])] = 1
+    given = torch.zeros_like(own)
+    for shift, share in NEIGHBOURS.items():
+        given += share * _shifted(own, scene.catalogue, shift)
+    return given, target
+
+
+def _shifted(own: Tensor, catalogue: Catalogue, shift: int) -> Tensor:
+    """Give each piece the evidence of the piece ``shift`` places after it in its dialogue."""
+    given = torch.zeros_like(own)
+    for number in range(own.shape[1]):
+        other = catalogue.around(number, shift)
+        if other is not None:
+            given[:, number] = own[:, other]
+    return given
+
+
+def _threshold(weights: Tensor, scenes: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the score that the best piece for a remark which needs no memory rarely reaches."""
+    best = torch.cat([(given @ weights)[target.sum(1) == 0].amax(1) for given, target in scenes])
+    return float(best.quantile(_REFUSED))

@@ -1,0 +1,139 @@
+"""Reading text with the model and keeping what its attention layers compute: keys, values, queries.
+
+All are stored unrotated, which is to say as they would stand at position 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memagent.backends.protocol import LocalModel
+from memagent.backends.rope_map import rotary
+from memagent.backends.rope_map.attention import AttentionCall, layers, watched
+
+_BATCH_TOKENS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Tokens to read, and the tokens that stand before them: read too, not kept."""
+
+    before: Sequence[int]
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class KeysAndValues:
+    """What attention made of a row's own tokens: each ``[tokens, layers, kv_heads, head_dim]``, unrotated."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Reader:
+    """Reads rows with one model.
+
+    Raises:
+        SettingError: the model's attention is not of a kind the map understands.
+    """
+
+    def __init__(self, local: LocalModel) -> None:
+        rotary.check(local.model)
+        self.model = local.model
+        self.theta = rotary.frequencies(local.model)
+        self.depth = len(layers(local.model))
+        config = local.model.config
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+    def read(self, rows: Sequence[Row], *, depth: int | None = None) -> Iterator[KeysAndValues]:
+        """Yield keys and values of each row, in order, up to layer ``depth`` (exclusive; all by default).
+
+        Rows are read in batches of some thousand tokens. A row's numbers depend on the others of its batch by
+        rounding only.
+        """
+        for batch in _batches(rows):
+            capture = _Capture(self.theta, range(depth or self.depth), keys=True)
+            self._run(batch, capture)
+            for place, row in enumerate(batch):
+                own = slice(len(row.before), len(row.before) + len(row.ids))
+                keys, values = (
+                    torch.stack([tensor[place, :, own] for tensor in found]).permute(2, 0, 1, 3).contiguous()
+                    for found in (capture.keys, capture.values)
+                )
+                yield KeysAndValues(keys, values)
+
+    def queries(self, rows: Sequence[Row], wanted: Sequence[int]) -> Iterator[Tensor]:
+        """Yield each row's queries in the layers ``wanted`` (ascending): ``[layers, heads, tokens, head_dim]``.
+
+        The layers above the last wanted one are not run.
+        """
+        for batch in _batches(rows):
+            capture = _Capture(self.theta, wanted, keys=False)
+            self._run(batch, capture)
+            for place, row in enumerate(batch):
+                own = slice(len(row.before), len(row.before) + len(row.ids))
+                yield torch.stack([tensor[place, :, own] for tensor in capture.queries])
+
+    def _run(self, batch: Sequence[Row], capture: _Capture) -> None:
+        lengths = [len(row.before) + len(row.ids) for row in batch]
+        ids = torch.zeros(len(batch), max(lengths), dtype=torch.long)
+        for place, row in enumerate(batch):
+            ids[place, : lengths[place]] = torch.tensor([*row.before, *row.ids])
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        device = self.model.device
+        with torch.inference_mode(), watched(self.model, capture), suppress(_Enough):
+            self.model.model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+
+
+class _Enough(Exception):  # noqa: N818 - nothing went wrong
+    """The last layer that anyone wanted to see has been seen."""
+
+
+class _Capture:
+    """Keeps what passes through the wanted layers."""
+
+    def __init__(self, theta: Tensor, wanted: Sequence[int], *, keys: bool) -> None:
+        self._theta = theta
+        self._wanted = frozenset(wanted)
+        self._last = max(wanted)
+        self._want_keys = keys
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.queries: list[Tensor] = []
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> None:
+        if layer in self._wanted:
+            back = -call.positions[:, None]
+            if self._want_keys:
+                self.keys.append(rotary.rotate(key, back, self._theta).to(key.dtype).cpu())
+                self.values.append(value.cpu())
+            else:
+                self.queries.append(rotary.rotate(query, back, self._theta).cpu())
+        if layer >= self._last:
+            raise _Enough
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    batch: list[Row] = []
+    longest = 0
+    for row in rows:
+        length = len(row.before) + len(row.ids)
+        if batch and max(longest, length) * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch, longest = [], 0
+        batch.append(row)
+        longest = max(longest, length)
+    if batch:
+        yield batch
