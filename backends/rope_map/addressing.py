@@ -6,7 +6,7 @@ A head of the model at layer l asks with its queries ``q``, rotated to an offset
     mass_t(piece) = sum over its keys of exp(q_t . k / sqrt(head_dim)) / sum over all keys of the same
 
 "All keys" are the stored ones and a background of small talk, so that masses mean the same in a small memory as in a
-large one. Most heads do not address what a question is about; a few do, at offsets of their own. Which, and how much
+large one; and what the background scores for a question is what a stored piece has to beat to count as relevant. Most heads do not address what a question is about; a few do, at offsets of their own. Which, and how much
 each is to be believed, is learnt once for each model (``calibration.py``). Two kinds of evidence are taken from each
 head at each offset: log(1 + mean over t of mass / FLOOR), which trusts a mass that any token pays, and the mean over t
 of log(1 + mass / FLOOR), which asks all tokens to agree. The weighted sum of a piece's evidence is its score; as
@@ -17,7 +17,7 @@ no dialogue: there each piece stands for itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +51,9 @@ class Addressing:
         heads: those that address, each at its offset.
         group: query heads that share a key/value head.
         weights: ``[2 * len(heads)]``: for the first kind of evidence of all heads, then the second.
-        threshold: a score below it means that nothing relevant is stored.
+        threshold: a piece must score so much higher than the best of the background to be relevant.
         background: unrotated keys of small talk by (layer, kv_head): ``[tokens, head_dim]``.
+        owners: ``[tokens]``, which piece of the background each of its tokens belongs to.
     """
 
     heads: tuple[Head, ...]
@@ -60,6 +61,7 @@ class Addressing:
     weights: Tensor
     threshold: float
     background: dict[tuple[int, int], Tensor]
+    owners: Tensor
 
     @property
     def layers(self) -> list[int]:
@@ -71,15 +73,15 @@ class Addressing:
         return head.layer, head.head // self.group
 
 
-def mass(scores: Tensor, owners: Tensor, pieces: int, background: Tensor) -> Tensor:
+def mass(scores: Tensor, owners: Tensor, pieces: int, others: Tensor) -> Tensor:
     """Return how much of each query's attention falls on each piece: ``[tokens, pieces]``, rows sum to less than 1.
 
     Args:
         scores: ``[tokens, keys]``, scaled; ``-inf`` where there is none.
         owners: ``[tokens, keys]``, the piece of each key, from 0.
-        background: ``[tokens, background keys]``, scaled.
+        others: ``[tokens, other keys]``, scaled: keys of no piece that share the attention.
     """
-    total = torch.logaddexp(scores.logsumexp(-1), background.logsumexp(-1))
+    total = torch.logaddexp(scores.logsumexp(-1), others.logsumexp(-1))
     share = (scores - total[:, None]).exp()
     return torch.zeros(len(scores), pieces).scatter_add_(1, owners, share)
 
@@ -91,25 +93,38 @@ def evidence(masses: Sequence[Tensor]) -> Tensor:
     return torch.cat([any_token, all_tokens], -1)
 
 
-def gather(
-    found: Iterable[tuple[int, Tensor]], weights: Tensor, around: Callable[[int, int], int | None]
-) -> dict[int, float]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The evidence on the pieces that draw any attention.
+
+    Attributes:
+        pieces: their numbers, ascending.
+        evidence: ``[pieces, 2 * heads]``.
+        background: that on the pieces of the background, ``[background pieces, 2 * heads]``.
+    """
+
+    pieces: list[int]
+    evidence: Tensor
+    background: Tensor
+
+
+def gather(found: Found, weights: Tensor, around: Callable[[int, int], int | None]) -> dict[int, float]:
     """Add up the scores of pieces from the evidence found on them and on their neighbours.
 
     Args:
-        found: pieces with their evidence ``[2 * heads]``.
         weights: ``[2 * heads]``.
         around: gives the number of the piece so many places after a piece in the same dialogue, or None.
 
     Returns:
-        Scores by piece. Higher is more relevant: a piece with 1 more is e times as likely to be the one that is meant.
+        Scores by piece, above the best of the background. Higher is more relevant: a piece with 1 more is e times as
+        likely to be the one that is meant.
     """
+    nothing = float((found.background @ weights).max())
     scores: dict[int, float] = {}
-    for piece, one in found:
-        value = float(weights @ one)
+    for piece, value in zip(found.pieces, (found.evidence @ weights).tolist(), strict=True):
         for shift, share in NEIGHBOURS.items():
             # What counts for the piece `shift` places back is found here.
             target = around(piece, -shift)
             if target is not None:
                 scores[target] = scores.get(target, 0.0) + share * value
-    return scores
+    return {piece: score - nothing for piece, score in scores.items()}

@@ -22,15 +22,8 @@ LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 _FACTS = 30
 _SESSION = 20
 _IDLE = 24
-# Questions that name one thing of what was told, by whether friends talk.
-_CUED = {
-    True: (
-        "What did {who} say about {cue}?",
-        "When did {who} mention {cue}?",
-        "How does {cue} come into it, {who}?",
-    ),
-    False: ("What did I tell you about {cue}?", "When did I mention {cue}?", "Do you remember {cue}?"),
-}
+# Pairs of small talk; those after them are remarks that neither memory nor the background has heard.
+_BACKGROUND = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +43,15 @@ class Scene:
 
 
 def scenes(count: int, seed: int) -> Iterator[Scene]:
-    """Yield conversations of some 150 turns with 150 questions and 24 remarks that need no memory, friends and users in turns."""
+    """Yield conversations of some 150 turns with 120 questions and 24 remarks that need no memory, friends and users in turns."""
     material = _material()
     for number in range(count):
         yield _scene(material, random.Random(f"{seed} {number}"), friends=number % 2 == 0)  # noqa: S311
 
 
-def small_talk() -> list[str]:
+def background() -> list[str]:
     """Return turns about nothing in particular, what any memory is full of."""
-    return [said for pair in _material()["small_talk"] for said in pair]
+    return [said for pair in _material()["small_talk"][:_BACKGROUND] for said in pair]
 
 
 def _scene(material: dict[str, Any], rng: random.Random, *, friends: bool) -> Scene:
@@ -71,11 +64,9 @@ def _scene(material: dict[str, Any], rng: random.Random, *, friends: bool) -> Sc
         values = _drawn(family, rng)
         said += _telling(family, values, rng, who)
         questions = _questions(family, values, names[who], friends=friends)
-        cue = rng.choice(list(values.values()))
-        questions.append(rng.choice(_CUED[friends]).format(who=names[who], cue=cue))
         asked += [Asked(text, len(said) - 1) for text in questions]
     known = {text for _, text in said}
-    idle = [text for text in small_talk() if text not in known]
+    idle = [text for pair in material["small_talk"][_BACKGROUND:] for text in pair if text not in known]
     asked += [Asked(text, None) for text in rng.sample(idle, _IDLE)]
     return Scene(tuple(_turns(said, names, friends=friends)), tuple(asked))
 

@@ -6,14 +6,14 @@ pages; a question touches a share of the keys that shrinks as n grows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map import rotary
-from memagent.backends.rope_map.addressing import Addressing, evidence, mass
+from memagent.backends.rope_map.addressing import Addressing, Found, evidence, mass
 from memagent.backends.rope_map.pieces import LONGEST
 from memagent.backends.rope_map.reader import KeysAndValues
 from memagent.kernels.lsh import LSHIndex
@@ -56,24 +56,25 @@ class AddressIndex:
             for index in self._indexes.values():
                 index.delete(torch.cat(gone).to(self._device))
 
-    def find(self, queries: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield the pieces that draw attention, with their evidence ``[2 * heads]``, in order of their numbers.
+    def find(self, queries: Tensor) -> Found:
+        """Return the pieces that draw attention, with the evidence on them.
 
         Args:
             queries: of the addressing layers, unrotated: ``[layers, heads, tokens, head_dim]``.
         """
-        found = [self._ask(queries, place) for place in range(len(self.addressing.heads))]
-        numbers, owners = torch.unique(
-            torch.cat([(ids // LONGEST).flatten() for _, ids, _ in found]), return_inverse=True
-        )
-        shape = found[0][1].shape
-        masses = [
-            mass(scores, owner.view(shape), len(numbers), background)
-            for (scores, _, background), owner in zip(found, owners.split(shape.numel()), strict=True)
-        ]
-        for number, row in zip(numbers.tolist(), evidence(masses), strict=True):
-            if number >= 0:  # what is missing from a short list of hits has the number -1
-                yield number, row
+        asked = [self._ask(queries, place) for place in range(len(self.addressing.heads))]
+        everything = torch.cat([(ids // LONGEST).flatten() for _, ids, _ in asked])
+        numbers, places = torch.unique(everything, return_inverse=True)
+        shape = asked[0][1].shape
+        count = int(self.addressing.owners.max()) + 1
+        stored, background = [], []
+        for (scores, _, others), owners in zip(asked, places.split(shape.numel()), strict=True):
+            stored.append(mass(scores, owners.view(shape), len(numbers), others))
+            own = self.addressing.owners.expand(len(others), -1)
+            background.append(mass(others, own, count, scores))
+        # What is missing from a short list of hits has the number -1.
+        real = numbers >= 0
+        return Found(numbers[real].tolist(), evidence(stored)[real], evidence(background))
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors, to be saved."""
