@@ -50,8 +50,8 @@ class Addressing:
     Attributes:
         heads: those that address, each at its offset.
         group: query heads that share a key/value head.
-        weights: ``[2 * len(heads)]``: for the first kind of evidence of all heads, then the second.
-        threshold: a piece must score so much higher than the best of the background to be relevant.
+        weights: ``[2 * len(heads)]``, 0 or more: for the first kind of evidence of all heads, then the second.
+        threshold: the best piece must be so far above the background for anything to be relevant.
         background: unrotated keys of small talk by (layer, kv_head): ``[tokens, head_dim]``.
         owners: ``[tokens]``, which piece of the background each of its tokens belongs to.
     """
@@ -108,23 +108,32 @@ class Found:
     background: Tensor
 
 
-def gather(found: Found, weights: Tensor, around: Callable[[int, int], int | None]) -> dict[int, float]:
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a question brings to mind.
+
+    Attributes:
+        pieces: score by piece: higher is more relevant; one with 1 more is e times as likely to be meant.
+        above: how far the best piece is above the best of the background, neighbours left aside on both sides.
+    """
+
+    pieces: dict[int, float]
+    above: float
+
+
+def gather(found: Found, weights: Tensor, around: Callable[[int, int], int | None]) -> Scores:
     """Add up the scores of pieces from the evidence found on them and on their neighbours.
 
     Args:
         weights: ``[2 * heads]``.
         around: gives the number of the piece so many places after a piece in the same dialogue, or None.
-
-    Returns:
-        Scores by piece, above the best of the background. Higher is more relevant: a piece with 1 more is e times as
-        likely to be the one that is meant.
     """
-    nothing = float((found.background @ weights).max())
     scores: dict[int, float] = {}
-    for piece, value in zip(found.pieces, (found.evidence @ weights).tolist(), strict=True):
+    own = (found.evidence @ weights).tolist()
+    for piece, value in zip(found.pieces, own, strict=True):
         for shift, share in NEIGHBOURS.items():
             # What counts for the piece `shift` places back is found here.
             target = around(piece, -shift)
             if target is not None:
                 scores[target] = scores.get(target, 0.0) + share * value
-    return {piece: score - nothing for piece, score in scores.items()}
+    return Scores(scores, max(own, default=0.0) - float((found.background @ weights).max()))

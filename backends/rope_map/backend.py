@@ -259,11 +259,12 @@ class RopeMap(MemoryBackend):
             return []
         queries = next(self._reader.queries([row], self._addressing.layers))
         scores = gather(self._index.find(queries), self._addressing.weights, self._catalogue.around)
-        ranked = sorted(scores.items(), key=lambda item: (-item[1], item[0]))
-        if not self.config.abstain or not ranked:
+        ranked = sorted(scores.pieces.items(), key=lambda item: (-item[1], item[0]))
+        if not self.config.abstain:
             return ranked
-        least = max(self._addressing.threshold, ranked[0][1] - _MARGIN)
-        return [(number, score) for number, score in ranked if score >= least]
+        if scores.above < self._addressing.threshold:
+            return []
+        return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
 
     def _memory(self, chosen: dict[int, float]) -> Memory | None:
         """Load what is to be attended; None if that is nothing."""
@@ -294,6 +295,5 @@ class RopeMap(MemoryBackend):
             role=turn.role,
             speaker=turn.speaker,
             created_at=turn.created_at,
-            why=f"The question's attention went to it: score {score:.1f} by {len(self._addressing.heads)} heads, "
-            f"{self._addressing.threshold:.1f} is needed.",
+            why=f"{len(self._addressing.heads)} attention heads found it; a piece with a score 1 lower is e times less likely.",
         )

@@ -30,12 +30,11 @@ from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 
 FORMAT = 1
 HEADS = 12
-OFFSETS = (64, 128, 256, 512, 1024)
+OFFSETS = (64, 128, 256, 512)
 _FIRST_OFFSET = 256
 _SCENES = 8
 _CHOSEN_ON = 2
 _SEED = 0
-# Not small, so that weights stay small: fitted closely to generated questions they carry over to people's less well.
 _PENALTY = 0.03
 _STEPS = 80
 _REFUSED = 0.8
@@ -94,13 +93,18 @@ def calibrate(reader: Reader, writer: Writer, context: int, progress: Progress) 
 
 
 def fit(bare: Addressing, examples: Sequence[Example]) -> Addressing:
-    """Learn weights and threshold for the chosen heads."""
-    weights = torch.full((2 * len(bare.heads),), 0.01, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=_STEPS, line_search_fn="strong_wolfe")
+    """Learn weights and threshold for the chosen heads.
+
+    Weights are squares, so that attention never counts against a piece: without that they take opposite signs for
+    heads that say the same, and carry over to people's questions less well.
+    """
+    roots = torch.full((2 * len(bare.heads),), 0.3, requires_grad=True)
+    optimizer = torch.optim.LBFGS([roots], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
         losses = []
+        weights = roots.square()
         for one in examples:
             answered = one.target.sum(1) > 0
             target = one.target[answered]
@@ -111,8 +115,8 @@ def fit(bare: Addressing, examples: Sequence[Example]) -> Addressing:
         return total
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    learnt = weights.detach()
-    return replace(bare, weights=learnt, threshold=_threshold(learnt, examples))
+    weights = roots.detach().square()
+    return replace(bare, weights=weights, threshold=_threshold(weights, examples))
 
 
 def save(addressing: Addressing, path: Path) -> None:
@@ -226,11 +230,13 @@ class Example:
     """A scene's questions.
 
     Attributes:
-        evidence: on its pieces, the neighbours' share included: ``[questions, pieces, 2 * heads]``.
-        background: on those of the background: ``[questions, background pieces, 2 * heads]``.
+        own: the evidence on its pieces: ``[questions, pieces, 2 * heads]``.
+        evidence: the same with the neighbours' share.
+        background: that on the pieces of the background: ``[questions, background pieces, 2 * heads]``.
         target: ``[questions, pieces]``: 1 for pieces that answer, all 0 for remarks that need no memory.
     """
 
+    own: Tensor
     evidence: Tensor
     background: Tensor
     target: Tensor
@@ -253,7 +259,7 @@ def _example(scene: _Read, bare: Addressing, theta: Tensor) -> Example:
     given = torch.zeros_like(own)
     for shift, share in NEIGHBOURS.items():
         given += share * _shifted(own, scene.catalogue, shift)
-    return Example(given, torch.stack(background), target)
+    return Example(own, given, torch.stack(background), target)
 
 
 def _shifted(own: Tensor, catalogue: Catalogue, shift: int) -> Tensor:
@@ -269,7 +275,7 @@ def _shifted(own: Tensor, catalogue: Catalogue, shift: int) -> Tensor:
 def _threshold(weights: Tensor, examples: Sequence[Example]) -> float:
     """Return how far above the background the best piece for a remark that needs no memory rarely gets."""
     above = [
-        ((one.evidence @ weights).amax(1) - (one.background @ weights).amax(1))[one.target.sum(1) == 0]
+        ((one.own @ weights).amax(1) - (one.background @ weights).amax(1))[one.target.sum(1) == 0]
         for one in examples
     ]
     return float(torch.cat(above).quantile(_REFUSED))
