@@ -84,12 +84,11 @@ class Conversation:
         recalled, prompt = self._recall(text)
         asked = self.memory.journal.append(self.session, "user", text)
         yield TurnBegan(asked)
-        yield recalled
-        reply = _Reply(began)
+        reply = _Reply(began, recalled)
         try:
             yield from self._answer(text, prompt, reply)
         finally:
-            answered = self._store(asked, prompt, recalled, reply)
+            answered = self._store(asked, prompt, reply)
         yield Remembered(asked, True, "It was handed to memory.")
         if answered is not None:
             why = (
@@ -98,7 +97,7 @@ class Conversation:
                 else "It was handed to memory."
             )
             yield Remembered(answered, not answered.derived, why)
-        yield self._ended(prompt, recalled, reply)
+        yield self._ended(prompt, reply)
 
     def probe(self, text: str) -> Iterator[Event]:
         """Answer as ``send`` would, and leave no trace: neither message nor reply is journalled or remembered.
@@ -107,11 +106,11 @@ class Conversation:
         """
         check_text(text)
         self._stop.clear()
-        reply = _Reply(time.monotonic())
+        began = time.monotonic()
         recalled, prompt = self._recall(text)
-        yield recalled
+        reply = _Reply(began, recalled)
         yield from self._answer(text, prompt, reply)
-        yield self._ended(prompt, recalled, reply)
+        yield self._ended(prompt, reply)
 
     def _assemble(self, text: str, found: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
         settings = self.settings
@@ -143,14 +142,19 @@ class Conversation:
         if self.channel != "model":
             wide = self.memory.recall(text, limit=self.settings.limit + len(in_sight))
             found = [item for item in wide if not in_sight.issuperset(item.seqs)][: self.settings.limit]
+        else:
+            self.memory.catch_up()
         seconds = time.monotonic() - began
         prompt = self._assemble(text, found, recent)
-        self.last_recalled = Recalled(tuple(found), prompt.recollections, seconds)
-        return self.last_recalled, prompt
+        return Recalled(tuple(found), prompt.recollections, seconds), prompt
 
     def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
+        began = time.monotonic()
         with self._attached(text) as attachment:
-            reply.attachment = attachment
+            if attachment is not None:
+                reply.attend(attachment, time.monotonic() - began)
+            self.last_recalled = reply.recalled
+            yield reply.recalled
             pieces = self.model.stream(prompt.messages, self.settings.sampling)
             for piece in pieces:
                 reply.add(piece)
@@ -167,13 +171,12 @@ class Conversation:
             return nullcontext()
         return self.memory.attached(cast(LocalModel, self.model), text)
 
-    def _store(self, asked: Turn, prompt: Prompt, recalled: Recalled, reply: _Reply) -> Turn | None:
+    def _store(self, asked: Turn, prompt: Prompt, reply: _Reply) -> Turn | None:
         """Journal the reply with what it saw, and let memory follow."""
         answered = None
         text = _storable(reply.text)
         if text:
-            attached = reply.attachment.recollections if reply.attachment else []
-            shown = {seq for item in (*prompt.recollections, *attached) for seq in item.seqs}
+            shown = {seq for item in reply.recalled.shown for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             # A turn it saw may have been forgotten meanwhile, elsewhere: then the reply goes too.
@@ -184,11 +187,11 @@ class Conversation:
         self.memory.catch_up()
         return answered
 
-    def _ended(self, prompt: Prompt, recalled: Recalled, reply: _Reply) -> TurnEnded:
+    def _ended(self, prompt: Prompt, reply: _Reply) -> TurnEnded:
         tokens = self.model.count_text(reply.text)
         usage = Usage(prompt.tokens, prompt.recollection_tokens, tokens, self.model.window)
         now = time.monotonic()
-        seconds = Seconds(recalled.seconds, (reply.first or now) - reply.began, now - reply.began)
+        seconds = Seconds(reply.recalled.seconds, (reply.first or now) - reply.began, now - reply.began)
         return TurnEnded(reply.text.strip(), not reply.complete, usage, seconds)
 
 
@@ -200,12 +203,18 @@ def _storable(text: str) -> str:
 class _Reply:
     """The reply as far as it has come."""
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, recalled: Recalled) -> None:
         self.began = began
+        self.recalled = recalled
         self.first: float | None = None
         self.text = ""
         self.complete = False
-        self.attachment: Attachment | None = None
+
+    def attend(self, attachment: Attachment, seconds: float) -> None:
+        """Note what reaches the model inside its attention, besides what stands in the prompt."""
+        inside = tuple(attachment.recollections)
+        before = self.recalled
+        self.recalled = Recalled(before.found + inside, before.shown + inside, before.seconds + seconds)
 
     def add(self, piece: str) -> None:
         self.first = self.first or time.monotonic()

@@ -16,7 +16,13 @@ class TurnBegan:
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """Memory was asked. ``shown`` are the recollections that fit into the prompt; ``seconds`` is the recall's time."""
+    """Memory was asked.
+
+    Attributes:
+        found: what it brought to mind.
+        shown: what of it reaches the model: in the prompt, where it fits, or inside the model's attention.
+        seconds: the recall's time.
+    """
 
     found: tuple[Recollection, ...]
     shown: tuple[Recollection, ...]

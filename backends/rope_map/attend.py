@@ -15,6 +15,8 @@ from memagent.backends.rope_map.reader import KeysAndValues
 from memagent.kernels.memory_attention import memory_attention
 
 Placement = Literal["consecutive", "fixed"]
+# Scores are learnt on generated talk, where they differ more than among people's questions: differences are widened.
+_SHARPNESS = 4.0
 _LEAST_PRIOR = math.log(0.2)
 
 
@@ -61,7 +63,7 @@ class Memory:
         self._bias = None
         if priors is not None and len(pieces) > 1:
             lengths = torch.tensor([len(piece.keys) for piece in pieces])
-            least = torch.tensor(priors).clamp(_LEAST_PRIOR, 0.0)
+            least = (_SHARPNESS * torch.tensor(priors)).clamp(_LEAST_PRIOR, 0.0)
             self._bias = least.repeat_interleave(lengths).to(device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:

@@ -1,0 +1,242 @@
+"""What the RoPE memory map remembers, and what it costs, on the default model.
+
+    python benchmarks/memory_map.py facts --among 200 1000                twelve facts among other statements
+    python benchmarks/memory_map.py facts --among 10000 --no-answers      only whether the right piece is among the best
+    python benchmarks/memory_map.py passkey --text tale.txt --tokens 100000
+    python benchmarks/memory_map.py pairs --count 50                      key-value pairs of UUIDs (InfiniteBench's KV)
+    python benchmarks/memory_map.py cost                                  time a generated token, bytes a stored token
+
+Facts, passkey and pairs are never in the prompt: memory reaches the model inside its attention (channel ``model``).
+``--set`` passes settings on, for instance ``--set mode=token`` for the paper's plain form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from memagent.agent.conversation import Conversation, Settings
+from memagent.agent.events import TurnEnded
+from memagent.agent.home import Home
+from memagent.agent.journal import NewTurn
+from memagent.agent.memory import Memory
+from memagent.agent.models.catalogue import DEFAULT_MODEL
+from memagent.agent.models.chat import ChatModel, Message, Sampling
+from memagent.agent.models.resolve import as_local, load_chat_model
+from memagent.agent.scenarios.distractors import generate
+from memagent.cli.progress import track
+
+FACTS = Path(__file__).parents[1] / "tests" / "data" / "twelve_facts.json"
+_SESSION = 20
+_TOP = 3
+_REPEATS = 7
+
+
+def main() -> None:
+    arguments = _arguments()
+    model = load_chat_model(DEFAULT_MODEL, Home.from_environment().models, notify=print)
+    rows = list(_RUNS[arguments.command](arguments, model))
+    if arguments.output == "json":
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table(box=None, padding=(0, 2))
+    for heading in rows[0]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def facts(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
+    """Twelve personal facts, spread evenly among statements that are beside the point."""
+    data = json.loads(FACTS.read_text(encoding="utf-8"))
+    for among in arguments.among:
+        others = [*data["statements"], *generate(max(0, among - len(data["statements"])))][:among]
+        texts = _spread(others, [fact["text"] for fact in data["facts"]])
+        asked = [(fact["question"], fact["text"], fact["answers"]) for fact in data["facts"]]
+        yield {"facts among": among, **_examined(texts, asked, arguments, model)}
+
+
+def passkey(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
+    """A pass key told once, at several depths of a long text."""
+    paragraphs = [
+        line
+        for path in arguments.text
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    text: list[str] = []
+    tokens = 0
+    while tokens < arguments.tokens:
+        text.append(paragraphs[len(text) % len(paragraphs)])
+        tokens += model.count_text(text[-1])
+    for depth in (0.1, 0.5, 0.9):
+        key = str(random.Random(depth).randrange(10_000, 100_000))
+        told = f"The pass key is {key}. Remember it: {key} is the pass key."
+        at = int(depth * len(text))
+        asked = [("What is the pass key?", told, [key])]
+        yield {
+            "tokens": tokens,
+            "depth": depth,
+            **_examined([*text[:at], told, *text[at:]], asked, arguments, model),
+        }
+
+
+def pairs(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
+    """Random UUIDs, each told with another one as its value."""
+    chance = random.Random(0)
+    made = [(_uuid(chance), _uuid(chance)) for _ in range(arguments.count)]
+    texts = [f"The value of the key {key} is {value}." for key, value in made]
+    asked = [
+        (f"What is the value of the key {key}?", text, [value])
+        for text, (key, value) in zip(texts, made, strict=True)
+    ]
+    yield {"pairs": arguments.count, **_examined(texts, asked, arguments, model)}
+
+
+def cost(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
+    """Generated tokens a second with three pieces attended and without, in turns; bytes a token by precision."""
+    data = json.loads(FACTS.read_text(encoding="utf-8"))
+    question = data["facts"][0]["question"]
+    for precision in ("bf16", "int8", "int4"):
+        with _memory(
+            [*data["statements"][:50], data["facts"][0]["text"]], arguments, model, precision
+        ) as memory:
+            seconds: dict[bool, list[float]] = {True: [], False: []}
+            for attended in (True, False) * _REPEATS:
+                seconds[attended].append(_seconds_a_token(memory, model, question, attended=attended))
+            with_memory, without = (statistics.median(seconds[which]) for which in (True, False))
+            yield {
+                "precision": precision,
+                "bytes a token": memory.stats().extras["bytes_per_token"],
+                "ms a generated token": 1000 * with_memory,
+                "without memory": 1000 * without,
+                "ratio": with_memory / without,
+            }
+
+
+_RUNS = {"facts": facts, "passkey": passkey, "pairs": pairs, "cost": cost}
+
+
+def _examined(
+    texts: Sequence[str],
+    asked: Sequence[tuple[str, str, list[str]]],
+    arguments: argparse.Namespace,
+    model: ChatModel,
+) -> dict[str, Any]:
+    """Store texts, ask questions given as (question, text that answers, accepted answers), and count what is right."""
+    began = time.monotonic()
+    with _memory(texts, arguments, model) as memory:
+        read = time.monotonic() - began
+        stats = memory.stats()
+        found, times, right = 0, [], 0
+        conversation = Conversation(
+            memory, model, "asking", Settings(channel="model", sampling=Sampling(max_tokens=arguments.reply))
+        )
+        for question, text, answers in track(asked, total=len(asked), label="Asking"):
+            began = time.monotonic()
+            best = memory.recall(question, limit=_TOP)
+            times.append(time.monotonic() - began)
+            found += any(item.text in text for item in best)
+            if arguments.answers:
+                reply = next(e.reply for e in conversation.probe(question) if isinstance(e, TurnEnded))
+                correct = any(answer in reply.casefold() for answer in answers)
+                right += correct
+                if not correct:
+                    Console(stderr=True).print(f"missed: {question} -> {reply}", markup=False)
+    return {
+        "stored tokens": stats.tokens,
+        f"in the best {_TOP}": f"{found} of {len(asked)}",
+        "answered": f"{right} of {len(asked)}" if arguments.answers else "-",
+        "reading s": read,
+        "recall ms": 1000 * statistics.median(times),
+        "MB on disk": stats.bytes_on_disk / 1e6,
+    }
+
+
+@contextmanager
+def _memory(
+    texts: Sequence[str], arguments: argparse.Namespace, model: ChatModel, precision: str = "bf16"
+) -> Iterator[Memory]:
+    """A memory in a folder of its own that has read ``texts``, one turn each, twenty a session."""
+    settings = {"abstain": "false", "precision": precision} | dict(one.split("=", 1) for one in arguments.set)
+    with tempfile.TemporaryDirectory() as folder:
+        home = Home(Path(folder), Home.from_environment().models)
+        turns = [NewTurn(f"day {place // _SESSION}", "user", text) for place, text in enumerate(texts)]
+        with Memory.open(
+            home, "bench", "rope_map", settings, make_model=lambda: as_local(model), progress=track
+        ) as memory:
+            memory.journal.extend(turns)
+            memory.catch_up()
+            yield memory
+
+
+def _seconds_a_token(memory: Memory, model: ChatModel, question: str, *, attended: bool) -> float:
+    """Return the time from the first to the last of some generated tokens, divided by their number."""
+    messages = [
+        Message("system", "You tell long stories."),
+        Message("user", f"{question} Tell me a long story."),
+    ]
+    sampling = Sampling(max_tokens=48)
+    local = as_local(model)
+    with memory.attached(local, question) if attended else _nothing():
+        pieces = model.stream(messages, sampling)
+        text = next(pieces)
+        began = time.monotonic()
+        rest = "".join(pieces)
+        spent = time.monotonic() - began
+    return spent / max(1, model.count_text(text + rest) - model.count_text(text))
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _spread(others: Sequence[str], told: Sequence[str]) -> list[str]:
+    """Put the told among the others at even distances."""
+    step = max(1, len(others) // len(told))
+    mixed: list[str] = []
+    for place, text in enumerate(told):
+        last = len(others) if place == len(told) - 1 else (place + 1) * step
+        mixed += [*others[place * step : last], text]
+    return mixed
+
+
+def _uuid(chance: random.Random) -> str:
+    return str(uuid.UUID(int=chance.getrandbits(128), version=4))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", choices=sorted(_RUNS))
+    parser.add_argument("--among", type=int, nargs="+", default=[200], help="statements besides the facts")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], help="files of text, a paragraph a line")
+    parser.add_argument("--tokens", type=int, default=100_000, help="length of the text for the pass key")
+    parser.add_argument("--count", type=int, default=50, help="key-value pairs")
+    parser.add_argument("--reply", type=int, default=48, help="most tokens of an answer")
+    parser.add_argument("--answers", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    arguments = parser.parse_args()
+    if arguments.command == "passkey" and not arguments.text:
+        parser.error("passkey needs --text FILE...")
+    return arguments
+
+
+if __name__ == "__main__":
+    main()
