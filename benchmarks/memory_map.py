@@ -70,28 +70,22 @@ def facts(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str,
 
 
 def passkey(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
-    """A pass key told once, at several depths of a long text."""
-    paragraphs = [
-        line
-        for path in arguments.text
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    ]
+    """Three pass keys, each told once, at several depths of a long text."""
+    lines = [line for path in arguments.text for line in path.read_text(encoding="utf-8").splitlines()]
+    paragraphs = [line for line in lines if line.strip()]
     text: list[str] = []
     tokens = 0
     while tokens < arguments.tokens:
         text.append(paragraphs[len(text) % len(paragraphs)])
         tokens += model.count_text(text[-1])
-    for depth in (0.1, 0.5, 0.9):
-        key = str(random.Random(depth).randrange(10_000, 100_000))
-        told = f"The pass key is {key}. Remember it: {key} is the pass key."
-        at = int(depth * len(text))
-        asked = [("What is the pass key?", told, [key])]
-        yield {
-            "tokens": tokens,
-            "depth": depth,
-            **_examined([*text[:at], told, *text[at:]], asked, arguments, model),
-        }
+    chance = random.Random(0)
+    asked = []
+    for depth, gate in ((0.9, "north"), (0.5, "east"), (0.1, "south")):
+        key = str(chance.randrange(10_000, 100_000))
+        told = f"The pass key of the {gate} gate is {key}. Remember it: {key} is the pass key."
+        text.insert(int(depth * len(text)), told)
+        asked.append((f"What is the pass key of the {gate} gate?", told, [key]))
+    yield {"tokens": tokens, **_examined(text, asked, arguments, model)}
 
 
 def pairs(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:

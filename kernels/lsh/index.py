@@ -13,7 +13,7 @@ from memagent.kernels.lsh.table import Frame, Probing, Projection, Table, hashed
 from memagent.kernels.lsh.torch import exact_top, pad_top
 
 # So many keys are searched exactly sooner than their buckets are found.
-EXACT = 8192
+EXACT = 65_536
 # A tail longer than this share of the hashed keys is merged into them.
 _TAIL = 1 / 64
 # Without `bits`, there is a bucket number for so many keys; a third to a half of the numbers occur among real keys.
