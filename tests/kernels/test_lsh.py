@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from memagent.kernels.lsh import Hits, LSHIndex, hash_codes, naive, rerank
 from memagent.kernels.lsh import torch as fast
-from memagent.kernels.lsh.index import EXACT
 
 DIMS = [60, 64, 80]
 COUNTS = [0, 1, 63, 500, 5000]
@@ -37,6 +36,15 @@ assert hash_codes(torch.empty(0, 60), torch.randn(2, 60, 5)).shape == (2, 0)
 assert rerank(queries, keys, rows[:, :0]).shape == (3, 0)
 assert "memagent.kernels.lsh.triton" in sys.modules
 """
+
+
+EXACT = 8192
+
+
+@pytest.fixture(autouse=True)
+def _hash_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let indexes hash from some thousand keys on, so that tests need no more."""
+    monkeypatch.setattr("memagent.kernels.lsh.index.EXACT", EXACT)
 
 
 def drawn(*shape: int, seed: int = 42) -> torch.Tensor:
