@@ -130,10 +130,9 @@ def save(addressing: Addressing, path: Path) -> None:
         "heads": [asdict(head) for head in addressing.heads],
     }
     tensors = {f"background.{layer}.{head}": keys for (layer, head), keys in addressing.background.items()}
+    tensors |= {"weights": addressing.weights.contiguous(), "owners": addressing.owners}
     fresh = path.with_suffix(".new")
-    save_file(
-        {"weights": addressing.weights.contiguous(), **tensors}, fresh, {"addressing": json.dumps(told)}
-    )
+    save_file(tensors, fresh, {"addressing": json.dumps(told)})
     fresh.chmod(0o600)
     fresh.replace(path)
 
