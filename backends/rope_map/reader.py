@@ -16,8 +16,6 @@ from memagent.backends.protocol import LocalModel
 from memagent.backends.rope_map import rotary
 from memagent.backends.rope_map.attention import AttentionCall, layers, watched
 
-_BATCH_TOKENS = 1024
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -60,41 +58,34 @@ class Reader:
     def read(self, rows: Sequence[Row], *, depth: int | None = None) -> Iterator[KeysAndValues]:
         """Yield keys and values of each row, in order, up to layer ``depth`` (exclusive; all by default).
 
-        Rows are read in batches of some thousand tokens. A row's numbers depend on the others of its batch by
-        rounding only.
+        Rows are read one by one: in a batch a row's numbers would depend on the others of the batch, by rounding, and
+        the same journal would not give the same map.
         """
-        for batch in _batches(rows):
+        for row in rows:
             capture = _Capture(self.theta, range(depth or self.depth), keys=True)
-            self._run(batch, capture)
-            for place, row in enumerate(batch):
-                own = slice(len(row.before), len(row.before) + len(row.ids))
-                keys, values = (
-                    torch.stack([tensor[place, :, own] for tensor in found]).permute(2, 0, 1, 3).contiguous()
-                    for found in (capture.keys, capture.values)
-                )
-                yield KeysAndValues(keys, values)
+            self._run(row, capture)
+            own = slice(len(row.before), len(row.before) + len(row.ids))
+            keys, values = (
+                torch.stack([tensor[0, :, own] for tensor in found]).permute(2, 0, 1, 3).contiguous()
+                for found in (capture.keys, capture.values)
+            )
+            yield KeysAndValues(keys, values)
 
     def queries(self, rows: Sequence[Row], wanted: Sequence[int]) -> Iterator[Tensor]:
         """Yield each row's queries in the layers ``wanted`` (ascending): ``[layers, heads, tokens, head_dim]``.
 
         The layers above the last wanted one are not run.
         """
-        for batch in _batches(rows):
+        for row in rows:
             capture = _Capture(self.theta, wanted, keys=False)
-            self._run(batch, capture)
-            for place, row in enumerate(batch):
-                own = slice(len(row.before), len(row.before) + len(row.ids))
-                yield torch.stack([tensor[place, :, own] for tensor in capture.queries])
+            self._run(row, capture)
+            own = slice(len(row.before), len(row.before) + len(row.ids))
+            yield torch.stack([tensor[0, :, own] for tensor in capture.queries])
 
-    def _run(self, batch: Sequence[Row], capture: _Capture) -> None:
-        lengths = [len(row.before) + len(row.ids) for row in batch]
-        ids = torch.zeros(len(batch), max(lengths), dtype=torch.long)
-        for place, row in enumerate(batch):
-            ids[place, : lengths[place]] = torch.tensor([*row.before, *row.ids])
-        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-        device = self.model.device
+    def _run(self, row: Row, capture: _Capture) -> None:
+        ids = torch.tensor([[*row.before, *row.ids]], device=self.model.device)
         with torch.inference_mode(), watched(self.model, capture), suppress(_Enough):
-            self.model.model(input_ids=ids.to(device), attention_mask=mask.long().to(device), use_cache=False)
+            self.model.model(input_ids=ids, use_cache=False)
 
 
 class _Enough(Exception):  # noqa: N818 - nothing went wrong
@@ -123,17 +114,3 @@ class _Capture:
                 self.queries.append(rotary.rotate(query, back, self._theta).cpu())
         if layer >= self._last:
             raise _Enough
-
-
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    longest = 0
-    for row in rows:
-        length = len(row.before) + len(row.ids)
-        if batch and max(longest, length) * (len(batch) + 1) > _BATCH_TOKENS:
-            yield batch
-            batch, longest = [], 0
-        batch.append(row)
-        longest = max(longest, length)
-    if batch:
-        yield batch
