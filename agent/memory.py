@@ -143,6 +143,7 @@ class Memory:
             if make_model is not None:
                 resources.make_model = make_model
             if fresh:
+                make_backend.fingerprint(config, resources)  # models that cannot be had cost no state
                 CheckpointStore(home.backend_folder(user, backend)).discard()
             memory = cls(home, journal, lock, make_backend, config, resources, notify, strict, settings or {})
         except BaseException:

@@ -26,7 +26,7 @@ from memagent.backends.protocol import (
     Resources,
     Turn,
 )
-from memagent.backends.rope_map import calibration
+from memagent.backends.rope_map import calibration, rotary
 from memagent.backends.rope_map.addressing import Addressing, gather
 from memagent.backends.rope_map.attend import Memory, Placement
 from memagent.backends.rope_map.attention import watched
@@ -96,6 +96,7 @@ class RopeMap(MemoryBackend):
     @classmethod
     def fingerprint(cls, config: RopeMapConfig, resources: Resources) -> Fingerprint:
         local = resources.local_model
+        rotary.check(local.model)
         rope = json.dumps(getattr(local.model.config, "rope_parameters", None) or {}, sort_keys=True)
         tokenizer = local.tokenizer.backend_tokenizer.to_str().encode()
         return {

@@ -58,7 +58,8 @@ def fingerprint(local: LocalModel, context: int) -> str:
         str(local.model.dtype),
         context,
         hashlib.sha256(generated.SOURCE.read_bytes()).hexdigest(),
-        (HEADS, OFFSETS, _SCENES, _SEED, _PENALTY, _REFUSED),
+        (HEADS, OFFSETS, _FIRST_OFFSET, _SCENES, _CHOSEN_ON, _SEED, _PENALTY, _STEPS, _REFUSED),
+        sorted(NEIGHBOURS.items()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 

@@ -91,17 +91,13 @@ class AddressIndex:
             CheckpointError: it is of other heads.
         """
         own: dict[tuple[int, int], dict[str, Tensor]] = {key: {} for key in self._indexes}
-        for name, tensor in state.items():
-            layer, head, rest = name.split(".", 2)
-            if (int(layer), int(head)) not in own:
-                raise CheckpointError(
-                    f"its index is of layer {layer}, key head {head}, which does not address"
-                )
-            own[int(layer), int(head)][rest] = tensor
         try:
+            for name, tensor in state.items():
+                layer, head, rest = name.split(".", 2)
+                own[int(layer), int(head)][rest] = tensor
             self._indexes = {key: LSHIndex.from_state(its, self._device) for key, its in own.items()}
         except (KeyError, ValueError) as error:
-            raise CheckpointError(f"its index cannot be read ({error})") from error
+            raise CheckpointError(f"its index is not one of the heads that address ({error})") from error
 
     @property
     def bytes_in_memory(self) -> int:

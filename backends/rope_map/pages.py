@@ -213,10 +213,15 @@ class PageStore:
     def _note(self, path: Path) -> None:
         with _opened(path) as file:
             metadata = file.metadata() or {}
-        if metadata.get("precision") != self._precision or "pieces" not in metadata:
-            raise CheckpointError(f"{path.name} is no page of precision {self._precision}")
-        table: dict[str, list[int]] = json.loads(metadata["pieces"])
-        self._places |= {int(number): _Place(path, *place) for number, place in table.items()}
+        try:
+            if metadata.get("precision") != self._precision:
+                raise ValueError(f"its precision is {metadata.get('precision')}")
+            table: dict[str, list[int]] = json.loads(metadata["pieces"])
+            self._places |= {int(number): _Place(path, *place) for number, place in table.items()}
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{path.name} is no page of precision {self._precision} ({error})"
+            ) from error
 
 
 def link(source: Path, target: Path) -> None:

@@ -82,4 +82,6 @@ def _end(text: str, places: Sequence[tuple[int, int]], start: int, room: int) ->
     if end >= len(places):
         return len(places)
     gaps = (at for at in range(end, end - room // 4, -1) if text[places[at][0]].isspace())
-    return next(gaps, end)
+    # A character may take several tokens, which stay together.
+    whole = (at for at in range(end, start, -1) if places[at][0] >= places[at - 1][1])
+    return next(gaps, next(whole, end))

@@ -17,7 +17,14 @@ from tests.conftest import OpenMemory
 FACT = "My dog is called Biscuit."
 QUESTION = "What is my dog called?"
 
-pytestmark = pytest.mark.parametrize("backend", registry.names())
+# A memory inside a language model takes minutes: `pytest -m slow tests/contract`.
+pytestmark = pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "local_model" in registry.get(name).needs else ())
+        for name in registry.names()
+    ],
+)
 
 
 def remembers(backend: str) -> bool:

@@ -1,0 +1,158 @@
+"""Tiny random models of the families that the map works with, and an addressing for them that nobody had to learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memagent.backends.protocol import Resources, Turn
+from memagent.backends.rope_map import generated
+from memagent.backends.rope_map.addressing import Addressing, Head
+from memagent.backends.rope_map.backend import RopeMap, RopeMapConfig
+from memagent.backends.rope_map.reader import KeysAndValues
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+LAYERS, HEADS, KV_HEADS, HEAD_DIM = 3, 4, 2, 16
+HEADS_THAT_ADDRESS = (Head(0, 1, 64), Head(1, 0, 128), Head(1, 3, 256))
+
+
+@dataclass
+class Tiny:
+    """A model that fits a test."""
+
+    name: str
+    digest: str
+    model: Any
+    tokenizer: Any
+
+
+@cache
+def tokenizer() -> Any:
+    """Byte-level pairs, learnt from what the map is calibrated on: any text can be written."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    words.train_from_iterator(generated.SOURCE.read_text(encoding="utf-8").splitlines(), trainer)
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    make: Any = PreTrainedTokenizerFast
+    return make(tokenizer_object=words, **marks)
+
+
+def config(family: str = "llama", **settings: Any) -> Any:
+    """A tiny configuration; random weights large enough that attention matters."""
+    import transformers
+
+    make = getattr(transformers, f"{family.title()}Config")
+    shape: dict[str, Any] = {
+        "vocab_size": 1000,
+        "hidden_size": HEADS * HEAD_DIM,
+        "intermediate_size": 96,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.15,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+    }
+    if family == "qwen2":
+        del shape["head_dim"]
+    return make(**(shape | settings))
+
+
+def model_of(settings: Any, seed: int = 0) -> Any:
+    """A model with random weights, biases too, in float32."""
+    import transformers
+
+    make: Any = transformers.AutoModelForCausalLM
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: Any = make.from_config(settings, dtype=torch.float32)
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):
+                torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@cache
+def tiny(family: str = "llama", seed: int = 0) -> Tiny:
+    """A shared model; leave it as it is."""
+    return Tiny(f"tiny-{family}-{seed}", f"tiny {family} {seed}", model_of(config(family), seed), tokenizer())
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    """Draw tokens that are not special."""
+    drawn: list[int] = torch.randint(
+        2, 1000, (count,), generator=torch.Generator().manual_seed(seed)
+    ).tolist()
+    return drawn
+
+
+def logits(model: Any, ids: Sequence[int], **options: Any) -> Tensor:
+    """Return ``[tokens, vocabulary]`` of one row, without a cache."""
+    with torch.inference_mode():
+        found: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False, **options).logits
+    return found[0]
+
+
+def drawn(count: int, seed: int = 0, *, layers: int = LAYERS) -> KeysAndValues:
+    """Draw keys and values of ``count`` tokens, as a model in bfloat16 would give them."""
+    random = torch.Generator().manual_seed(seed)
+    keys, values = (
+        torch.randn(count, layers, KV_HEADS, HEAD_DIM, generator=random).bfloat16() for _ in range(2)
+    )
+    return KeysAndValues(keys, values)
+
+
+def addressing(threshold: float = 0.0) -> Addressing:
+    """Three heads that stand for learnt ones, before a background of four pieces of five tokens."""
+    random = torch.Generator().manual_seed(7)
+    keys = {(head.layer, head.head // (HEADS // KV_HEADS)) for head in HEADS_THAT_ADDRESS}
+    return Addressing(
+        heads=HEADS_THAT_ADDRESS,
+        group=HEADS // KV_HEADS,
+        weights=torch.tensor([0.3, 0.2, 0.4, 0.1, 0.5, 0.2]),
+        threshold=threshold,
+        background={key: torch.randn(20, HEAD_DIM, generator=random) for key in sorted(keys)},
+        owners=torch.arange(20) // 5,
+    )
+
+
+def said(
+    seq: int, text: str, session: str = "monday", role: str = "user", speaker: str | None = None
+) -> Turn:
+    """A turn, one minute after the one before it."""
+    when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
+    return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
+
+
+def rope_map(
+    workspace: Path, local: Tiny | None = None, saved: Path | None = None, **settings: Any
+) -> RopeMap:
+    """A map in a model; ``calibration.calibrate`` is the caller's business."""
+    workspace.mkdir(exist_ok=True)
+    resources = Resources(workspace, make_embedder=_nothing, make_model=lambda: local or tiny())
+    chosen = RopeMapConfig(**settings)
+    return RopeMap.load(saved, chosen, resources) if saved else RopeMap(chosen, resources)
+
+
+def _nothing() -> Any:
+    raise AssertionError("The map needs no embedder.")
