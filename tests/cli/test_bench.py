@@ -52,7 +52,7 @@ def figures(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_json_has_the_documented_fields() -> None:
-    found = measured("--backend", "all")
+    found = measured("--backend", "in_memory", "--backend", "none", "--backend", "rag")
     assert list(found) == ["manifest", "results", "differences"]
     assert found["manifest"]["benchmark"] == "locomo"
     assert {row["backend"] for row in found["results"]} == {"chance", "bm25", "none", "in_memory", "rag"}
