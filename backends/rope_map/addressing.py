@@ -6,13 +6,15 @@ A head of the model at layer l asks with its queries ``q``, rotated to an offset
     mass_t(piece) = sum over its keys of exp(q_t . k / sqrt(head_dim)) / sum over all keys of the same
 
 "All keys" are the stored ones and a background of small talk, so that masses mean the same in a small memory as in a
-large one; and what the background scores for a question is what a stored piece has to beat to count as relevant. Most heads do not address what a question is about; a few do, at offsets of their own. Which, and how much
-each is to be believed, is learnt once for each model (``calibration.py``). Two kinds of evidence are taken from each
-head at each offset: log(1 + mean over t of mass / FLOOR), which trusts a mass that any token pays, and the mean over t
-of log(1 + mass / FLOOR), which asks all tokens to agree. The weighted sum of a piece's evidence is its score; as
-an answer often has few words in common with a question, a piece is also credited with a part of the evidence on its
-neighbours in the dialogue: the two pieces it answers and the one that answers it. What one speaker says in a row is
-no dialogue: there each piece stands for itself.
+large one; and what the background scores for a question is what a stored piece has to beat to count as relevant.
+
+Most heads do not address what a question is about; a few do, at offsets of their own. Which, and how much each is to
+be believed, is learnt once for each model (``calibration.py``). Two kinds of evidence are taken from each head:
+log(1 + mean over t of mass / FLOOR), which trusts a mass that any token pays, and the mean over t of
+log(1 + mass / FLOOR), which asks all tokens to agree. The weighted sum of a piece's evidence is its score; as an answer
+often has few words in common with a question, a piece is also credited with a part of the evidence on its neighbours in
+the dialogue: the two pieces it answers and the one that answers it. What one speaker says in a row is no dialogue: there
+each piece stands for itself.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ class Catalogue:
     def around(self, number: int, shift: int) -> int | None:
         """Return the piece ``shift`` places after a piece in its dialogue; None if there is none.
 
-        A dialogue goes on as long as each turn is by another speaker than the one before it.
+        A dialogue goes on as long as each turn is by another speaker than the one before it. The pieces of one turn are
+        no dialogue either: a long turn would credit itself and drown short ones.
         """
         session = self._sessions[self._pieces[number].turn.session]
         place = bisect_left(session, number)
@@ -74,9 +75,7 @@ class Catalogue:
             return None
         step = 1 if shift > 0 else -1
         path = [self._pieces[session[one]].turn for one in range(place, place + shift + step, step)]
-        linked = all(
-            one.seq == other.seq or _speaker(one) != _speaker(other) for one, other in pairwise(path)
-        )
+        linked = all(_speaker(one) != _speaker(other) for one, other in pairwise(path))
         return session[place + shift] if linked else None
 
     def before(self, number: int, count: int) -> list[Piece]:

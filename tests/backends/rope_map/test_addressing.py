@@ -96,14 +96,13 @@ def test_neighbours_are_of_one_session_and_roles_stand_for_missing_names() -> No
     assert catalogue.around(2, 1) is None
 
 
-def test_pieces_of_one_turn_are_neighbours() -> None:
+def test_pieces_of_one_turn_are_no_dialogue() -> None:
     catalogue = Catalogue(Writer(tokenizer()))
-    catalogue.add([said(1, "word " * 400), said(2, "Short.")])
+    catalogue.add([said(1, "word " * 400), said(2, "Short.", role="assistant")])
     last = len(catalogue) - 1
     assert last > 2
-    assert catalogue.around(0, 1) == 1
-    assert catalogue.around(1, -1) == 0
-    assert catalogue.around(last, -1) is None
+    assert catalogue.around(0, 1) is catalogue.around(1, -1) is None
+    assert catalogue.around(last, -1) == last - 1
 
 
 def test_a_forgotten_turn_leaves_its_neighbours_beside_each_other() -> None:
