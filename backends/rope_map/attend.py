@@ -20,7 +20,7 @@ _SHARPNESS = 4.0
 _LEAST_PRIOR = math.log(0.2)
 
 
-class Memory:
+class Attended:
     """Keys and values that every layer's queries attend to besides the local context.
 
     Args:

@@ -28,7 +28,7 @@ from memagent.backends.protocol import (
 )
 from memagent.backends.rope_map import calibration, rotary
 from memagent.backends.rope_map.addressing import Addressing, gather
-from memagent.backends.rope_map.attend import Memory, Placement
+from memagent.backends.rope_map.attend import Attended, Placement
 from memagent.backends.rope_map.attention import watched
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
@@ -267,14 +267,14 @@ class RopeMap(MemoryBackend):
             return []
         return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
 
-    def _memory(self, chosen: dict[int, float]) -> Memory | None:
+    def _memory(self, chosen: dict[int, float]) -> Attended | None:
         """Load what is to be attended; None if that is nothing."""
         token = self.config.mode == "token"
         numbers = self._pages.pieces() if token else sorted(chosen)
         if not numbers:
             return None
         best = max(chosen.values(), default=0.0)
-        return Memory(
+        return Attended(
             [self._pages.get(number) for number in numbers],
             self._reader.theta,
             self._reader.model.device,

@@ -35,10 +35,6 @@ class Catalogue:
     def turns(self) -> int:
         return len(self._turns)
 
-    @property
-    def tokens(self) -> int:
-        return sum(len(piece.ids) for piece in self._pieces.values())
-
     def add(self, turns: Iterable[Turn]) -> list[int]:
         """Cut turns that are not here into pieces and return the new numbers."""
         new = []

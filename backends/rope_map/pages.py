@@ -3,10 +3,10 @@
 A page file holds some pieces, token after token, so that reading one piece touches one stretch of the file:
 
     keys.codes, values.codes   [tokens, layers, kv_heads, head_dim], halved in the last dimension for int4
-    keys.scale, values.scale   float16, unless bf16: [groups, layers, kv_heads, head_dim], [tokens, layers, kv_heads, 1]
-    metadata                   "pieces": JSON {piece: [start, end, group]}, "precision"
+    keys.scale, values.scale   float16, unless bf16: [pieces, layers, kv_heads, head_dim], [tokens, layers, kv_heads, 1]
+    metadata                   "pieces": JSON {piece: [start, end, row of its scale]}, "precision"
 
-The pieces written together are one group, whose keys share their scales; files that are joined keep their groups.
+A piece shares nothing with those it was written with, so that a forgotten one leaves no trace in their scales.
 
 A file never changes once written: forgetting writes a new one and removes the old one. So a stored state can share
 files with the working folder (hard links) instead of copying them.
@@ -33,12 +33,12 @@ _PAGE_TOKENS = 2048
 
 
 class _Place(NamedTuple):
-    """Where a piece is: its file, its first token there and the one after its last, the group of its scales."""
+    """Where a piece is: its file, its first token there and the one after its last, the row of its keys' scale."""
 
     path: Path
     start: int
     end: int
-    group: int
+    row: int
 
 
 class PageStore:
@@ -66,9 +66,6 @@ class PageStore:
 
     def __len__(self) -> int:
         return len(self._places)
-
-    def __contains__(self, piece: int) -> bool:
-        return piece in self._places
 
     def pieces(self) -> list[int]:
         return sorted(self._places)
@@ -144,24 +141,25 @@ class PageStore:
         return sorted({place.path for place in self._places.values()})
 
     def _write(self, page: Sequence[tuple[int, KeysAndValues]]) -> None:
-        tensors: dict[str, Tensor] = {}
-        for part, shared in (("keys", 0), ("values", -1)):
-            whole = torch.cat([getattr(found, part) for _, found in page])
-            stored = encode(whole, self._precision, shared)
-            tensors |= {f"{part}.{name}": one for name, one in stored.items()}
-        self._store(tensors, [(number, len(found.keys), 0) for number, found in page])
+        parts = []
+        for _, found in page:
+            keys, values = encode(found.keys, self._precision, 0), encode(found.values, self._precision, -1)
+            parts.append({f"keys.{name}": one for name, one in keys.items()})
+            parts[-1] |= {f"values.{name}": one for name, one in values.items()}
+        self._store(parts, [(number, len(found.keys)) for number, found in page])
 
-    def _store(self, tensors: dict[str, Tensor], pieces: Sequence[tuple[int, int, int]]) -> None:
-        """Write a file of pieces given as (number, tokens, group), in this order."""
+    def _store(self, parts: Sequence[dict[str, Tensor]], pieces: Sequence[tuple[int, int]]) -> None:
+        """Write a file of pieces given as (number, tokens), in this order; their tensors come in any parts."""
         from safetensors.torch import save_file
 
         first = pieces[0][0]
         path = self._folder / f"{first:010d}-{self._generation(first):04d}.safetensors"
         places, start = {}, 0
-        for number, tokens, group in pieces:
-            places[number] = _Place(path, start, start + tokens, group)
+        for row, (number, tokens) in enumerate(pieces):
+            places[number] = _Place(path, start, start + tokens, row)
             start += tokens
         table = {str(number): place[1:] for number, place in places.items()}
+        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         save_file(tensors, path, {"precision": self._precision, "pieces": json.dumps(table)})
         path.chmod(0o600)
         self._places |= places
@@ -173,31 +171,30 @@ class PageStore:
     def _rewrite(self, paths: Sequence[Path], gone: Collection[int]) -> None:
         """Write the pieces of some files without those that are gone, code for code, and remove the files."""
         parts: list[dict[str, Tensor]] = []
-        kept: list[tuple[int, int, int]] = []
-        groups = 0
+        kept: list[tuple[int, int]] = []
+        dropped: list[int] = []
         for path in paths:
             own = sorted(
                 (place.start, number) for number, place in self._places.items() if place.path == path
             )
             stay = [number for _, number in own if number not in gone]
+            dropped += [number for _, number in own if number in gone]
             places = [self._places[number] for number in stay]
-            for _, number in own:
-                del self._places[number]
             if stay:
                 with _opened(path) as file:
                     parts.append({name: _rows(file, name, places) for name in file.keys()})  # noqa: SIM118
                 kept += [
-                    (number, place.end - place.start, groups + place.group)
-                    for number, place in zip(stay, places, strict=True)
+                    (number, place.end - place.start) for number, place in zip(stay, places, strict=True)
                 ]
-                groups += len(parts[-1].get("keys.scale", ()))
         if kept:
-            self._store({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, kept)
+            self._store(parts, kept)
+        for number in dropped:
+            del self._places[number]
         for path in paths:
             path.unlink()
 
     def _read(self, place: _Place) -> KeysAndValues:
-        own, group = slice(place.start, place.end), slice(place.group, place.group + 1)
+        own, row = slice(place.start, place.end), slice(place.row, place.row + 1)
         with _opened(place.path) as file:
             scaled = self._precision != "bf16"
             keys, values = (
@@ -206,7 +203,7 @@ class PageStore:
                     file.get_slice(f"{part}.scale")[which] if scaled else None,
                     self._precision,
                 )
-                for part, which in (("keys", group), ("values", own))
+                for part, which in (("keys", row), ("values", own))
             )
         return KeysAndValues(keys, values)
 
@@ -242,11 +239,10 @@ def _opened(path: Path) -> Any:
 
 
 def _rows(file: Any, name: str, places: Sequence[_Place]) -> Tensor:
-    """Return a stored tensor's rows for some pieces; the scales of all groups of a file stay."""
+    """Return a stored tensor's rows for some pieces."""
     rows = file.get_slice(name)
     if name == "keys.scale":
-        whole: Tensor = rows[:]
-        return whole
+        return torch.cat([rows[place.row : place.row + 1] for place in places])
     return torch.cat([rows[place.start : place.end] for place in places])
 
 

@@ -1,6 +1,6 @@
 """Storing keys and values in fewer bits.
 
-Unrotated keys have a few channels that are large in every token, so keys share a scale for each channel of a page;
+Unrotated keys have a few channels that are large in every token, so keys share a scale for each channel of a piece;
 values have no such channels, so each token has a scale of its own (KIVI, arXiv 2402.02750; that keys should be
 quantised before rotation is from KVQuant, arXiv 2401.18079).
 """

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from memagent.backends.errors import SettingError
 from memagent.backends.rope_map import rotary
-from memagent.backends.rope_map.attend import Memory, Placement
+from memagent.backends.rope_map.attend import Attended, Placement
 from memagent.backends.rope_map.attention import AttentionCall, watched
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from tests.backends.rope_map import tiny as make
@@ -25,7 +25,7 @@ def memory_of(
     local: Tiny, *rows: Row, placement: Placement = "consecutive", offset: int = 4096, **options: Any
 ) -> Memory:
     reader = Reader(local)
-    return Memory(
+    return Attended(
         list(reader.read(rows)),
         reader.theta,
         local.model.device,
@@ -36,7 +36,7 @@ def memory_of(
     )
 
 
-def attached(local: Tiny, memory: Memory, ids: list[int], **options: Any) -> Tensor:
+def attached(local: Tiny, memory: Attended, ids: list[int], **options: Any) -> Tensor:
     with watched(local.model, memory):
         return logits(local.model, ids, **options)
 
@@ -366,7 +366,7 @@ def test_memory_of_another_type_is_taken_to_the_models_type() -> None:
     reader = Reader(local)
     (read,) = reader.read([Row([], FIRST)])
     stored = KeysAndValues(read.keys.bfloat16(), read.values.bfloat16())
-    memory = Memory(
+    memory = Attended(
         [stored], reader.theta, local.model.device, torch.float32, placement="consecutive", offset=0
     )
     found = attached(local, memory, SECOND)
