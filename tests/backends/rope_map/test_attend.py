@@ -23,7 +23,7 @@ FIRST, SECOND = tokens(37, seed=1), tokens(11, seed=2)
 
 def memory_of(
     local: Tiny, *rows: Row, placement: Placement = "consecutive", offset: int = 4096, **options: Any
-) -> Memory:
+) -> Attended:
     reader = Reader(local)
     return Attended(
         list(reader.read(rows)),
