@@ -8,18 +8,22 @@ A head of the model at layer l asks with its queries ``q``, rotated to an offset
 "All keys" are the stored ones and a background of small talk, so that masses mean the same in a small memory as in a
 large one; and what the background scores for a question is what a stored piece has to beat to count as relevant.
 
-Most heads do not address what a question is about; a few do, at offsets of their own. Which, and how much each is to
-be believed, is learnt once for each model (``calibration.py``). Two kinds of evidence are taken from each head:
-log(1 + mean over t of mass / FLOOR), which trusts a mass that any token pays, and the mean over t of
-log(1 + mass / FLOOR), which asks all tokens to agree. The weighted sum of a piece's evidence is its score; as an answer
-often has few words in common with a question, a piece is also credited with a part of the evidence on its neighbours in
-the dialogue: the two pieces it answers and the one that answers it. What one speaker says in a row is no dialogue: there
-each piece stands for itself.
+Most heads do not address what a question is about; a few do, at offsets of their own. Which, and how much each is to be
+believed, is learnt once for each model (``calibration.py``). Two kinds of evidence are taken from each head, with m_t(p)
+for a token's mass on a piece:
+
+    log(1 + mean over t of m_t(p) / FLOOR)          trusts a mass that any token pays
+    sum over t of w_t log(1 + m_t(p) / FLOOR)       asks all tokens to agree, where w = softmax(-entropy of m_t): a
+                                                    token that picks out few pieces, such as a name, counts for more
+
+The weighted sum of a piece's evidence is its score; as an answer often has few words in common with a question, a piece
+is also credited with a part of the evidence on its neighbours in the dialogue: the two pieces it answers and the one
+that answers it. What one speaker says in a row is no dialogue: there each piece stands for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,11 +92,21 @@ def mass(scores: Tensor, owners: Tensor, pieces: int, others: Tensor) -> Tensor:
     return torch.zeros(len(scores), pieces).scatter_add_(1, owners, share)
 
 
-def evidence(masses: Sequence[Tensor]) -> Tensor:
-    """Turn the masses of all heads, each ``[tokens, pieces]``, into evidence ``[pieces, 2 * heads]``, 0 for none."""
-    any_token = torch.stack([(one.mean(0) / FLOOR).log1p() for one in masses], -1)
-    all_tokens = torch.stack([(one / FLOOR).log1p().mean(0) for one in masses], -1)
-    return torch.cat([any_token, all_tokens], -1)
+def evidence(stored: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn one head's masses into both kinds of evidence, 0 for none.
+
+    Args:
+        stored, background: ``[tokens, pieces]`` each.
+
+    Returns:
+        ``[pieces, 2]`` for the stored pieces and for those of the background.
+    """
+    paid = torch.cat([stored, background], 1)
+    likely = paid / paid.sum(1, keepdim=True)
+    entropy = -(likely * likely.clamp_min(1e-12).log()).sum(1)
+    counts = (-entropy).softmax(0)
+    found = torch.stack([(paid.mean(0) / FLOOR).log1p(), counts @ (paid / FLOOR).log1p()], -1)
+    return found[: stored.shape[1]], found[stored.shape[1] :]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 
-FORMAT = 1
+FORMAT = 2
 HEADS = 12
 OFFSETS = (64, 128, 256, 512)
 _FIRST_OFFSET = 256

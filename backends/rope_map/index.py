@@ -62,19 +62,14 @@ class AddressIndex:
         Args:
             queries: of the addressing layers, unrotated: ``[layers, heads, tokens, head_dim]``.
         """
-        asked = [self._ask(queries, place) for place in range(len(self.addressing.heads))]
-        everything = torch.cat([(ids // LONGEST).flatten() for _, ids, _ in asked])
-        numbers, places = torch.unique(everything, return_inverse=True)
-        shape = asked[0][1].shape
-        count = int(self.addressing.owners.max()) + 1
-        stored, background = [], []
-        for (scores, _, others), owners in zip(asked, places.split(shape.numel()), strict=True):
-            stored.append(mass(scores, owners.view(shape), len(numbers), others))
-            own = self.addressing.owners.expand(len(others), -1)
-            background.append(mass(others, own, count, scores))
-        # What is missing from a short list of hits has the number -1.
-        real = numbers >= 0
-        return Found(numbers[real].tolist(), evidence(stored)[real], evidence(background))
+        heads = range(len(self.addressing.heads))
+        seen = [self._ask(queries, place) for place in heads]
+        numbers = torch.unique(torch.cat([own for own, _, _ in seen]))
+        stored = torch.zeros(len(numbers), 2, len(heads))
+        for place, (own, found, _) in enumerate(seen):
+            stored[torch.searchsorted(numbers, own), :, place] = found
+        background = torch.stack([other for _, _, other in seen], -1)
+        return Found(numbers.tolist(), stored.flatten(1), background.flatten(1))
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors, to be saved."""
@@ -104,13 +99,22 @@ class AddressIndex:
         return sum(tensor.nbytes for tensor in self.state().values())
 
     def _ask(self, queries: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return scores and ids of one head's hits, and its scores on the background: ``[tokens, ...]`` each."""
+        """Return the pieces one head finds, ascending, the evidence on them and that on the background's pieces."""
         head = self.addressing.heads[place]
         own = queries[self.addressing.layers.index(head.layer), head.head].to(self._device)
         asking = rotary.rotate(own, torch.tensor(head.offset), self._theta) * self._scaling
         hits = self._indexes[self.addressing.key_head(head)].query(asking, _HITS)
-        background = asking @ self.addressing.background[self.addressing.key_head(head)].T.to(asking)
-        return hits.scores.cpu(), hits.ids.cpu(), background.cpu()
+        others = (asking @ self.addressing.background[self.addressing.key_head(head)].T.to(asking)).cpu()
+        scores, ids = hits.scores.cpu(), hits.ids.cpu()
+        numbers, places = torch.unique(ids // LONGEST, return_inverse=True)
+        talk, count = self.addressing.owners, int(self.addressing.owners.max()) + 1
+        stored, background = evidence(
+            mass(scores, places, len(numbers), others),
+            mass(others, talk.expand(len(others), -1), count, scores),
+        )
+        # What is missing from a short list of hits has the number -1.
+        real = numbers >= 0
+        return numbers[real], stored[real], background
 
 
 def _ids(number: int, tokens: int) -> Tensor:

@@ -47,19 +47,28 @@ def test_missing_keys_pay_nothing_and_large_scores_do_not_overflow() -> None:
     assert found[1].tolist() == [0.0, 0.0]
 
 
-def test_evidence_is_the_log_of_the_mean_and_the_mean_of_the_logs() -> None:
-    masses = [torch.rand(6, 4), torch.rand(6, 4) * 1e-4]
-    found = evidence(masses)
-    assert found.shape == (4, 4)
-    for piece in range(4):
-        for head, paid in enumerate(masses):
-            one = paid[:, piece].tolist()
-            assert float(found[piece, head]) == pytest.approx(
-                math.log1p(sum(one) / 6 / FLOOR), rel=1e-4, abs=1e-6
-            )
-            mean = sum(math.log1p(value / FLOOR) for value in one) / 6
-            assert float(found[piece, 2 + head]) == pytest.approx(mean, rel=1e-4, abs=1e-6)
-    assert evidence([torch.zeros(3, 2)]).abs().max() == 0
+def test_evidence_is_the_log_of_the_mean_and_the_mean_of_the_logs_of_telling_tokens() -> None:
+    stored, background = torch.rand(5, 3), torch.rand(5, 2)
+    paid = torch.cat([stored, background], 1)
+    stored, background = (part / paid.sum(1, keepdim=True) for part in (stored, background))
+    counts = []
+    for token in torch.cat([stored, background], 1).tolist():
+        counts.append(math.exp(sum(share * math.log(share) for share in token)))
+    for masses, found in zip((stored, background), evidence(stored, background), strict=True):
+        for piece in range(masses.shape[1]):
+            paid_to = masses[:, piece].tolist()
+            logs = [math.log(1 + one / FLOOR) for one in paid_to]
+            assert found[piece, 0] == pytest.approx(math.log(1 + sum(paid_to) / 5 / FLOOR))
+            agreed = sum(count * log for count, log in zip(counts, logs, strict=True)) / sum(counts)
+            assert found[piece, 1] == pytest.approx(agreed)
+
+
+def test_a_token_that_picks_out_a_piece_counts_for_more_than_one_that_looks_everywhere() -> None:
+    # The first token knows exactly; the others look everywhere, and a little more at another piece.
+    stored = torch.tensor([[0.97, 0.01], [0.2, 0.3], [0.2, 0.3]])
+    found, _ = evidence(stored, 1 - stored.sum(1, keepdim=True))
+    assert found[0, 1] > found[1, 1]
+    assert evidence(torch.zeros(3, 2), torch.ones(3, 1))[0].abs().max() == 0
 
 
 # neighbours
@@ -180,7 +189,10 @@ def naive(numbers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack([part.sum(1) for part in parts], 1)
         stored.append(sums[:, : len(numbers)])
         background.append(sums[:, len(numbers) :])
-    return evidence(stored), evidence(background)
+    both = [evidence(one, other) for one, other in zip(stored, background, strict=True)]
+    return torch.stack([one for one, _ in both], -1).flatten(1), torch.stack(
+        [one for _, one in both], -1
+    ).flatten(1)
 
 
 def test_the_index_finds_what_a_plain_softmax_over_everything_gives() -> None:
