@@ -193,10 +193,12 @@ class CheckpointStore:
             directory, position, digest, journal_id, user, fingerprint, last_id, dict(settings or {})
         )
 
-    def discard(self) -> None:
-        """Remove every stored state; the journal can rebuild it."""
+    def discard(self) -> bool:
+        """Remove every stored state, which the journal can rebuild; True if there was one."""
+        held = self._current.exists()
         self._current.unlink(missing_ok=True)
         self._remove_others(keep=None)
+        return held
 
     def fresh_scratch(self) -> Path:
         """Return an empty folder for working files; what an earlier process left there is removed."""

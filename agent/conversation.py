@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -149,14 +150,17 @@ class Conversation:
         return Recalled(tuple(found), prompt.recollections, seconds), prompt
 
     def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
-        began = time.monotonic()
-        with self._attached(text) as attachment:
-            if attachment is not None:
+        # What is attached for this reply stays in a context of its own: other replies on the same model do not see it.
+        context, attached = copy_context(), ExitStack()
+        try:
+            if self.channel != "text":
+                began = time.monotonic()
+                attachment = context.run(attached.enter_context, self._attached(text, prompt))
                 reply.attend(attachment, time.monotonic() - began)
             self.last_recalled = reply.recalled
             yield reply.recalled
             pieces = self.model.stream(prompt.messages, self.settings.sampling)
-            for piece in pieces:
+            while (piece := context.run(next, pieces, None)) is not None:
                 reply.add(piece)
                 yield Token(piece)
                 if self._stop.is_set():
@@ -164,19 +168,21 @@ class Conversation:
             close = getattr(pieces, "close", None)
             if close is not None:
                 close()
+        finally:
+            context.run(attached.close)
         reply.complete = not self._stop.is_set()
 
-    def _attached(self, text: str) -> AbstractContextManager[Attachment | None]:
-        if self.channel == "text":
-            return nullcontext()
-        return self.memory.attached(cast(LocalModel, self.model), text)
+    def _attached(self, text: str, prompt: Prompt) -> AbstractContextManager[Attachment]:
+        in_sight = {turn.seq for turn in prompt.recent}
+        in_sight |= {seq for item in prompt.recollections for seq in item.seqs}
+        return self.memory.attached(cast(LocalModel, self.model), text, exclude=in_sight)
 
     def _store(self, asked: Turn, prompt: Prompt, reply: _Reply) -> Turn | None:
         """Journal the reply with what it saw, and let memory follow."""
         answered = None
         text = _storable(reply.text)
         if text:
-            shown = {seq for item in reply.recalled.shown for seq in item.seqs}
+            shown = reply.attended | {seq for item in reply.recalled.shown for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             # A turn it saw may have been forgotten meanwhile, elsewhere: then the reply goes too.
@@ -207,11 +213,13 @@ class _Reply:
         self.began = began
         self.recalled = recalled
         self.first: float | None = None
+        self.attended: frozenset[int] = frozenset()
         self.text = ""
         self.complete = False
 
     def attend(self, attachment: Attachment, seconds: float) -> None:
         """Note what reaches the model inside its attention, besides what stands in the prompt."""
+        self.attended = attachment.seqs
         inside = tuple(attachment.recollections)
         before = self.recalled
         self.recalled = Recalled(before.found + inside, before.shown + inside, before.seconds + seconds)

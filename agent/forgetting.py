@@ -6,11 +6,11 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from memagent.agent.checkpoint import CheckpointStore
+from memagent.agent.checkpoint import CheckpointStore, ForeignStateError
 from memagent.agent.journal import Journal
-from memagent.agent.lock import BackendLock
 from memagent.agent.memory import Memory, backend_lock
-from memagent.backends.errors import MemagentError
+from memagent.backends import registry
+from memagent.backends.errors import CheckpointError, MemagentError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ def forget(memory: Memory, seqs: Collection[int]) -> Forgotten:
 
     Raises:
         BusyError: another process uses one of the user's backends; nothing was changed.
+        CheckpointError: a backend whose state takes long to make was made by another model; nothing was changed.
     """
     journal = memory.journal
     present = [turn.seq for turn in journal.get(seqs)]
@@ -59,32 +60,47 @@ def forget(memory: Memory, seqs: Collection[int]) -> Forgotten:
     if not present:
         return Forgotten((), (), ())
     with ExitStack() as stack:
-        others: dict[str, BackendLock] = {}
-        for name in memory.home.backends_of(memory.user):
-            if name != memory.name:
-                others[name] = backend_lock(memory.home, memory.user, name)
-                others[name].acquire()
-                stack.callback(others[name].release)
+        others = {
+            name: _open(memory, name, stack)
+            for name in memory.home.backends_of(memory.user)
+            if name != memory.name
+        }
         try:
             journal.forget([*present, *replies])
         finally:  # also where the turns are gone but their bytes could not be purged yet
             memory.catch_up()
-            discarded = [name for name, lock in others.items() if not _forget_in(memory, name, lock)]
+            discarded = [name for name, other in others.items() if not _forget_in(memory, name, other)]
     return Forgotten(tuple(present), tuple(replies), tuple(discarded))
 
 
-def _forget_in(memory: Memory, name: str, lock: BackendLock) -> bool:
-    """Let another backend follow the journal; where it cannot be opened, remove what it stored."""
-    store = CheckpointStore(memory.home.backend_folder(memory.user, name))
+def _open(memory: Memory, name: str, stack: ExitStack) -> Memory | None:
+    """Open another backend, so that it can forget; None if it stored nothing, or nothing that can be opened."""
+    lock = backend_lock(memory.home, memory.user, name)
+    lock.acquire()
+    stack.callback(lock.release)
     try:
-        stored = store.inspect()
-        if stored is not None:
-            Memory.open(memory.home, memory.user, name, stored.settings, lock=lock, strict=True).close()
-        else:
-            store.discard()  # what a killed process may have left half-written
-        store.drop_scratch()
-    except MemagentError:
-        store.discard()
-        store.drop_scratch()
-        return False
-    return True
+        stored = CheckpointStore(memory.home.backend_folder(memory.user, name)).inspect()
+        if stored is None:
+            return None
+        other = memory.beside(name, stored.settings, lock)
+    except MemagentError as error:
+        damaged = isinstance(error, CheckpointError) and not isinstance(error, ForeignStateError)
+        if not damaged and name in registry.names() and registry.get(name).costly:
+            raise
+        lock.acquire()
+        return None
+    stack.callback(other.close)
+    return other
+
+
+def _forget_in(memory: Memory, name: str, other: Memory | None) -> bool:
+    """Let another backend follow the journal; where it cannot, remove what it stored and return False."""
+    if other is not None:
+        try:
+            other.follow_forgettings()
+            return True
+        except MemagentError:
+            pass
+    store = CheckpointStore(memory.home.backend_folder(memory.user, name))
+    store.drop_scratch()
+    return not store.discard()

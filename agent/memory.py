@@ -14,8 +14,8 @@ import hashlib
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import islice
 from types import TracebackType
@@ -84,6 +84,7 @@ class Memory:
         self._settings = dict(settings)
         self._replay_seconds = 0.0
         self._closed = False
+        self._sound = True
         self._saved = Position()
         self._backend, self._position = self._load()
 
@@ -102,6 +103,7 @@ class Memory:
         wait_seconds: float = DEFAULT_WAIT_SECONDS,
         strict: bool = False,
         fresh: bool = False,
+        follow: bool = True,
         notify: Notify = lambda message: None,
         progress: Progress = silent,
     ) -> Memory:
@@ -118,6 +120,7 @@ class Memory:
             wait_seconds: how long to wait for another process that holds this memory.
             strict: raise CheckpointError where the stored state would have to be rebuilt.
             fresh: throw the stored state away first, and read the whole journal again.
+            follow: read the journal's tail now; else when the memory is first used.
 
         Raises:
             CheckpointError: the state of a costly backend was made by another model or with other settings.
@@ -153,11 +156,34 @@ class Memory:
             journal.close()
             raise
         try:
-            memory.catch_up()
+            if follow:
+                memory.catch_up()
         except BaseException:
             memory._let_go()
             raise
         return memory
+
+    def beside(self, backend: str, settings: Mapping[str, str], lock: BackendLock) -> Memory:
+        """Open another backend of this user as it was stored, with the same models; it has not followed the journal yet.
+
+        Raises:
+            CheckpointError: its state is damaged, or was made by another model.
+            NotFoundError, SettingError: the backend or a setting does not exist any more.
+        """
+        return Memory.open(
+            self.home,
+            self.user,
+            backend,
+            settings,
+            make_embedder=self._resources.make_embedder,
+            make_model=self._resources.make_model,
+            seed=self._resources.seed,
+            lock=lock,
+            strict=True,
+            follow=False,
+            notify=self._notify,
+            progress=self._resources.progress,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -191,15 +217,19 @@ class Memory:
         self.catch_up()
         return self._backend.recall(query, limit=limit) if query.strip() else []
 
-    def attached(self, model: LocalModel, query: str) -> AbstractContextManager[Attachment]:
-        """Open the backend's model channel for one generation.
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> AbstractContextManager[Attachment]:
+        """Open the backend's model channel for one generation, as far as the backend has followed the journal.
+
+        It does not follow the journal first: what is being answered stands there already, and would come to mind.
 
         Raises:
             SettingError: the backend has none.
         """
         if not isinstance(self._backend, ModelMemory):
             raise SettingError(f"The backend {self.name} has no model channel; use --channel text.")
-        return self._backend.attached(model, query)
+        return self._backend.attached(model, query, exclude=exclude)
 
     @property
     def has_model_channel(self) -> bool:
@@ -207,17 +237,18 @@ class Memory:
 
     def catch_up(self) -> int:
         """Follow the journal to its end and return how many turns were read."""
-        last_seq, last_forgetting = self.journal.last()
-        if last_forgetting > self._position.forgetting:
-            self._follow_forgettings(last_forgetting)
+        self._recover()
+        self.follow_forgettings()
+        last_seq, _ = self.journal.last()
         if last_seq <= self._position.seq:
             return 0
         read = 0
         for batch in self._pending(last_seq):
             began = time.monotonic()
-            self._backend.remember([turn for turn in batch if not turn.derived])
+            with self._changing():
+                self._backend.remember([turn for turn in batch if not turn.derived])
+                self._position = replace(self._position, seq=batch[-1].seq)
             self._replay_seconds += time.monotonic() - began
-            self._position = replace(self._position, seq=batch[-1].seq)
             read += len(batch)
             if self._replay_seconds > _REPLAY_SECONDS_IN_USE:
                 self.checkpoint()
@@ -233,7 +264,9 @@ class Memory:
 
     def consolidate(self) -> ConsolidationReport:
         """Let the backend tidy up, and store the result."""
-        report = self._backend.consolidate()
+        self._recover()
+        with self._changing():
+            report = self._backend.consolidate()
         self.checkpoint()
         return report
 
@@ -266,7 +299,8 @@ class Memory:
         self._closed = True
         try:
             behind = self._position.seq - self._saved.seq
-            if self._replay_seconds > _REPLAY_SECONDS_AT_CLOSE or behind >= _REPLAY_TURNS:
+            worth = self._replay_seconds > _REPLAY_SECONDS_AT_CLOSE or behind >= _REPLAY_TURNS
+            if worth and self._sound:
                 self.checkpoint()
         finally:
             self._let_go()
@@ -293,14 +327,14 @@ class Memory:
                 self._saved = found.position
                 return backend, found.position
         except CheckpointError as error:
-            if self._strict:
-                raise
             if isinstance(error, ForeignStateError) and self._class.costly:
-                raise CheckpointError(
+                raise ForeignStateError(
                     f"The stored memory of {self.name} was made otherwise: {error}. Reading the journal again would "
                     "take long, so nothing was changed. Use the model and settings it was made with, or let "
                     f"`memagent backends rebuild {self.name}` make it anew with these (--model, --set as here)."
                 ) from error
+            if self._strict:
+                raise
             self._notify(
                 f"The stored state of {self.name} is not usable: {error}. "
                 f"It is being rebuilt from the journal ({self.journal.count()} turns); nothing is lost."
@@ -313,27 +347,46 @@ class Memory:
         self._backend.close()
         self._store.discard()
         self._empty_scratch()
-        self._backend = self._class(self._config, self._resources)
+        self._backend, self._sound = self._class(self._config, self._resources), True
         self._position = self._saved = Position(0, self.journal.last()[1])
 
     def _empty_scratch(self) -> None:
         for entry in self._resources.workspace.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _follow_forgettings(self, last: int) -> None:
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change the backend. One that failed halfway is not trusted any more: see ``_recover``."""
+        self._sound = False
+        yield
+        self._sound = True
+
+    def _recover(self) -> None:
+        """Go back to the stored state after a failure: what came after it is read again."""
+        if not self._sound:
+            self._backend.close()
+            self._empty_scratch()
+            self._backend, self._position = self._load()
+            self._sound = True
+
+    def follow_forgettings(self) -> None:
         """Remove what the journal has forgotten, and store the state, so that no older one holds it."""
+        _, last = self.journal.last()
+        if last <= self._position.forgetting:
+            return
         gone = [
             one.seq
             for one in self.journal.forgettings(self._position.forgetting)
             if 0 < one.seq <= self._position.seq
         ]
-        if gone and not self._backend.forget(gone):
+        with self._changing():
+            forgot = not gone or self._backend.forget(gone)
+        if not forgot:
             self._notify(f"{self.name} cannot forget single turns; it is being rebuilt without them.")
             self.rebuild()
             return
-        self._position = replace(
-            self._position, forgetting=last
-        )  # only now: a failed forgetting is tried again
+        # Only now: a failed forgetting is tried again.
+        self._position = replace(self._position, forgetting=last)
         self.checkpoint()
 
     def _pending(self, last_seq: int) -> Iterator[list[Turn]]:

@@ -152,7 +152,6 @@ class Resources:
     Attributes:
         workspace: a private, empty folder for working files; gone after the backend is closed.
         make_embedder, make_model: build the shared embedder and the local language model.
-        device: torch device string for the backend's own tensors.
         seed: for everything random.
         scope: names this user's journal among all, for stores that several users share.
         progress: wraps long loops.
@@ -162,7 +161,6 @@ class Resources:
     workspace: Path
     make_embedder: Callable[[], Embedder]
     make_model: Callable[[], LocalModel] = _no_model
-    device: str = "cpu"
     seed: int = 0
     scope: str = "local"
     progress: Progress = silent
@@ -252,18 +250,30 @@ class MemoryBackend(Protocol):
 
 @dataclass
 class Attachment:
-    """What a model channel did during one generation, for ``/why``."""
+    """What a model channel did during one generation.
 
-    recollections: list[Recollection]
+    Attributes:
+        recollections: what came to mind, for ``/why``.
+        seqs: every turn that may show in the reply: those above, and those they were read after.
+    """
+
+    recollections: list[Recollection] = field(default_factory=list)
+    seqs: frozenset[int] = frozenset()
 
 
 @runtime_checkable
 class ModelMemory(Protocol):
     """Second, optional capability of a backend: memory that acts inside a local model."""
 
-    def attached(self, model: LocalModel, query: str) -> AbstractContextManager[Attachment]:
-        """While the context is open, the model's forward passes use what ``query`` brings to mind.
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> AbstractContextManager[Attachment]:
+        """While it is open, the model's forward passes in this ``contextvars`` context use what ``query`` brings to mind.
 
-        After exit, also by an exception, the model is bit-identical to what it was.
+        Those of other contexts, which may be other users' replies, do not. After exit, also by an exception, the model
+        is bit-identical to what it was.
+
+        Args:
+            exclude: seqs of turns that stand in the prompt anyway.
         """
         ...

@@ -114,7 +114,8 @@ def cost(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, 
             with_memory, without = (statistics.median(seconds[which]) for which in (True, False))
             yield {
                 "precision": precision,
-                "bytes a token": memory.stats().extras["bytes_per_token"],
+                "page bytes a token": memory.stats().extras["page_bytes_per_token"],
+                "index bytes a token": memory.stats().extras["index_bytes_per_token"],
                 "ms a generated token": 1000 * with_memory,
                 "without memory": 1000 * without,
                 "ratio": with_memory / without,

@@ -133,7 +133,8 @@ class _CountedModels:
     @cached_property
     def local_model(self) -> LocalModel:
         model = as_local(self._models.chat(self._chat))
-        model.model.register_forward_hook(self._count)
+        # Before, as a pass may end early; inside, as a backend may call the layers without the head.
+        model.model.base_model.register_forward_pre_hook(self._count)
         return model
 
     def _count(self, *_: object) -> None:

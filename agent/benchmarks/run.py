@@ -197,10 +197,10 @@ def versions() -> dict[str, str]:
 
 @cache
 def code_digest() -> str:
-    """A digest of memagent's own source."""
+    """A digest of memagent's own source and the data in it."""
     digest = hashlib.sha256()
     root = Path(memagent.__file__).parent
     for folder in ("agent", "backends", "kernels"):
-        for path in sorted((root / folder).rglob("*.py")):
+        for path in sorted(path for path in (root / folder).rglob("*") if path.suffix in (".py", ".yaml")):
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ class LocalChatModel:
                 failures.append(error)
                 streamer.end()
 
-        worker = threading.Thread(target=generate, name="memagent-generate", daemon=True)
+        # The thread works in the caller's context, where a memory may be attached to the model.
+        worker = threading.Thread(
+            target=copy_context().run, args=(generate,), name="memagent-generate", daemon=True
+        )
         worker.start()
         try:
             yield from (piece for piece in streamer if piece)

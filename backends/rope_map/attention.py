@@ -1,16 +1,18 @@
 """The one place where the map meets transformers: an attention function that asks whoever watches a layer.
 
 transformers looks attention functions up by name (``AttentionInterface``), so nothing of a model is replaced:
-while a ``Watch`` is open, the model's configuration names our function, and each attention layer that the watch
-holds hands its queries, keys and values over. Afterwards the old name stands there again.
+while anyone watches, the model's configuration names our function, which hands queries, keys and values over to the
+watcher of its own context, and otherwise computes what ``sdpa`` does. Afterwards the old name stands there again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
@@ -32,7 +34,7 @@ class Watcher(Protocol):
             call: mask, positions and scaling.
 
         Returns:
-            The layer's output ``[batch, heads, q_len, head_dim]``, or None to let the model's own attention run.
+            The layer's output ``[batch, heads, q_len, head_dim]``, or None for the usual scaled-dot-product attention.
         """
         ...
 
@@ -52,7 +54,10 @@ class AttentionCall:
         self.scaling = scaling
 
 
-_watched: WeakKeyDictionary[Any, Watcher] = WeakKeyDictionary()
+# By id of the model's configuration, which its attention modules share.
+_watchers: ContextVar[Mapping[int, Watcher]] = ContextVar("memagent_watchers", default=MappingProxyType({}))
+_open: dict[int, tuple[int, str]] = {}
+_lock = threading.Lock()
 
 
 def layers(model: Any) -> list[Any]:
@@ -62,24 +67,39 @@ def layers(model: Any) -> list[Any]:
 
 @contextmanager
 def watched(model: Any, watcher: Watcher) -> Iterator[None]:
-    """Let ``watcher`` see every attention layer of ``model`` while the context is open.
+    """Let ``watcher`` see every attention layer of ``model`` in this ``contextvars`` context, while it is open.
 
-    Works from any thread, and for several models at once; one model has one watcher at a time.
+    Another thread or task that uses the same model meanwhile has a context of its own, and does not see the watcher.
+    Within one context the watcher opened last is the one that sees.
     """
-    _register()
-    before = model.config._attn_implementation
-    own = layers(model)
-    if any(layer in _watched for layer in own):
-        raise RuntimeError("This model is already attached to a memory map.")
+    own = id(model.config)
+    _use_ours(model)
+    token = _watchers.set({**_watchers.get(), own: watcher})
     try:
-        for layer in own:
-            _watched[layer] = watcher
-        model.set_attn_implementation(NAME)
         yield
     finally:
-        model.set_attn_implementation(before)
-        for layer in own:
-            _watched.pop(layer, None)
+        _watchers.reset(token)
+        _use_its_own(model)
+
+
+def _use_ours(model: Any) -> None:
+    """Have a model look our function up; what it looked up before stands there again when nobody needs ours."""
+    with _lock:
+        if id(model.config) not in _open:
+            _register()
+            _open[id(model.config)] = 0, model.config._attn_implementation
+            model.set_attn_implementation(NAME)
+        count, before = _open[id(model.config)]
+        _open[id(model.config)] = count + 1, before
+
+
+def _use_its_own(model: Any) -> None:
+    with _lock:
+        count, before = _open.pop(id(model.config))
+        if count > 1:
+            _open[id(model.config)] = count - 1, before
+        else:
+            model.set_attn_implementation(before)
 
 
 def _register() -> None:
@@ -100,7 +120,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    watcher = _watched.get(module)
+    watcher = _watchers.get().get(id(module.config))
     if watcher is not None:
         call = AttentionCall(attention_mask, options["position_ids"], options["scaling"])
         seen = watcher(module.layer_idx, query, key, value, call)

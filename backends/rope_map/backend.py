@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -36,6 +36,7 @@ from memagent.backends.rope_map.pages import PageStore
 from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.quantize import Precision
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
+from memagent.backends.tensors import save_tensors
 
 _FORMAT = 1
 _STEP = 64
@@ -48,7 +49,7 @@ class RopeMapConfig:
     """Settings of the RoPE memory map.
 
     Attributes:
-        abstain: return and attend only what seems relevant; switch off for retrieval benchmarks.
+        abstain: return, and in mode span attend, only what seems relevant; switch off for retrieval benchmarks.
         mode: span (whole pieces, chosen by the addressing heads) or token (the paper's plain form: every head
             takes the best single tokens out of all of memory; slow, and lost among many memories).
         spans: most pieces attended to in one reply.
@@ -123,8 +124,10 @@ class RopeMap(MemoryBackend):
         return list(best.values())
 
     @contextmanager
-    def attached(self, model: LocalModel, query: str) -> Iterator[Attachment]:
-        """Let the model attend to what ``query`` brings to mind.
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> Iterator[Attachment]:
+        """Let the model attend to what ``query`` brings to mind; in mode token, to whatever is stored.
 
         Raises:
             SettingError: the model is not the one that made the map.
@@ -134,14 +137,28 @@ class RopeMap(MemoryBackend):
                 f"The map holds keys of {self._resources.local_model.name}; {model.name} cannot attend to them. "
                 f"Use that model, or read the journal with this one: `memagent backends rebuild {self.name} --model ...`."
             )
-        chosen = list(islice(self._address(query), self.config.spans))
-        recollections = [self._recollection(number, score) for number, score in chosen]
-        memory = self._memory(dict(chosen))
-        if memory is None:
-            yield Attachment([])
+        excluded = set(self._catalogue.numbers(exclude))
+        if self.config.mode == "token":
+            found = [(number, 0.0) for number in self._pages.pieces() if number not in excluded]
+        else:
+            addressed = ((number, score) for number, score in self._address(query) if number not in excluded)
+            found = list(islice(addressed, self.config.spans))
+        if not found:
+            yield Attachment()
             return
-        with watched(model.model, memory):
-            yield Attachment(recollections)
+        with watched(model.model, self._memory(dict(found))):
+            shown = [] if self.config.mode == "token" else found
+            yield Attachment(
+                [self._recollection(number, score) for number, score in shown],
+                frozenset(
+                    piece.turn.seq
+                    for number, _ in found
+                    for piece in (
+                        self._catalogue[number],
+                        *self._catalogue.before(number, self.config.context),
+                    )
+                ),
+            )
 
     def forget(self, seqs: Collection[int]) -> bool:
         """Remove the turns' pages and index entries, and read anew what was read after them."""
@@ -161,19 +178,21 @@ class RopeMap(MemoryBackend):
     def consolidate(self) -> ConsolidationReport:
         """Join small page files; what can be recalled stays the same."""
         before, after = self._pages.compact()
-        return ConsolidationReport(before, after, "Joined small page files.")
+        turns = self._catalogue.turns
+        return ConsolidationReport(turns, turns, f"{before} page files became {after}; no turn was touched.")
 
     def stats(self) -> BackendStats:
         tokens = self._pages.tokens
-        on_disk = self._pages.bytes_on_disk
+        pages, index = self._pages.bytes_on_disk, self._index.bytes_in_memory
         return BackendStats(
             items=self._catalogue.turns,
             tokens=tokens,
-            bytes_on_disk=on_disk,
-            bytes_in_memory=self._index.bytes_in_memory + self._pages.bytes_cached,
+            bytes_on_disk=pages + index,
+            bytes_in_memory=index + self._pages.bytes_cached,
             extras={
                 "pieces": len(self._catalogue),
-                "bytes_per_token": round(on_disk / tokens) if tokens else 0,
+                "page_bytes_per_token": round(pages / tokens) if tokens else 0,
+                "index_bytes_per_token": round(index / tokens) if tokens else 0,
                 "precision": self.config.precision,
                 "addressing_heads": " ".join(
                     f"({head.layer},{head.head})@{head.offset}" for head in self._addressing.heads
@@ -183,12 +202,9 @@ class RopeMap(MemoryBackend):
         )
 
     def save(self, directory: Path) -> None:
-        from safetensors.torch import save_file
-
         self._pages.share(directory / "pages")
         self._catalogue.save(directory / "turns.jsonl")
-        state = {name: tensor.contiguous().clone() for name, tensor in self._index.state().items()}
-        save_file(state, directory / "index.safetensors")
+        save_tensors(self._index.state(), directory / "index.safetensors")
 
     @classmethod
     def load(cls, directory: Path, config: RopeMapConfig, resources: Resources) -> Self:
@@ -203,12 +219,16 @@ class RopeMap(MemoryBackend):
             link(file, pages / file.name)
         backend = cls(config, resources)
         backend._catalogue.load(directory / "turns.jsonl")
+        if backend._pages.pieces() != backend._catalogue.numbers():
+            raise CheckpointError("its pages are not those of its turns")
         try:
             backend._index.restore(load_file(directory / "index.safetensors"))
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"its index cannot be read ({error})") from error
-        if backend._pages.pieces() != backend._catalogue.numbers():
-            raise CheckpointError("its pages are not those of its turns")
+        except CheckpointError:  # of other heads: the calibration was lost and learnt again
+            numbers = iter(backend._pages.pieces())
+            while step := [(number, backend._pages.get(number)) for number in islice(numbers, _STEP)]:
+                backend._index.insert(step)
         return backend
 
     @cached_property
@@ -226,14 +246,14 @@ class RopeMap(MemoryBackend):
                 self._reader, self._writer, self.config.context, self._resources.progress
             )
             if path is not None:
-                calibration.save(found, path)
+                with suppress(OSError):  # where the folder cannot be written to, it is learnt at every start
+                    calibration.save(found, path)
         return found
 
     @cached_property
     def _index(self) -> AddressIndex:
-        return AddressIndex(
-            self._addressing, self._reader.theta, self._resources.seed, self._resources.device
-        )
+        device = str(self._reader.model.device)
+        return AddressIndex(self._addressing, self._reader.theta, self._resources.seed, device)
 
     def _store(self, numbers: Sequence[int]) -> None:
         """Read pieces with the model, and keep what its layers made of them."""
@@ -267,21 +287,18 @@ class RopeMap(MemoryBackend):
             return []
         return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
 
-    def _memory(self, chosen: dict[int, float]) -> Attended | None:
-        """Load what is to be attended; None if that is nothing."""
+    def _memory(self, chosen: dict[int, float]) -> Attended:
+        """Load pieces, given with their scores."""
         token = self.config.mode == "token"
-        numbers = self._pages.pieces() if token else sorted(chosen)
-        if not numbers:
-            return None
-        best = max(chosen.values(), default=0.0)
+        best = max(chosen.values())
         return Attended(
-            [self._pages.get(number) for number in numbers],
+            [self._pages.get(number) for number in sorted(chosen)],
             self._reader.theta,
             self._reader.model.device,
             self._reader.model.dtype,
             placement="fixed" if token else self.config.placement,
             offset=self.config.offset,
-            priors=None if token else [chosen[number] - best for number in numbers],
+            priors=None if token else [chosen[number] - best for number in sorted(chosen)],
             top_k=self.config.top_k if token else None,
         )
 

@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
+from memagent.backends.tensors import save_tensors
 
 FORMAT = 2
 HEADS = 12
@@ -121,9 +123,11 @@ def fit(bare: Addressing, examples: Sequence[Example]) -> Addressing:
 
 
 def save(addressing: Addressing, path: Path) -> None:
-    """Write a calibration, readable by its owner only; a reader sees all of it or nothing."""
-    from safetensors.torch import save_file
+    """Write a calibration, readable by its owner only; a reader sees all of it or nothing.
 
+    Raises:
+        OSError: the folder cannot be written to.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     told = {
         "group": addressing.group,
@@ -131,10 +135,10 @@ def save(addressing: Addressing, path: Path) -> None:
         "heads": [asdict(head) for head in addressing.heads],
     }
     tensors = {f"background.{layer}.{head}": keys for (layer, head), keys in addressing.background.items()}
-    tensors |= {"weights": addressing.weights.contiguous(), "owners": addressing.owners}
-    fresh = path.with_suffix(".new")
-    save_file(tensors, fresh, {"addressing": json.dumps(told)})
-    fresh.chmod(0o600)
+    tensors |= {"weights": addressing.weights, "owners": addressing.owners}
+    # Two users may learn the same model at the same time.
+    fresh = path.with_name(f"{path.stem}.{uuid4().hex}.new")
+    save_tensors(tensors, fresh, {"addressing": json.dumps(told)})
     fresh.replace(path)
 
 

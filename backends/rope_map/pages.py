@@ -28,6 +28,7 @@ from torch import Tensor
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map.quantize import Precision, decode, encode
 from memagent.backends.rope_map.reader import KeysAndValues
+from memagent.backends.tensors import save_tensors
 
 _PAGE_TOKENS = 2048
 
@@ -150,8 +151,6 @@ class PageStore:
 
     def _store(self, parts: Sequence[dict[str, Tensor]], pieces: Sequence[tuple[int, int]]) -> None:
         """Write a file of pieces given as (number, tokens), in this order; their tensors come in any parts."""
-        from safetensors.torch import save_file
-
         first = pieces[0][0]
         path = self._folder / f"{first:010d}-{self._generation(first):04d}.safetensors"
         places, start = {}, 0
@@ -160,8 +159,7 @@ class PageStore:
             start += tokens
         table = {str(number): place[1:] for number, place in places.items()}
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        save_file(tensors, path, {"precision": self._precision, "pieces": json.dumps(table)})
-        path.chmod(0o600)
+        save_tensors(tensors, path, {"precision": self._precision, "pieces": json.dumps(table)})
         self._places |= places
 
     def _generation(self, first: int) -> int:

@@ -1,7 +1,8 @@
 """Cutting turns into pieces: what the map stores, addresses and recalls as a whole.
 
 Every piece is written like a line of a play, ``User: My dog is called Biscuit.``, so that who speaks is part of
-what is remembered; the same line begins a question. Nothing of a model's chat template is stored.
+what is remembered; the same line begins a question. Nothing of a model's chat template is stored: where someone writes
+a control token such as ``<|im_end|>``, its letters are read.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ class Writer:
         """Cut a turn into pieces of at most ``LONGEST`` tokens."""
         name = self._name(turn.speaker or turn.role.title())
         said = f" {turn.text}"
-        body = self._tokenizer(said, add_special_tokens=False, return_offsets_mapping=True)
+        body = self._tokenizer(
+            said, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
         ids, places = body["input_ids"], body["offset_mapping"]
         pieces: list[Piece] = []
         start = 0
@@ -72,7 +75,8 @@ class Writer:
         return self._encode(f"{name}:")[-LONGEST // 4 :]
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        ids: list[int] = found["input_ids"]
         return ids
 
 

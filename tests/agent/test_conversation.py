@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import ClassVar
 
 import pytest
@@ -23,6 +24,7 @@ from tests.conftest import OpenMemory
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is the dog called?"
+ATTACHED: ContextVar[str] = ContextVar("attached", default="nothing")
 
 
 class FailingModel(EchoModel):
@@ -63,7 +65,9 @@ class WithChannel(InMemory):
     log: ClassVar[list[str]] = []
 
     @contextmanager
-    def attached(self, model: LocalModel, query: str) -> Iterator[Attachment]:
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> Iterator[Attachment]:
         self.log.append(f"attached to {query}")
         try:
             yield Attachment(self.recall(query))
@@ -438,3 +442,66 @@ def test_a_reply_through_the_channel_is_forgotten_with_what_the_channel_recalled
     send(Conversation(with_channel, LocalScriptedModel(["It is Biscuit."]), "tuesday"), QUESTION)
     forget(with_channel, [1])
     assert journal_of(with_channel) == [("user", QUESTION)]
+
+
+class ContextModel(LocalScriptedModel):
+    """Says what is attached in the context it answers in, a word at a time."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        for _ in range(3):
+            yield f"{ATTACHED.get()} "
+
+
+class InContext(WithChannel):
+    """Attaches by a context variable, as a backend does that acts inside a model."""
+
+    @contextmanager
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> Iterator[Attachment]:
+        token = ATTACHED.set(query)
+        try:
+            yield Attachment([], frozenset())
+        finally:
+            ATTACHED.reset(token)
+
+
+def test_replies_told_in_turns_on_one_model_do_not_see_each_others_memory(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "get", lambda name: InContext)
+    model = ContextModel("unused")
+    ana, bob = (
+        Conversation(open_memory(user), model, "monday", Settings(channel="model")) for user in ("ana", "bob")
+    )
+    plain = Conversation(open_memory("cleo"), model, "monday", Settings(channel="text"))
+    told = [one.probe(text) for one, text in ((ana, "of Ana"), (bob, "of Bob"), (plain, "of Cleo"))]
+    events = [event for turn in zip(*told, strict=True) for event in turn]
+    replies = [event.reply for event in events if isinstance(event, TurnEnded)]
+    assert replies == ["of Ana of Ana of Ana", "of Bob of Bob of Bob", "nothing nothing nothing"]
+    assert ATTACHED.get() == "nothing"
+
+
+def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    excluded: list[Collection[int]] = []
+
+    class Seeing(WithChannel):
+        @contextmanager
+        def attached(
+            self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+        ) -> Iterator[Attachment]:
+            excluded.append(exclude)
+            yield Attachment(self.recall(query), frozenset({1, 2}))
+
+    monkeypatch.setattr(registry, "get", lambda name: Seeing)
+    memory = open_memory()
+    memory.remember("sunday", "user", "It was dull.")
+    memory.remember("sunday", "user", FACT)
+    memory.remember("monday", "user", "The sea is warm.")
+    conversation = Conversation(memory, LocalScriptedModel("Biscuit."), "monday", Settings(channel="model"))
+    list(conversation.send(QUESTION))
+    assert excluded == [{3}]
+    assert set(memory.journal.get([5])[0].in_view) == {1, 2, 3, 4}
+    assert forget(memory, [1]).replies == (5,)

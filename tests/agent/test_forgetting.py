@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -15,7 +17,10 @@ from memagent.agent.lock import BackendLock
 from memagent.agent.memory import Memory, backend_lock
 from memagent.agent.models.fakes import EchoModel
 from memagent.agent.transfer import export
-from memagent.backends.errors import BusyError
+from memagent.backends import registry
+from memagent.backends.errors import BusyError, MemagentError, SettingError
+from memagent.backends.in_memory import InMemory, InMemoryConfig
+from memagent.backends.protocol import Fingerprint, Resources
 from tests.conftest import OpenMemory
 
 WORD = "xyzzy-plugh-7319"
@@ -193,6 +198,71 @@ def test_a_state_that_cannot_be_opened_is_removed(home: Home, open_memory: OpenM
     assert files_with(WORD, home.root) == []
     assert store_of(home, "in_memory").current() is None
     assert len(open_memory(wait_seconds=0).recall("sea")) == 1
+
+
+class Costly(InMemory):
+    """Takes long to read, and belongs to a model."""
+
+    costly: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"local_model"})
+
+    @classmethod
+    def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
+        return {"model": resources.local_model.digest}
+
+
+@dataclass
+class NamedModel:
+    """A model that nothing is asked of but its digest."""
+
+    digest: str
+    name: str = "named"
+    model: object = None
+    tokenizer: object = None
+
+
+def offer_costly(monkeypatch: pytest.MonkeyPatch) -> None:
+    get = registry.get
+    monkeypatch.setattr(registry, "get", lambda name: Costly if name == "in_memory" else get(name))
+
+
+def test_a_costly_state_forgets_with_the_models_at_hand(
+    home: Home, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer_costly(monkeypatch)
+    with open_memory(make_model=lambda: NamedModel("one")) as memory:
+        memory.remember("monday", "user", SECRET)
+        memory.remember("monday", "user", "The sea is warm.")
+        memory.checkpoint()
+    control = open_memory(backend="none", make_model=lambda: NamedModel("one"))
+    # What it has not read yet is not read for the sake of forgetting.
+    control.remember("monday", "user", "The sea is deep.")
+    assert forget(control, [1]) == Forgotten((1,), (), ())
+    assert files_with(WORD, home.root) == []
+    state = store_of(home, "in_memory").inspect()
+    assert state is not None
+    assert (state.position.seq, state.position.forgetting) == (2, 1)
+
+
+@pytest.mark.parametrize("model", [NamedModel("other"), None], ids=["another model", "no local model"])
+def test_a_costly_state_that_cannot_follow_is_kept_and_nothing_is_forgotten(
+    home: Home, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, model: NamedModel | None
+) -> None:
+    def no_model() -> NamedModel:
+        raise SettingError("no local model")
+
+    offer_costly(monkeypatch)
+    with open_memory(make_model=lambda: NamedModel("one")) as memory:
+        memory.remember("monday", "user", SECRET)
+        memory.checkpoint()
+    control = open_memory(backend="none", make_model=no_model if model is None else lambda: model)
+    with pytest.raises(MemagentError, match="backends rebuild in_memory|no local model"):
+        forget(control, [1])
+    assert [turn.seq for turn in control.journal.get([1])] == [1]
+    assert store_of(home, "in_memory").inspect() is not None
+    # The lock was let go.
+    with open_memory(make_model=lambda: NamedModel("one"), wait_seconds=0) as memory:
+        assert len(memory.recall("word")) == 1
 
 
 def test_the_state_of_a_backend_that_is_not_installed_is_removed(home: Home, open_memory: OpenMemory) -> None:

@@ -541,3 +541,49 @@ def test_the_journal_knows_nothing_of_backends(open_memory: OpenMemory, home: Ho
     assert texts(memory) == [FACT, "The dog is old."]
     with Journal(home.journal_file("ana"), "ana") as journal:
         assert journal.count() == 2
+
+
+class FailsOnce(InMemory):
+    """Breaks halfway through one change: after the first turn of a batch, or after forgetting."""
+
+    fail: ClassVar[set[str]] = set()
+
+    def remember(self, turns: Sequence[Turn]) -> None:
+        if "remember" in self.fail:
+            self.fail.clear()
+            super().remember(turns[:1])
+            raise MemoryError("no room")
+        super().remember(turns)
+
+    def forget(self, seqs: Collection[int]) -> bool:
+        if "forget" in self.fail:
+            self.fail.clear()
+            super().forget(seqs)
+            super().forget([2])
+            raise MemoryError("no room")
+        return super().forget(seqs)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "never stored"])
+@pytest.mark.parametrize("where", ["remember", "forget"])
+def test_a_backend_that_failed_halfway_is_read_again(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, where: str, stored: bool
+) -> None:
+    offer(monkeypatch, FailsOnce)
+    memory = open_memory()
+    memory.remember("monday", "user", "The sea is warm.")
+    memory.remember("monday", "user", "The sea is deep.")
+    if stored:
+        memory.checkpoint()
+    monkeypatch.setattr(FailsOnce, "fail", {where})
+    if where == "remember":
+        memory.journal.extend([NewTurn("monday", "user", f"The sea is {word}.") for word in ("old", "wide")])
+    else:
+        memory.journal.forget([1])
+    with pytest.raises(MemoryError):
+        memory.catch_up()
+    wanted = {1, 2, 3, 4} if where == "remember" else {2}
+    assert {seq for item in memory.recall("sea", limit=9) for seq in item.seqs} == wanted
+    memory.close()
+    again = open_memory(wait_seconds=0)
+    assert {seq for item in again.recall("sea", limit=9) for seq in item.seqs} == wanted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,14 +103,27 @@ def test_the_name_of_the_attention_is_restored(implementation: str) -> None:
     assert torch.equal(logits(local.model, SECOND), before)
 
 
-def test_one_model_has_one_watcher_and_a_second_one_leaves_the_first() -> None:
+def test_the_watcher_opened_last_sees_and_the_first_one_sees_again_after_it() -> None:
+    local = tiny()
+    memory, other = memory_of(local, Row([], FIRST)), memory_of(local, Row([], SECOND))
+    alone = attached(local, memory, SECOND), attached(local, other, SECOND)
+    with watched(local.model, memory):
+        assert torch.equal(logits(local.model, SECOND), alone[0])
+        with watched(local.model, other):
+            assert torch.equal(logits(local.model, SECOND), alone[1])
+        assert torch.equal(logits(local.model, SECOND), alone[0])
+    assert local.model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_can_be_read_with_while_a_memory_is_attached() -> None:
     local = tiny()
     memory = memory_of(local, Row([], FIRST))
+    (before,) = Reader(local).read([Row([], SECOND)])
     with watched(local.model, memory):
-        inside = logits(local.model, SECOND)
-        with pytest.raises(RuntimeError, match="already attached"), watched(local.model, memory):
-            pass
-        assert torch.equal(logits(local.model, SECOND), inside)
+        (inside,) = Reader(local).read([Row([], SECOND)])
+        assert torch.equal(logits(local.model, SECOND), attached(local, memory, SECOND))
+    assert torch.equal(inside.keys, before.keys)
+    assert torch.equal(inside.values, before.values)
 
 
 def test_two_models_are_watched_at_once() -> None:
@@ -349,16 +364,39 @@ def test_prompts_padded_on_the_left_are_each_as_alone(placement: Placement, impl
     torch.testing.assert_close(both[1], alone[1], atol=1e-4, rtol=1e-4)
 
 
-def test_another_thread_generates_with_the_memory_too() -> None:
+def in_a_thread(work: Callable[[], Tensor]) -> Tensor:
+    found: list[Tensor] = []
+    worker = threading.Thread(target=lambda: found.append(work()))
+    worker.start()
+    worker.join()
+    return found[0]
+
+
+def test_a_thread_in_the_same_context_generates_with_the_memory_and_other_threads_without() -> None:
     local = tiny()
     memory = memory_of(local, Row([], FIRST))
-    here = attached(local, memory, SECOND)
-    there: list[Tensor] = []
+    without = logits(local.model, SECOND)
     with watched(local.model, memory):
-        worker = threading.Thread(target=lambda: there.append(logits(local.model, SECOND)))
-        worker.start()
-        worker.join()
-    assert torch.equal(there[0], here)
+        here = logits(local.model, SECOND)
+        same, own = contextvars.copy_context(), contextvars.Context()
+        assert torch.equal(in_a_thread(lambda: same.run(logits, local.model, SECOND)), here)
+        assert torch.equal(in_a_thread(lambda: own.run(logits, local.model, SECOND)), without)
+    assert not torch.equal(here, without)
+
+
+def test_two_contexts_attach_memories_to_one_model_and_close_them_in_any_order() -> None:
+    local = tiny()
+    memories = memory_of(local, Row([], FIRST)), memory_of(local, Row([], SECOND))
+    alone = [attached(local, memory, SECOND) for memory in memories]
+    contexts = [contextvars.copy_context() for _ in memories]
+    opened = [watched(local.model, memory) for memory in memories]
+    for context, one in zip(contexts, opened, strict=True):
+        context.run(one.__enter__)
+    assert torch.equal(contexts[0].run(logits, local.model, SECOND), alone[0])
+    contexts[0].run(opened[0].__exit__, None, None, None)
+    assert torch.equal(contexts[1].run(logits, local.model, SECOND), alone[1])
+    contexts[1].run(opened[1].__exit__, None, None, None)
+    assert local.model.config._attn_implementation == "sdpa"
 
 
 def test_memory_of_another_type_is_taken_to_the_models_type() -> None:

@@ -127,11 +127,38 @@ def test_attached_memory_changes_what_the_model_says_and_nothing_stays(
         inside = logits(local.model, PROMPT)
     assert not torch.equal(inside, before)
     assert torch.equal(logits(local.model, PROMPT), before)
-    assert len(attachment.recollections) == int(settings.get("spans", 3))
-    assert attachment.recollections == backend.recall(QUESTION)[: len(attachment.recollections)]
+    # Mode token attends to whatever is stored.
+    shown = 0 if settings.get("mode") == "token" else int(settings.get("spans", 3))
+    assert attachment.recollections == backend.recall(QUESTION)[:shown]
+    assert attachment.seqs >= {seq for item in attachment.recollections for seq in item.seqs}
+    if not shown:
+        assert attachment.seqs == set(range(1, len(FACTS) + 1))
     with pytest.raises(ZeroDivisionError), backend.attached(local, QUESTION):
         raise ZeroDivisionError
     assert torch.equal(logits(local.model, PROMPT), before)
+
+
+@pytest.mark.parametrize("mode", ["span", "token"])
+def test_what_stands_in_the_prompt_is_not_attended_again(make_map: MakeMap, mode: str) -> None:
+    backend, local = make_map(*FACTS, mode=mode, context=0), tiny()
+    with backend.attached(local, QUESTION) as everything:
+        pass
+    best = max(everything.seqs)
+    with backend.attached(local, QUESTION, exclude=[best]) as rest:
+        pass
+    assert best not in rest.seqs
+    assert rest.seqs
+    with backend.attached(local, QUESTION, exclude=range(1, 99)) as none:
+        assert torch.equal(logits(local.model, PROMPT), logits(tiny().model, PROMPT))
+    assert (none.recollections, none.seqs) == ([], frozenset())
+
+
+def test_what_a_piece_was_read_after_counts_as_seen(make_map: MakeMap) -> None:
+    backend, local = make_map(*FACTS, spans=1, context=2), tiny()
+    with backend.attached(local, QUESTION) as attachment:
+        pass
+    (seq,) = attachment.recollections[0].seqs
+    assert attachment.seqs == {one for one in (seq - 2, seq - 1, seq) if one > 0}
 
 
 def test_another_model_is_refused_with_both_names(make_map: MakeMap) -> None:
@@ -154,12 +181,13 @@ def test_stats_tell_what_a_token_takes(make_map: MakeMap, precision: Precision, 
     assert stats.items == 7
     assert stats.tokens > 500
     assert stats.extras["pieces"] > 7  # type: ignore[operator]
-    assert codes <= stats.extras["bytes_per_token"] < codes * 1.1 + 8  # type: ignore[operator]
-    assert stats.extras["bytes_per_token"] == round(stats.bytes_on_disk / stats.tokens)
+    assert codes <= stats.extras["page_bytes_per_token"] < codes * 1.1 + 8  # type: ignore[operator]
+    both = stats.extras["page_bytes_per_token"] + stats.extras["index_bytes_per_token"]  # type: ignore[operator]
+    assert both == pytest.approx(stats.bytes_on_disk / stats.tokens, abs=1)
     assert stats.bytes_in_memory >= stats.tokens * 3 * 16 * 2
     assert (stats.extras["precision"], stats.extras["model"]) == (precision, "tiny-llama-0")
     assert stats.extras["addressing_heads"] == "(0,1)@64 (1,0)@128 (1,3)@256"
-    assert make_map().stats().extras["bytes_per_token"] == 0
+    assert make_map().stats().extras["page_bytes_per_token"] == 0
 
 
 # forgetting
@@ -216,7 +244,8 @@ def test_joining_page_files_changes_nothing_that_is_recalled(make_map: MakeMap) 
         backend.remember([said(seq, text)])
     before, codes = backend.recall(QUESTION, limit=9), by_turn(backend)
     report = backend.consolidate()
-    assert (report.before, report.after) == (6, 1)
+    assert (report.before, report.after) == (6, 6)
+    assert report.summary.startswith("6 page files became 1")
     assert backend.recall(QUESTION, limit=9) == before
     assert by_turn(backend) == codes
 
