@@ -12,11 +12,12 @@ Most heads do not address what a question is about; a few do, at offsets of thei
 believed, is learnt once for each model (``calibration.py``). Two kinds of evidence are taken from each head, with m_t(p)
 for a token's mass on a piece:
 
-    log(1 + mean over t of m_t(p) / FLOOR)          trusts a mass that any token pays
     sum over t of w_t log(1 + m_t(p) / FLOOR)       asks all tokens to agree, where w = softmax(-entropy of m_t): a
                                                     token that picks out few pieces, such as a name, counts for more
+    max over t of log(1 + m_t(p) / FLOOR) - b_t     trusts the one token that picks the piece out best, where b_t is the
+                                                    same mean over the background's pieces; at least 0
 
-The weighted sum of a piece's evidence is its score; as an answer often has few words in common with a question, a piece
+The first finds what a conversation was about, the second what a lone statement says in other words. The weighted sum of a piece's evidence is its score; as an answer often has few words in common with a question, a piece
 is also credited with a part of the evidence on its neighbours in the dialogue: the two pieces it answers and the one
 that answers it. What one speaker says in a row is no dialogue: there each piece stands for itself.
 """
@@ -104,8 +105,10 @@ def evidence(stored: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     paid = torch.cat([stored, background], 1)
     likely = paid / paid.sum(1, keepdim=True)
     entropy = -(likely * likely.clamp_min(1e-12).log()).sum(1)
-    counts = (-entropy).softmax(0)
-    found = torch.stack([(paid.mean(0) / FLOOR).log1p(), counts @ (paid / FLOOR).log1p()], -1)
+    logs = (paid / FLOOR).log1p()
+    agreed = (-entropy).softmax(0) @ logs
+    usual = logs[:, stored.shape[1] :].mean(1, keepdim=True)
+    found = torch.stack([agreed, (logs - usual).amax(0).clamp_min(0.0)], -1)
     return found[: stored.shape[1]], found[stored.shape[1] :]
 
 

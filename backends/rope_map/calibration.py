@@ -30,14 +30,16 @@ from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from memagent.backends.tensors import save_tensors
 
-FORMAT = 2
-HEADS = 12
+FORMAT = 3
+HEADS = 14
 OFFSETS = (64, 128, 256, 512)
 _FIRST_OFFSET = 256
 _SCENES = 8
-_CHOSEN_ON = 2
+_CHOSEN_ON = 4
+# Heads are chosen on each so manieth question: a prime, as questions come in kinds.
+_EVERY = 7
 _SEED = 0
-_PENALTY = 0.03
+_PENALTY = 0.1
 _STEPS = 80
 _REFUSED = 0.8
 
@@ -60,7 +62,7 @@ def fingerprint(local: LocalModel, context: int) -> str:
         str(local.model.dtype),
         context,
         hashlib.sha256(generated.SOURCE.read_bytes()).hexdigest(),
-        (HEADS, OFFSETS, _FIRST_OFFSET, _SCENES, _CHOSEN_ON, _SEED, _PENALTY, _STEPS, _REFUSED),
+        (HEADS, OFFSETS, _FIRST_OFFSET, _SCENES, _CHOSEN_ON, _EVERY, _SEED, _PENALTY, _STEPS, _REFUSED),
         sorted(NEIGHBOURS.items()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
@@ -216,7 +218,8 @@ def _alone(scene: _Read, head: Head, reader: Reader, background: Tensor) -> floa
     keys = torch.cat([one.keys[:, head.layer, head.head // reader.group] for one in scene.stored]).float()
     others = background[:, head.layer, head.head // reader.group].float()
     owners = _owners(scene.stored)
-    answered = {place: answer for place, answer in enumerate(scene.answers) if answer is not None}
+    every = [(place, answer) for place, answer in enumerate(scene.answers) if answer is not None]
+    answered = dict(every[::_EVERY])
     lengths = [scene.queries[place].shape[2] for place in answered]
     asking = torch.cat([scene.queries[place][head.layer, head.head] for place in answered])
     asking = rotary.rotate(asking, torch.tensor(head.offset), reader.theta.cpu()) * reader.head_dim**-0.5

@@ -47,27 +47,29 @@ def test_missing_keys_pay_nothing_and_large_scores_do_not_overflow() -> None:
     assert found[1].tolist() == [0.0, 0.0]
 
 
-def test_evidence_is_the_log_of_the_mean_and_the_mean_of_the_logs_of_telling_tokens() -> None:
+def test_evidence_is_what_telling_tokens_agree_on_and_what_the_best_token_says() -> None:
     stored, background = torch.rand(5, 3), torch.rand(5, 2)
-    paid = torch.cat([stored, background], 1)
-    stored, background = (part / paid.sum(1, keepdim=True) for part in (stored, background))
-    counts = []
-    for token in torch.cat([stored, background], 1).tolist():
-        counts.append(math.exp(sum(share * math.log(share) for share in token)))
+    total = stored.sum(1, keepdim=True) + background.sum(1, keepdim=True)
+    stored, background = stored / total, background / total
+    counts = [
+        math.exp(sum(share * math.log(share) for share in token))
+        for token in torch.cat([stored, background], 1).tolist()
+    ]
+    usual = [sum(math.log(1 + one / FLOOR) for one in token) / 2 for token in background.tolist()]
     for masses, found in zip((stored, background), evidence(stored, background), strict=True):
         for piece in range(masses.shape[1]):
-            paid_to = masses[:, piece].tolist()
-            logs = [math.log(1 + one / FLOOR) for one in paid_to]
-            assert found[piece, 0] == pytest.approx(math.log(1 + sum(paid_to) / 5 / FLOOR))
+            logs = [math.log(1 + one / FLOOR) for one in masses[:, piece].tolist()]
             agreed = sum(count * log for count, log in zip(counts, logs, strict=True)) / sum(counts)
-            assert found[piece, 1] == pytest.approx(agreed)
+            assert float(found[piece, 0]) == pytest.approx(agreed, rel=1e-4)
+            best = max(log - mean for log, mean in zip(logs, usual, strict=True))
+            assert float(found[piece, 1]) == pytest.approx(max(0.0, best), rel=1e-3, abs=1e-5)
 
 
 def test_a_token_that_picks_out_a_piece_counts_for_more_than_one_that_looks_everywhere() -> None:
     # The first token knows exactly; the others look everywhere, and a little more at another piece.
     stored = torch.tensor([[0.97, 0.01], [0.2, 0.3], [0.2, 0.3]])
     found, _ = evidence(stored, 1 - stored.sum(1, keepdim=True))
-    assert found[0, 1] > found[1, 1]
+    assert found[0, 0] > found[1, 0]
     assert evidence(torch.zeros(3, 2), torch.ones(3, 1))[0].abs().max() == 0
 
 
