@@ -5,9 +5,9 @@
     python benchmarks/addressing.py --keys keys.safetensors --output json
 
 A key file holds `keys` [n, dim], unrotated keys of one head, and `queries` [m, dim], rotated to the offset, in the
-order of the questions' tokens. The first half of the queries is the sample our index may lay its planes by; the second
-half is asked, in batches. Keys are centred for everyone, which changes no ranking. Where fewer keys are given than a
-size asks for, they are drawn again with a tenth of their spread as noise, and the table says so.
+order of the questions' tokens; they are asked in batches. Keys are centred for everyone, which changes no ranking.
+Where fewer keys are given than a size asks for, they are drawn again with a tenth of their spread as noise, and the
+table says so.
 
 Recall is against exact search in float32. `touched` counts keys whose inner product was computed, `compared` adds the
 bucket means or centroids. The cheapest setting of each method that reaches `--recall` is marked with *.
@@ -31,7 +31,9 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from memagent.agent.home import Home
-from memagent.agent.models.resolve import load_chat_model
+from memagent.agent.models.resolve import as_local, load_chat_model
+from memagent.backends.rope_map import rotary
+from memagent.backends.rope_map.reader import Reader, Row
 from memagent.kernels.lsh import LSHIndex
 
 LAYER, HEAD, OFFSET, WINDOW = 3, 4, 256, 512
@@ -78,47 +80,29 @@ def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def rotated(queries: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    angles = torch.cat([OFFSET * frequencies] * 2)
-    half = queries.shape[-1] // 2
-    return queries * angles.cos() + torch.cat([-queries[..., half:], queries[..., :half]], -1) * angles.sin()
-
-
 def capture(texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Read texts with the default model; return the addressing head's keys, and queries of generated questions."""
-    local: Any = load_chat_model("qwen2.5-coder-0.5b", Home.from_environment().models, notify=print)
-    model, tokenizer = local.model.model, local.tokenizer
-    model.layers = model.layers[: LAYER + 1]
-    attention, dim = model.layers[LAYER].self_attn, model.layers[LAYER].self_attn.head_dim
-    shared = HEAD // attention.num_key_value_groups
-    caught: dict[str, torch.Tensor] = {}
+    """Read texts with the default model; return the addressing head's keys, and queries of generated questions.
 
-    def catch(name: str, head: int) -> Callable[..., None]:
-        return lambda module, given, out: caught.update(
-            {name: out[0, :, head * dim : (head + 1) * dim].clone()}
-        )
-
-    attention.k_proj.register_forward_hook(catch("keys", shared))
-    attention.q_proj.register_forward_hook(catch("queries", HEAD))
-
-    def read(ids: list[int]) -> dict[str, torch.Tensor]:
-        with torch.inference_mode():
-            model(input_ids=torch.tensor([ids]), use_cache=False)
-        return dict(caught)
-
+    They are what the RoPE memory map stores and asks: ``keys`` [n, dim] in the model's type, unrotated, and ``queries``
+    [m, dim] float32, rotated to the offset.
+    """
+    local = as_local(load_chat_model("qwen2.5-coder-0.5b", Home.from_environment().models, notify=print))
+    reader, tokenizer = Reader(local), local.tokenizer
     ids = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
-    keys = [read(window)["keys"][SINKS:] for window in windows if len(window) > SINKS]
+    rows = [Row(window[:SINKS], window[SINKS:]) for window in windows if len(window) > SINKS]
+    keys = [found.keys[:, LAYER, HEAD // reader.group] for found in reader.read(rows, depth=LAYER + 1)]
     names = sorted({word.strip(".,;:!?'\"") for text in texts for word in text.split() if word[:1].isupper()})
     asked = [
-        QUESTIONS[place % len(QUESTIONS)].format(name)
+        tokenizer(QUESTIONS[place % len(QUESTIONS)].format(name))["input_ids"]
         for place, name in enumerate(names[:: len(names) // 200 or 1])
     ]
     # The first token is left out: it is a sink itself.
-    queries = [read(tokenizer(text)["input_ids"])["queries"][1:].float() for text in asked]
+    questions = reader.queries([Row(tokens[:1], tokens[1:]) for tokens in asked], [LAYER])
+    queries = torch.cat([found[0, HEAD] for found in questions])
     return {
         "keys": torch.cat(keys),
-        "queries": rotated(torch.cat(queries), model.rotary_emb.inv_freq.float()),
+        "queries": rotary.rotate(queries, torch.tensor(OFFSET), reader.theta.cpu()),
     }
 
 
@@ -132,14 +116,10 @@ def stretched(keys: torch.Tensor, size: int) -> torch.Tensor:
     return torch.cat([keys.float(), more + noise])
 
 
-def ours(keys: torch.Tensor, sample: torch.Tensor, limit: int, shares: Sequence[float]) -> list[Method]:
+def ours(keys: torch.Tensor, limit: int, shares: Sequence[float]) -> list[Method]:
     methods = []
-    for name, dtype, given in (
-        ("lsh", torch.float32, sample),
-        ("lsh bfloat16", torch.bfloat16, sample),
-        ("lsh without sample", torch.float32, None),
-    ):
-        index = LSHIndex(sample=given)
+    for name, dtype in (("lsh", torch.float32), ("lsh bfloat16", torch.bfloat16)):
+        index = LSHIndex()
         kept = keys.to(dtype)
         seconds, _ = timed(partial(index.insert, torch.arange(len(keys)), kept))
         size = sum(part.nbytes for part in index.state().values()) / len(keys)
@@ -152,8 +132,7 @@ def _probing(name: str, index: LSHIndex, probes: int, limit: int, seconds: float
     last = [0.0]
 
     def search(queries: torch.Tensor) -> torch.Tensor:
-        index.probes = probes
-        hits = index.query(queries, limit)
+        hits = index.query(queries, limit, probes=probes)
         last[0] = hits.touched
         return hits.ids
 
@@ -249,8 +228,7 @@ def measure(
 def compare(keys: torch.Tensor, queries: torch.Tensor, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     limit, count = arguments.limit, arguments.batch
     keys = keys - keys.mean(0)
-    half = len(queries) // 2
-    asked = torch.split(queries[half : half + (len(queries) - half) // count * count], count)
+    asked = torch.split(queries[: len(queries) // count * count], count)
     batches = asked[:: max(len(asked) // arguments.repeats, 1)][: arguments.repeats]
     exact = Method(
         "exact",
@@ -260,7 +238,7 @@ def compare(keys: torch.Tensor, queries: torch.Tensor, arguments: argparse.Names
         4.0 * keys.shape[1],
         lambda: 1.0,
     )
-    methods = [exact, *ours(keys, queries[:half], limit, arguments.shares)]
+    methods = [exact, *ours(keys, limit, arguments.shares)]
     methods += faiss_methods(keys, limit, arguments.threads, arguments.hnsw_limit)
     measure(methods, batches, [exact.search(batch) for batch in batches])
     rows = [method.row(len(keys)) for method in methods]

@@ -17,9 +17,10 @@ for a token's mass on a piece:
     max over t of log(1 + m_t(p) / FLOOR) - b_t     trusts the one token that picks the piece out best, where b_t is the
                                                     same mean over the background's pieces; at least 0
 
-The first finds what a conversation was about, the second what a lone statement says in other words. The weighted sum of a piece's evidence is its score; as an answer often has few words in common with a question, a piece
-is also credited with a part of the evidence on its neighbours in the dialogue: the two pieces it answers and the one
-that answers it. What one speaker says in a row is no dialogue: there each piece stands for itself.
+The first finds what a conversation was about, the second what a lone statement says in other words. The weighted sum of
+a piece's evidence is its score; as an answer often has few words in common with a question, a piece is also credited
+with a part of the evidence on its neighbours in the dialogue: the two pieces it answers and the one that answers it.
+What one speaker says in a row is no dialogue: there each piece stands for itself.
 """
 
 from __future__ import annotations

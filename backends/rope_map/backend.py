@@ -253,7 +253,7 @@ class RopeMap(MemoryBackend):
     @cached_property
     def _index(self) -> AddressIndex:
         device = str(self._reader.model.device)
-        return AddressIndex(self._addressing, self._reader.theta, self._resources.seed, device)
+        return AddressIndex(self._addressing, self._reader.theta, device)
 
     def _store(self, numbers: Sequence[int]) -> None:
         """Read pieces with the model, and keep what its layers made of them."""

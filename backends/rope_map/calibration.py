@@ -250,7 +250,7 @@ class Example:
 
 
 def _example(scene: _Read, bare: Addressing, theta: Tensor) -> Example:
-    index = AddressIndex(bare, theta, seed=_SEED, device="cpu")
+    index = AddressIndex(bare, theta, device="cpu")
     index.insert(enumerate(scene.stored))
     pieces, size = len(scene.stored), 2 * len(bare.heads)
     own = torch.zeros(len(scene.queries), pieces, size)

@@ -27,17 +27,16 @@ class AddressIndex:
     Args:
         addressing: which heads ask.
         theta: the model's rotary frequencies.
-        seed: for the hash planes.
         device: where the keys lie.
     """
 
-    def __init__(self, addressing: Addressing, theta: Tensor, seed: int, device: str) -> None:
+    def __init__(self, addressing: Addressing, theta: Tensor, device: str) -> None:
         self.addressing = addressing
         self._theta = theta.to(device)
         self._device = device
         self._scaling = (2 * len(theta)) ** -0.5
         keys = sorted({addressing.key_head(head) for head in addressing.heads})
-        self._indexes = {key: LSHIndex(seed=seed, device=device) for key in keys}
+        self._indexes = {key: LSHIndex(device=device) for key in keys}
 
     def insert(self, pieces: Iterable[tuple[int, KeysAndValues]]) -> None:
         """Add pieces with their numbers."""

@@ -1,20 +1,16 @@
 """Locality-sensitive hashing of attention keys: the keys with the largest inner products, without looking at all.
 
-`LSHIndex` is the index. `hash_codes` and `rerank` are its numeric pieces and hold the one switch between plain torch
-and Triton: Triton for tensors on a CUDA device where it is installed, and everywhere under ``TRITON_INTERPRET=1``.
+`LSHIndex` is the index. `hash_codes` and `rerank` are its numeric pieces; `kernels.switch` chooses their version.
 """
 
 from __future__ import annotations
-
-import os
-from functools import cache
-from importlib.util import find_spec
 
 # `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor, float32
 
 from memagent.kernels.lsh import torch as _torch
 from memagent.kernels.lsh.index import Hits, LSHIndex
+from memagent.kernels.switch import fused
 
 __all__ = ["Hits", "LSHIndex", "hash_codes", "rerank"]
 
@@ -26,24 +22,24 @@ def hash_codes(vectors: Tensor, planes: Tensor) -> Tensor:
 
     Args:
         vectors: [n, dim], floating, already centred.
-        planes: [tables, dim, bits], normals of the hyperplanes of each table.
+        planes: [dim, bits], normals of the hyperplanes.
 
     Returns:
-        [tables, n] int64, each below ``2 ** bits``.
+        [n] int64, each below ``2 ** bits``.
 
     Raises:
         ValueError: shapes that do not fit, or more than 62 bits.
     """
-    if vectors.dim() != 2 or planes.dim() != 3 or vectors.shape[1] != planes.shape[1]:
+    if vectors.dim() != 2 or planes.dim() != 2 or vectors.shape[1] != planes.shape[0]:
         raise ValueError(
-            f"Expected vectors [n, dim] and planes [tables, dim, bits], got {list(vectors.shape)} and {list(planes.shape)}."
+            f"Expected vectors [n, dim] and planes [dim, bits], got {list(vectors.shape)} and {list(planes.shape)}."
         )
-    if planes.shape[2] > 62:
-        raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[2]}.")
-    if _fused(vectors) and planes.dtype == float32:
-        from memagent.kernels.lsh.triton import hash_codes as fused
+    if planes.shape[1] > 62:
+        raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[1]}.")
+    if planes.dtype == float32 and fused(vectors):
+        from memagent.kernels.lsh import triton as _triton
 
-        return fused(vectors, planes)
+        return _triton.hash_codes(vectors, planes)
     return _torch.hash_codes(vectors, planes)
 
 
@@ -69,17 +65,8 @@ def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         raise ValueError(
             f"Expected queries [q, dim], keys [n, dim] and rows [q, c], got {', '.join(map(str, shapes))}."
         )
-    if _fused(keys) and queries.dtype == float32:
-        from memagent.kernels.lsh.triton import rerank as fused
+    if queries.dtype == float32 and fused(keys):
+        from memagent.kernels.lsh import triton as _triton
 
-        return fused(queries, keys, rows)
+        return _triton.rerank(queries, keys, rows)
     return _torch.rerank(queries, keys, rows)
-
-
-def _fused(tensor: Tensor) -> bool:
-    return (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton()
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

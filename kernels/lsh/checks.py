@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import torch
-
-from memagent.kernels.lsh.table import Probing, Projection
 
 _KEPT = (torch.bfloat16, torch.float16, torch.float32)
 
 
-def check_settings(tables: int, bits: int | None, probes: int | None, projection: str, probing: str) -> None:
-    if tables < 1:
-        raise ValueError(f"Expected tables of at least 1, got {tables}.")
-    if bits is not None and not 1 <= bits <= 30:
-        raise ValueError(f"Expected bits of 1 to 30 or None, got {bits}.")
+def check_query(queries: torch.Tensor, limit: int, probes: int | None, dim: int | None) -> None:
+    """Raise ValueError unless queries are floating [q, dim], of any dimension if None, and the numbers at least 1."""
+    if queries.dim() != 2 or not queries.is_floating_point() or (dim is not None and queries.shape[1] != dim):
+        raise ValueError(
+            f"Expected floating queries [q, {'dim' if dim is None else dim}], "
+            f"got {queries.dtype} {list(queries.shape)}."
+        )
+    if limit < 1:
+        raise ValueError(f"Expected a limit of at least 1, got {limit}.")
     if probes is not None and probes < 1:
         raise ValueError(f"Expected probes of at least 1 or None, got {probes}.")
-    if projection not in get_args(Projection):
-        raise ValueError(f"Expected projection {' or '.join(get_args(Projection))}, got {projection!r}.")
-    if probing not in get_args(Probing):
-        raise ValueError(f"Expected probing {' or '.join(get_args(Probing))}, got {probing!r}.")
 
 
 def check_keys(ids: torch.Tensor, keys: torch.Tensor, stored: torch.Tensor | None) -> None:

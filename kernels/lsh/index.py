@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 
 from memagent.kernels import lsh
-from memagent.kernels.lsh.checks import check_keys, check_new, check_settings
-from memagent.kernels.lsh.table import Frame, Probing, Projection, Table, hashed, metric_of
+from memagent.kernels.lsh.checks import check_keys, check_new, check_query
+from memagent.kernels.lsh.table import Frame, Table
 from memagent.kernels.lsh.torch import exact_top, pad_top
 
 # So many keys are searched exactly sooner than their buckets are found.
 EXACT = 65_536
 # A tail longer than this share of the hashed keys is merged into them.
 _TAIL = 1 / 64
-# Without `bits`, there is a bucket number for so many keys; a third to a half of the numbers occur among real keys.
-# Comparing the bucket means is one streaming product, cheaper than fetching scattered keys: hence small buckets.
-_PER_BUCKET = 4
-_MAX_BITS = 22
-# Without `probes`, this times the root of the number of buckets: recall@64 of about 0.95 at 1e5 and 1e6 real keys, read off
-# between two measured settings each.
-_PROBED = 5.0
+_PARTS = {"keys", "ids", "tail", "tail_ids"}
+_TABLE = {"centre", "planes", "fitted", "offsets", "means"}
 
 
 @dataclass(frozen=True)
@@ -43,61 +37,34 @@ class Hits:
 class LSHIndex:
     """Finds stored keys with the largest inner products with queries, by hashing; scores are exact.
 
-    Keys are centred and hashed by the signs of projections (Charikar 2002). A query probes several buckets of each
-    table (multi-probe, Lv et al. 2007); what lies there is compared exactly. Attention's queries and keys have
-    different distributions, the best key stands at a cosine of about 0.25 to its query, and plain hashing fails: of
-    200,000 real keys (Qwen2.5-Coder-0.5B, layer 3), 14 random planes probed by |projection| find 0.46 of the top 64 in
-    10 % of the keys, four such tables 0.41. Two changes mend it: planes along the principal directions, and probing by
-    the inner product with each bucket's mean key (together 0.92). The norm
-    augmentation for inner products (Neyshabur and Srebro 2015) made it worse (0.24) and is left out.
+    Keys are centred and hashed by the signs of projections (Charikar 2002). A query probes several buckets (multi-probe,
+    Lv et al. 2007); what lies there is compared exactly. Attention's queries and keys have different distributions, the
+    best key stands at a cosine of about 0.25 to its query, and plain hashing fails: of 200,000 real keys
+    (Qwen2.5-Coder-0.5B, layer 3), 14 random planes probed by |projection| found 0.46 of the top 64 in 10 % of the keys,
+    four such tables 0.41. Two changes mend it: planes along the principal directions, and probing by the inner product
+    with each bucket's mean key (together 0.92). The norm augmentation for inner products (Neyshabur and Srebro 2015)
+    made it worse (0.24) and is left out.
 
     Up to `EXACT` keys nothing is hashed and answers are exact. The same calls in the same order give the same answers.
 
     Args:
-        tables: hash tables; each beyond the first costs 4 bytes a key. More buckets help more than more tables.
-        bits: planes of a table; None: by the number of keys, when they are hashed anew.
-        probes: buckets of each table a query looks into; None: by their number. More: higher recall, more touched.
-        seed: of the random planes.
         device: where keys are kept and searched.
-        sample: [m, dim] typical queries, or None. Planes are then laid so that buckets differ in the inner products
-            such queries have with their keys. Of use with few buckets (small indexes); with 100,000 it did not help.
-        projection: "principal" or "random" planes.
-        probing: "means", by the bucket's mean key, or "margins", by the projections on the planes between.
-
-    Raises:
-        ValueError: a setting out of range.
     """
 
-    def __init__(
-        self,
-        *,
-        tables: int = 1,
-        bits: int | None = None,
-        probes: int | None = None,
-        seed: int = 0,
-        device: torch.device | str = "cpu",
-        sample: torch.Tensor | None = None,
-        projection: Projection = "principal",
-        probing: Probing = "means",
-    ) -> None:
-        check_settings(tables, bits, probes, projection, probing)
-        self.tables, self.bits, self.probes, self.seed = tables, bits, probes, seed
+    def __init__(self, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self.projection, self.probing = projection, probing
-        self._metric = None if sample is None else metric_of(sample.to(self.device).float())
         self._keys, self._ids = self._nothing()
         self._tail, self._tail_ids = self._nothing()
-        self._frame: Frame | None = None
-        self._hashed: list[Table] = []
-        self._size_at_fit = 0
+        # There is one exactly while there are `_keys`.
+        self._table: Table | None = None
 
     def __len__(self) -> int:
         return len(self._ids) + len(self._tail_ids)
 
     @property
     def buckets(self) -> int:
-        """How many buckets hold keys, all tables together; each one's mean is compared with every query."""
-        return sum(len(table.codes) for table in self._hashed)
+        """How many buckets hold keys; each one's mean is compared with every query."""
+        return 0 if self._table is None else len(self._table.means)
 
     def insert(self, ids: torch.Tensor, keys: torch.Tensor) -> None:
         """Store keys; cheap for few, while the tail is merged once for every 64th of the keys stored.
@@ -117,7 +84,7 @@ class LSHIndex:
         self._tail = torch.cat([self._tail, keys])
         self._tail_ids = torch.cat([self._tail_ids, ids])
         if len(self) > EXACT and len(self._tail) > max(EXACT // 2, len(self._ids) * _TAIL):
-            self._merge()
+            self._merge(None if self._table is None else self._table.frame)
 
     def delete(self, ids: torch.Tensor) -> None:
         """Remove keys: no copy of them stays, here or in the state. Costs a pass over all keys.
@@ -139,35 +106,28 @@ class LSHIndex:
                 f"Expected ids that are stored, got {len(missing)} others: {missing[:5].tolist()}."
             )
         self._tail, self._tail_ids = self._tail[~tail_gone], self._tail_ids[~tail_gone]
-        if gone.any():
+        if self._table is not None and gone.any():
             self._keys, self._ids = self._keys[~gone], self._ids[~gone]
-            self._settle()
+            self._settle(self._table.frame)
 
-    def query(self, queries: torch.Tensor, limit: int) -> Hits:
-        """Find the ``limit`` keys with the largest inner products with each of the queries [q, dim].
+    def query(self, queries: torch.Tensor, limit: int, *, probes: int | None = None) -> Hits:
+        """Find the ``limit`` keys with the largest inner products with each of the queries.
+
+        Args:
+            queries: [q, dim], floating.
+            limit: how many a query.
+            probes: buckets a query looks into; None: by their number. More: higher recall, more touched.
 
         Raises:
-            ValueError: the queries' shape, or a limit below 1.
+            ValueError: the queries' shape or type, or a limit or probes below 1.
         """
-        if (
-            queries.dim() != 2
-            or not queries.is_floating_point()
-            or (len(self) and queries.shape[1] != self._dim)
-        ):
-            raise ValueError(
-                f"Expected floating queries [q, {self._dim if len(self) else 'dim'}], "
-                f"got {queries.dtype} {list(queries.shape)}."
-            )
-        if limit < 1:
-            raise ValueError(f"Expected a limit of at least 1, got {limit}.")
+        check_query(queries, limit, probes, self._tail.shape[1] if len(self) else None)
         queries = queries.detach().to(self.device).float()
-        scores, places = (
-            exact_top(queries, self._tail, limit) if len(self._tail) else pad_top(queries[:, :0], limit)
-        )
+        scores, places = exact_top(queries, self._tail, limit)
         ids = _named(places, self._tail_ids)
         touched = float(len(self._tail) * len(queries))
-        if self._frame is not None:
-            rows = self._candidates(queries, self._frame)
+        if self._table is not None:
+            rows = self._table.rows(queries, probes)
             touched += float((rows >= 0).sum())
             found, columns = pad_top(lsh.rerank(queries, self._keys, rows), limit)
             rows = _named(columns, rows)
@@ -178,114 +138,58 @@ class LSHIndex:
         return Hits(scores, ids, touched / max(len(queries) * len(self), 1))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return everything, settings too, as tensors for safetensors. They share memory with the index."""
-        numbers = [
-            self.tables,
-            -1 if self.bits is None else self.bits,
-            -1 if self.probes is None else self.probes,
-            self.seed,
-            int(self.projection == "random"),
-            int(self.probing == "margins"),
-            self._size_at_fit,
-        ]
-        state = {"settings": torch.tensor(numbers), "keys": self._keys, "ids": self._ids}
-        state |= {"tail": self._tail, "tail_ids": self._tail_ids}
-        if self._metric is not None:
-            state["metric"] = self._metric
-        if self._frame is not None:
-            frame = self._frame
-            state |= {"centre": frame.centre, "planes": frame.planes, "duals": frame.duals}
-        for number, table in enumerate(self._hashed):
-            state |= table.tensors(f"table{number}.")
-        return state
+        """Return everything as tensors for safetensors. They share memory with the index."""
+        state = {"keys": self._keys, "ids": self._ids, "tail": self._tail, "tail_ids": self._tail_ids}
+        return state if self._table is None else state | self._table.state()
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> LSHIndex:
         """Return the index whose `state` this was; it answers as that one did.
 
         Raises:
-            ValueError: a part is missing.
+            ValueError: a part is missing, or is none of an index's.
         """
-        parts = {name: tensor.to(device) for name, tensor in state.items()}
-        try:
-            tables, bits, probes, seed, random, margins, size = parts["settings"].tolist()
-            index = cls(
-                tables=tables,
-                bits=None if bits < 0 else bits,
-                probes=None if probes < 0 else probes,
-                seed=seed,
-                device=device,
-                projection="random" if random else "principal",
-                probing="margins" if margins else "means",
+        known = _PARTS | _TABLE if len(state.get("ids", ())) else _PARTS
+        if state.keys() != known:
+            raise ValueError(
+                f"Expected the state of an LSHIndex, {', '.join(sorted(known))}, got {', '.join(sorted(state))}."
             )
-            index._metric = parts.get("metric")
-            index._keys, index._ids = parts["keys"], parts["ids"]
-            index._tail, index._tail_ids = parts["tail"], parts["tail_ids"]
-            if "centre" in parts:
-                index._frame = Frame(parts["centre"], parts["planes"], parts["duals"])
-                names = ("codes", "offsets", "order", "means")
-                index._hashed = [
-                    Table(*(parts[f"table{number}.{name}"] for name in names)) for number in range(tables)
-                ]
-            index._size_at_fit = size
-        except KeyError as error:
-            raise ValueError(f"Expected the state of an LSHIndex, got one without {error}.") from error
+        parts = {name: tensor.to(device) for name, tensor in state.items()}
+        index = cls(device=device)
+        index._keys, index._ids = parts["keys"], parts["ids"]
+        index._tail, index._tail_ids = parts["tail"], parts["tail_ids"]
+        if len(index._ids):
+            index._table = Table.from_state(parts)
         return index
-
-    @property
-    def _dim(self) -> int:
-        return self._tail.shape[1]
 
     def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.empty(0, 0, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
 
-    def _candidates(self, queries: torch.Tensor, frame: Frame) -> torch.Tensor:
-        """Return the rows [q, c] worth comparing, each once, -1 padded."""
-        found = []
-        for table, dual in zip(self._hashed, frame.duals, strict=True):
-            usual = math.ceil(_PROBED * math.sqrt(len(table.codes)) / self.tables)
-            found.append(table.rows(queries, self.probes or usual, self.probing, dual))
-        rows = torch.cat(found, dim=1)
-        if len(self._hashed) > 1:
-            rows = rows.sort(dim=1).values
-            rows[:, 1:].masked_fill_(rows[:, 1:] == rows[:, :-1].clone(), -1)
-        return rows
-
-    def _merge(self) -> None:
+    def _merge(self, frame: Frame | None) -> None:
         """Take the tail among the hashed keys; choose new planes where these have doubled, or halved, since."""
         self._keys, self._ids = torch.cat([self._keys, self._tail]), torch.cat([self._ids, self._tail_ids])
         self._tail, self._tail_ids = self._keys[:0].clone(), self._ids[:0].clone()
-        count = len(self._ids)
-        if self._frame is None or not self._size_at_fit / 2 <= count <= self._size_at_fit * 2:
-            bits = self.bits or min(round(math.log2(count / _PER_BUCKET)), _MAX_BITS)
-            metric = torch.eye(self._dim, device=self.device) if self._metric is None else self._metric
-            self._frame = Frame.fit(
-                self._keys, metric, self.tables, min(bits, self._dim), self.projection, self.seed
-            )
-            self._size_at_fit = count
-        self._hash(self._frame)
+        if frame is None or not frame.fits(len(self._ids)):
+            frame = Frame.fit(self._keys)
+        self._hash(frame)
 
     def _hash(self, frame: Frame) -> None:
-        """Bring the keys into the order of the first table's buckets, and list the buckets of all."""
-        codes = hashed(self._keys, frame)
-        order = codes[0].sort(stable=True).indices
-        self._keys, self._ids, codes = self._keys[order], self._ids[order], codes[:, order]
-        self._hashed = [
-            Table.build(self._keys, of_table, sorted_keys=number == 0)
-            for number, of_table in enumerate(codes)
-        ]
+        """Bring the keys into the order of their buckets, and list these."""
+        codes, order = frame.codes(self._keys).sort(stable=True)
+        self._keys, self._ids = self._keys[order], self._ids[order]
+        self._table = Table.build(frame, self._keys, codes)
 
-    def _settle(self) -> None:
+    def _settle(self, frame: Frame) -> None:
         """After hashed keys went: hash what is left, or search it exactly from now on."""
         if len(self) <= EXACT:
             self._tail = torch.cat([self._keys, self._tail])
             self._tail_ids = torch.cat([self._ids, self._tail_ids])
             self._keys, self._ids = self._tail[:0].clone(), self._tail_ids[:0].clone()
-            self._frame, self._hashed, self._size_at_fit = None, [], 0
-        elif self._frame is None or len(self._ids) < self._size_at_fit / 2:
-            self._merge()
+            self._table = None
+        elif frame.fits(len(self._ids)):
+            self._hash(frame)
         else:
-            self._hash(self._frame)
+            self._merge(frame)
 
 
 def _named(places: torch.Tensor, names: torch.Tensor) -> torch.Tensor:

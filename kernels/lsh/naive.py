@@ -1,6 +1,6 @@
 """The specification of the index's pieces: plain loops, one key at a time, float64-clean.
 
-Dimension letters: q queries, n keys, d head dimension, t tables, b bits, p probed buckets, c candidates.
+Dimension letters: q queries, n keys, d head dimension, b bits, p probed buckets, c candidates.
 """
 
 from __future__ import annotations
@@ -36,18 +36,16 @@ def hash_codes(vectors: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
 
     Args:
         vectors: [n, d], any floating type, already centred.
-        planes: [t, d, b], normals of the hyperplanes of each table, b < 63.
+        planes: [d, b], normals of the hyperplanes, b < 63.
 
     Returns:
-        [t, n] int64.
+        [n] int64.
     """
-    tables, _, bits = planes.shape
-    codes = torch.zeros(tables, len(vectors), dtype=torch.int64, device=vectors.device)
-    for table in range(tables):
-        for row, vector in enumerate(vectors):
-            for bit in range(bits):
-                positive = (vector.to(planes.dtype) * planes[table, :, bit]).sum() > 0
-                codes[table, row] += int(positive) << bit
+    codes = torch.zeros(len(vectors), dtype=torch.int64, device=vectors.device)
+    for row, vector in enumerate(vectors):
+        for bit in range(planes.shape[1]):
+            positive = (vector.to(planes.dtype) * planes[:, bit]).sum() > 0
+            codes[row] += int(positive) << bit
     return codes
 
 

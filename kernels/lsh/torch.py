@@ -30,14 +30,11 @@ def pad_top(scores: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tenso
 
 def hash_codes(vectors: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
     """See `naive.hash_codes`."""
-    tables, dim, bits = planes.shape
-    flat = planes.transpose(0, 1).reshape(dim, tables * bits)
-    weights = 1 << torch.arange(bits, device=vectors.device)
-    codes = torch.empty(tables, len(vectors), dtype=torch.int64, device=vectors.device)
+    weights = 1 << torch.arange(planes.shape[1], device=vectors.device)
+    codes = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     for start in range(0, len(vectors), _ROWS):
-        part = vectors[start : start + _ROWS].to(planes.dtype)
-        positive = (part @ flat > 0).view(len(part), tables, bits)
-        codes[:, start : start + _ROWS] = (positive * weights).sum(-1).T
+        positive = vectors[start : start + _ROWS].to(planes.dtype) @ planes > 0
+        codes[start : start + _ROWS] = (positive * weights).sum(1)
     return codes
 
 

@@ -17,20 +17,19 @@ import triton.language as tl  # type: ignore[import-untyped,import-not-found,unu
 def hash_kernel(
     vectors, planes, codes, n, d, b, BN: tl.constexpr, BD: tl.constexpr, BB: tl.constexpr
 ):  # fmt: skip
-    i_n, i_t = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    o_n = i_n.to(tl.int64) * BN + tl.arange(0, BN)
+    o_n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     o_d, o_b = tl.arange(0, BD), tl.arange(0, BB)
     m_n, m_d, m_b = o_n < n, o_d < d, o_b < b
 
     p_v = vectors + o_n[:, None] * d + o_d[None, :]
-    p_p = planes + i_t * d * b + o_d[:, None] * b + o_b[None, :]
+    p_p = planes + o_d[:, None] * b + o_b[None, :]
     b_v = tl.load(p_v, mask=m_n[:, None] & m_d[None, :], other=0.0).to(tl.float32)  # [BN, BD]
     b_p = tl.load(p_p, mask=m_d[:, None] & m_b[None, :], other=0.0)  # [BD, BB]
 
     # TF32 would flip the bits of keys that lie near a plane.
     positive = tl.dot(b_v, b_p, input_precision="ieee") > 0  # [BN, BB], false in the padding
     b_c = tl.sum(positive.to(tl.int64) << o_b[None, :].to(tl.int64), axis=1)
-    tl.store(codes + i_t * n + o_n, b_c, mask=m_n)
+    tl.store(codes + o_n, b_c, mask=m_n)
 
 
 @triton.jit
@@ -50,11 +49,11 @@ def rerank_kernel(queries, keys, rows, scores, c, d, BC: tl.constexpr, BD: tl.co
 
 def hash_codes(vectors: torch.Tensor, planes: torch.Tensor) -> torch.Tensor:
     """See `naive.hash_codes`; planes are float32."""
-    (n, d), (t, _, b) = vectors.shape, planes.shape
-    codes = torch.empty(t, n, dtype=torch.int64, device=vectors.device)
+    (n, d), b = vectors.shape, planes.shape[1]
+    codes = torch.empty(n, dtype=torch.int64, device=vectors.device)
     if n:
         BN, BD, BB = 64, max(16, triton.next_power_of_2(d)), max(16, triton.next_power_of_2(b))
-        hash_kernel[(triton.cdiv(n, BN), t)](
+        hash_kernel[(triton.cdiv(n, BN),)](
             vectors.contiguous(), planes.contiguous(), codes, n, d, b, BN, BD, BB
         )
     return codes

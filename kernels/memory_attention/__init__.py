@@ -7,14 +7,12 @@ local queries rotated to one fixed offset instead of their positions, so every m
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
-
 # Not `import torch`: the submodule of that name is an attribute of this package, hence a global here.
-from torch import Tensor, float64
+from torch import Tensor, bfloat16, float64
 
 from memagent.kernels.memory_attention import torch as _torch
 from memagent.kernels.memory_attention.torch import merge, needs_gradient
+from memagent.kernels.switch import fused
 
 __all__ = ["memory_attention", "merge"]
 
@@ -70,19 +68,17 @@ def memory_attention(
         mask = mask[(None,) * (4 - mask.dim())]
     if top_k is not None and top_k >= memory_key.shape[2]:
         top_k = None
-    whole = query.is_cuda and query.dtype != float64 and top_k is None
-    if whole and _has_triton() and not needs_gradient(*tensors, mask, memory_bias):
-        from memagent.kernels.memory_attention.triton import memory_attention as fused
+    # On a processor Triton's interpreter runs, which multiplies bfloat16's bits as if they were integers.
+    whole = query.dtype not in ((float64,) if query.is_cuda else (float64, bfloat16)) and top_k is None
+    if whole and fused(query) and not needs_gradient(*tensors, mask, memory_bias):
+        from memagent.kernels.memory_attention import triton as _triton
 
-        return fused(*tensors, mask=mask, is_causal=is_causal, scaling=scaling, memory_bias=memory_bias)
+        return _triton.memory_attention(
+            *tensors, mask=mask, is_causal=is_causal, scaling=scaling, memory_bias=memory_bias
+        )
     return _torch.memory_attention(
         *tensors, mask=mask, is_causal=is_causal, scaling=scaling, top_k=top_k, memory_bias=memory_bias
     )
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
 
 
 def _check_shapes(

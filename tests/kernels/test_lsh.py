@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from memagent.kernels.lsh import Hits, LSHIndex, hash_codes, naive, rerank
 from memagent.kernels.lsh import torch as fast
+from memagent.kernels.switch import fused
 
 DIMS = [60, 64, 80]
 COUNTS = [0, 1, 63, 500, 5000]
@@ -28,11 +29,11 @@ torch.set_num_threads(1)
 for dim, count, dtype in ((60, 1, torch.float32), (64, 63, torch.bfloat16), (80, 200, torch.float16)):
     draw = torch.Generator().manual_seed(dim)
     keys = torch.randn(count, dim, generator=draw).to(dtype)
-    planes, queries = torch.randn(2, dim, 5, generator=draw), torch.randn(3, dim, generator=draw)
+    planes, queries = torch.randn(dim, 5, generator=draw), torch.randn(3, dim, generator=draw)
     rows = torch.randint(-1, count, (3, 70), generator=draw)
     assert torch.equal(hash_codes(keys, planes), naive.hash_codes(keys, planes))
     torch.testing.assert_close(rerank(queries, keys, rows), naive.rerank(queries, keys, rows), rtol=1e-5, atol=1e-4)
-assert hash_codes(torch.empty(0, 60), torch.randn(2, 60, 5)).shape == (2, 0)
+assert hash_codes(torch.empty(0, 60), torch.randn(60, 5)).shape == (0,)
 assert rerank(queries, keys, rows[:, :0]).shape == (3, 0)
 assert "memagent.kernels.lsh.triton" in sys.modules
 """
@@ -66,8 +67,8 @@ def recall(hits: Hits, queries: torch.Tensor, keys: torch.Tensor) -> float:
     return float((hits.ids[:, :, None] == truth[:, None, :]).any(2).float().mean())
 
 
-def filled(keys: torch.Tensor, **settings: int) -> LSHIndex:
-    index = LSHIndex(**settings)  # type: ignore[arg-type]
+def filled(keys: torch.Tensor) -> LSHIndex:
+    index = LSHIndex()
     index.insert(torch.arange(len(keys)), keys)
     return index
 
@@ -75,7 +76,7 @@ def filled(keys: torch.Tensor, **settings: int) -> LSHIndex:
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("count", COUNTS)
 def test_hash_codes(dim: int, count: int) -> None:
-    keys, planes = drawn(count, dim), drawn(2, dim, 3, seed=1)
+    keys, planes = drawn(count, dim), drawn(dim, 5, seed=1)
     torch.testing.assert_close(hash_codes(keys, planes), naive.hash_codes(keys, planes), rtol=0, atol=0)
 
 
@@ -139,11 +140,10 @@ def test_a_small_index_is_exact(dim: int, count: int) -> None:
     assert hits.touched == (1.0 if count else 0.0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"tables": 3, "bits": 9}, {"bits": 5, "probes": 4}], ids=str)
-def test_finds_most_of_the_nearest_in_few_keys(settings: dict[str, int]) -> None:
+def test_finds_most_of_the_nearest_in_few_keys() -> None:
     keys = clustered(20_000)
     queries = keys[::2000] - keys.mean(0)
-    hits = filled(keys, **settings).query(queries, 32)
+    hits = filled(keys).query(queries, 32)
     assert recall(hits, queries, keys) > 0.85
     assert hits.touched < 0.35
     assert (hits.scores.diff(dim=1) <= 0).all()
@@ -152,30 +152,21 @@ def test_finds_most_of_the_nearest_in_few_keys(settings: dict[str, int]) -> None
 
 def test_all_probes_are_exact_search() -> None:
     keys, queries = clustered(10_000), drawn(5, 64, seed=1)
-    hits = filled(keys, tables=2, bits=6, probes=64).query(queries, 64)
-    assert recall(hits, queries, keys) == 1
-    assert hits.touched == 1
+    index = filled(keys)
+    assert index.buckets > 64
+    for probes in (index.buckets, 10**6):
+        hits = index.query(queries, 64, probes=probes)
+        assert recall(hits, queries, keys) == 1
+        assert hits.touched == 1
 
 
-def test_random_planes_and_margins_are_the_textbook_way() -> None:
-    keys = clustered(12_000)
-    queries = keys[::1000] - keys.mean(0)
-    index = LSHIndex(tables=4, bits=8, probes=24, projection="random", probing="margins")
-    index.insert(torch.arange(len(keys)), keys)
-    hits = index.query(queries, 32)
-    assert recall(hits, queries, keys) > 0.85
-    assert hits.touched < 0.6
-
-
-def test_sample_queries_raise_recall() -> None:
-    keys = drawn(20_000, 64)
-    # Such queries look at eight dimensions only, which differ no more than the others.
-    queries = torch.cat([drawn(300, 8, seed=1), torch.zeros(300, 56)], dim=1)
-    plain = filled(keys, bits=8, probes=8)
-    informed = LSHIndex(bits=8, probes=8, sample=queries[:200])
-    informed.insert(torch.arange(len(keys)), keys)
-    asked = queries[200:]
-    assert recall(informed.query(asked, 16), asked, keys) > 2 * recall(plain.query(asked, 16), asked, keys)
+def test_more_probes_touch_more_and_find_more() -> None:
+    keys = clustered(20_000)
+    queries, index = keys[::500] - keys.mean(0), filled(keys)
+    asked = [index.query(queries, 32, probes=probes) for probes in (4, 32, 256)]
+    found = [recall(hits, queries, keys) for hits in asked]
+    assert found[0] < found[1] < found[2]
+    assert asked[0].touched < asked[1].touched < asked[2].touched
 
 
 def test_inserting_in_parts_recalls_as_inserting_at_once() -> None:
@@ -192,7 +183,7 @@ def test_inserting_in_parts_recalls_as_inserting_at_once() -> None:
 
 def test_the_same_inserts_give_the_same_answers() -> None:
     keys, queries = clustered(12_000), drawn(5, 64, seed=1)
-    first, second = (filled(keys, tables=2).query(queries, 64) for _ in range(2))
+    first, second = (filled(keys).query(queries, 64) for _ in range(2))
     assert torch.equal(first.ids, second.ids)
     assert torch.equal(first.scores, second.scores)
 
@@ -218,7 +209,7 @@ def test_a_key_stored_twice_is_found_twice() -> None:
 def test_a_deleted_key_is_gone_and_the_others_stay(count: int) -> None:
     keys = clustered(count)
     queries = keys[:: count // 10] - keys.mean(0)
-    index = filled(keys, tables=2)
+    index = filled(keys)
     gone = torch.arange(0, count, 5)
     before = index.query(queries, 32)
     index.delete(gone)
@@ -235,7 +226,7 @@ def test_a_deleted_key_is_gone_and_the_others_stay(count: int) -> None:
 @pytest.mark.parametrize("count", [500, 12_000])
 def test_no_bytes_of_a_deleted_key_stay_in_the_state(count: int, tmp_path: Path) -> None:
     keys = clustered(count).half()
-    index = filled(keys, tables=2, bits=12)
+    index = filled(keys)
     secret = keys[17].clone()
 
     def stored() -> bool:
@@ -262,11 +253,9 @@ def test_deleting_most_keys_leaves_an_exact_index() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 500, 12_000])
-@pytest.mark.parametrize("sampled", [False, True])
-def test_a_state_comes_back_identical(count: int, sampled: bool, tmp_path: Path) -> None:
+def test_a_state_comes_back_identical(count: int, tmp_path: Path) -> None:
     keys, queries = clustered(count).bfloat16(), drawn(3, 64, seed=1)
-    index = LSHIndex(tables=2, probes=40, seed=3, sample=queries if sampled else None)
-    index.insert(torch.arange(count), keys)
+    index = filled(keys)
     save_file(index.state(), tmp_path / "state.safetensors")
     back = LSHIndex.from_state(load_file(tmp_path / "state.safetensors"))
     assert {name: tensor.tolist() for name, tensor in back.state().items()} == {
@@ -325,26 +314,30 @@ def test_the_others_say_what_they_refuse() -> None:
         index.query(drawn(3, 60), 5)
     with pytest.raises(ValueError, match="limit of at least 1, got 0"):
         index.query(drawn(3, 64), 0)
-    with pytest.raises(ValueError, match="without 'ids'"):
-        LSHIndex.from_state({name: part for name, part in index.state().items() if name != "ids"})
-    with pytest.raises(ValueError, match=r"planes \[tables, dim, bits\], got \[3, 64\] and \[2, 60, 5\]"):
-        hash_codes(drawn(3, 64), drawn(2, 60, 5))
+    with pytest.raises(ValueError, match="probes of at least 1 or None, got 0"):
+        index.query(drawn(3, 64), 5, probes=0)
+    with pytest.raises(ValueError, match=r"planes \[dim, bits\], got \[3, 64\] and \[60, 5\]"):
+        hash_codes(drawn(3, 64), drawn(60, 5))
+    with pytest.raises(ValueError, match="at most 62 bits, which an int64 holds, got 63"):
+        hash_codes(drawn(3, 64), drawn(64, 63))
     with pytest.raises(ValueError, match=r"rows \[q, c\], got \[3, 64\], \[5, 64\], \[2, 1\]"):
         rerank(drawn(3, 64), drawn(5, 64), torch.zeros(2, 1, dtype=torch.int64))
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"tables": 0}, "tables of at least 1, got 0"),
-        ({"bits": 31}, "bits of 1 to 30 or None, got 31"),
-        ({"probes": 0}, "probes of at least 1 or None, got 0"),
-        ({"projection": "wavelets"}, "projection principal or random, got 'wavelets'"),
-        ({"probing": "luck"}, "probing means or margins, got 'luck'"),
-        ({"sample": torch.empty(0, 64)}, r"sample queries \[m, dim\], finite, at least one, got \[0, 64\]"),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_settings_out_of_range(settings: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        LSHIndex(**settings)  # type: ignore[arg-type]
+@pytest.mark.parametrize("count", [5, 12_000])
+def test_a_state_of_something_else_is_refused(count: int) -> None:
+    state = filled(clustered(count)).state()
+    assert ("means" in state) == (count > EXACT)
+    for missing in state:
+        with pytest.raises(ValueError, match="state of an LSHIndex"):
+            LSHIndex.from_state({name: part for name, part in state.items() if name != missing})
+    with pytest.raises(ValueError, match="keys, .*, got .*settings"):
+        LSHIndex.from_state(state | {"settings": torch.arange(7)})
+
+
+def test_triton_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_processor = torch.empty(0, device="cpu")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert not fused(on_the_processor)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert fused(on_the_processor) == (find_spec("triton") is not None)

@@ -170,7 +170,7 @@ def test_a_catalogue_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def index_of(*numbers: int) -> AddressIndex:
-    index = AddressIndex(addressing(), rotary.frequencies(tiny().model), seed=0, device="cpu")
+    index = AddressIndex(addressing(), rotary.frequencies(tiny().model), device="cpu")
     index.insert([(number, drawn(6 + number, seed=number)) for number in numbers])
     return index
 
