@@ -97,7 +97,7 @@ def _forget_in(memory: Memory, name: str, other: Memory | None) -> bool:
     """Let another backend follow the journal; where it cannot, remove what it stored and return False."""
     if other is not None:
         try:
-            other.follow_forgettings()
+            other.follower.follow_forgettings()
             return True
         except MemagentError:
             pass

@@ -6,7 +6,7 @@ Done once for a model, on generated conversations (``generated.py``), and kept i
    that answers a question; the best ones are chosen, and for each of them the best offset.
 2. The weights of their evidence are fitted: a listwise softmax over all pieces of a conversation (Cao et al. 2007,
    ListNet) with the answering one as the target, and a penalty on large weights.
-3. The threshold of abstention is laid where four in five remarks that need no memory stay below it.
+3. The threshold of abstention is laid where three in five remarks that need no memory stay below it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _EVERY = 7
 _SEED = 0
 _PENALTY = 0.1
 _STEPS = 80
-_REFUSED = 0.8
+_REFUSED = 0.6
 
 
 @dataclass(frozen=True)

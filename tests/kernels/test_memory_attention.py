@@ -1,14 +1,8 @@
-"""Memory attention: every version against the specification, outputs and gradients, on odd sizes."""
+"""Memory attention against the specification, outputs and gradients, on odd sizes; and what it refuses."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -17,92 +11,7 @@ from torch import Tensor
 from memagent.kernels.memory_attention import memory_attention, merge
 from memagent.kernels.memory_attention import torch as fast
 from memagent.kernels.memory_attention.naive import memory_attention as naive
-
-RATIO = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-
-
-class Sizes(NamedTuple):
-    heads: int
-    kv_heads: int
-    q_len: int
-    kv_len: int
-    memory_len: int
-    head_dim: int
-
-    def __str__(self) -> str:
-        return "h{}/{}-q{}-kv{}-m{}-d{}".format(*self)
-
-
-SIZES = [
-    Sizes(14, 2, 1, 1, 0, 64),
-    Sizes(14, 2, 1, 130, 17, 60),
-    Sizes(4, 4, 1, 63, 200, 80),
-    Sizes(9, 3, 1, 1, 1, 64),
-    Sizes(14, 2, 2, 63, 1, 80),
-    Sizes(9, 3, 2, 130, 200, 60),
-    Sizes(4, 4, 63, 63, 0, 80),
-    Sizes(14, 2, 63, 63, 17, 64),
-    Sizes(9, 3, 63, 130, 200, 80),
-    Sizes(4, 4, 63, 130, 1, 60),
-]
-MASKS = ["none", "causal", "boolean", "additive", "by head", "causal and padded"]
-each_size = pytest.mark.parametrize("sizes", SIZES, ids=str)
-BIASES = ["weights", "some hidden", "all hidden"]
-each_mask = pytest.mark.parametrize("kind", MASKS)
-each_bias = pytest.mark.parametrize("bias", BIASES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine the threads of thousands of small operations mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def assert_close(reference: Tensor, actual: Tensor) -> None:
-    """The error's root mean square is small against the reference's."""
-    assert actual.dtype == reference.dtype
-    assert actual.shape == reference.shape
-    if not reference.numel():
-        return
-    wanted, got = reference.double(), actual.double()
-    error = (got - wanted).square().mean().sqrt()
-    assert error <= RATIO[reference.dtype] * wanted.square().mean().sqrt()
-
-
-def tensors(sizes: Sizes, dtype: torch.dtype = torch.float64, *, memory_batch: int = 2) -> list[Tensor]:
-    """Random query, key, value, memory query, memory key and memory value of a batch of two."""
-    torch.manual_seed(42)
-    heads, kv_heads, q_len, kv_len, memory_len, head_dim = sizes
-    query, local = (2, heads, q_len, head_dim), (2, kv_heads, kv_len, head_dim)
-    memory = (memory_batch, kv_heads, memory_len, head_dim)
-    return [torch.randn(shape).to(dtype) for shape in (query, local, local, query, memory, memory)]
-
-
-def options(sizes: Sizes, kind: str = "none", dtype: torch.dtype = torch.float64) -> dict[str, Any]:
-    """The options of a call; every mask hides all local keys from some query of the second sample."""
-    torch.manual_seed(43)
-    found: dict[str, Any] = {"scaling": sizes.head_dim**-0.5, "is_causal": kind.startswith("causal")}
-    visible = torch.rand(2, sizes.heads if kind == "by head" else 1, sizes.q_len, sizes.kv_len) > 0.3
-    visible[1, :, 0] = False
-    if kind in ("boolean", "by head"):
-        found["mask"] = visible
-    elif kind == "additive":
-        found["mask"] = torch.randn(visible.shape).to(dtype).masked_fill(~visible, -torch.inf)
-    elif kind == "causal and padded":  # on the left, as tokenizers pad a batch for generation
-        padding = torch.tensor([0, (sizes.kv_len + 1) // 2])
-        found["mask"] = (torch.arange(sizes.kv_len) >= padding[:, None])[:, None, None]
-    return found
-
-
-def memory_bias(sizes: Sizes, bias: str) -> Tensor:
-    torch.manual_seed(44)
-    numbers = torch.randn(sizes.memory_len) * 2
-    if bias == "some hidden":  # the first of two or more, so that the running maximum begins at -inf
-        numbers[: sizes.memory_len * 2 // 3] = -torch.inf
-    return numbers.fill_(-torch.inf) if bias == "all hidden" else numbers
+from tests.kernels.memory_attention_cases import Sizes, assert_close, each_mask, each_size, options, tensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
@@ -177,90 +86,6 @@ def test_top_k_of_one_returns_the_value_of_the_best_key() -> None:
     for head in range(4):
         best = (memory_query[1, head] @ memory_key[1, head // 2].T).argmax(dim=-1)
         assert torch.allclose(output[1, head], memory_value[1, head // 2][best])
-
-
-# A thousand keys are more than PyTorch's flash attention takes at a time: whole blocks of them are hidden.
-@pytest.mark.parametrize("top_k", [None, 5])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@each_bias
-@pytest.mark.parametrize("sizes", [*SIZES, Sizes(6, 2, 3, 9, 1100, 64), Sizes(6, 2, 1, 9, 1100, 64)], ids=str)
-def test_memory_bias_matches_naive(sizes: Sizes, bias: str, dtype: torch.dtype, top_k: int | None) -> None:
-    inputs, named = tensors(sizes, dtype, memory_batch=1), options(sizes, "boolean")
-    named |= {"memory_bias": memory_bias(sizes, bias), "top_k": top_k}
-    assert_close(naive(*inputs, **named), memory_attention(*inputs, **named))
-
-
-@pytest.mark.parametrize("top_k", [None, 5])
-@pytest.mark.parametrize("kind", ["boolean", "causal"])
-@each_bias
-@each_size
-def test_gradients_with_memory_bias_match_naive(
-    sizes: Sizes, bias: str, kind: str, top_k: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fast, "BUDGET", 2 * 9 * 130 * 5)  # of 63 queries a few at a time
-    inputs, numbers = tensors(sizes, memory_batch=1), memory_bias(sizes, bias)
-    learnt = [tensor.requires_grad_() for tensor in (*inputs, numbers)]
-    named = options(sizes, kind) | {"memory_bias": numbers, "top_k": top_k}
-    outputs = [attend(*inputs, **named) for attend in (naive, memory_attention)]
-    cotangent = torch.randn_like(outputs[0])
-    expected, actual = (
-        torch.autograd.grad(output, learnt, cotangent, materialize_grads=True) for output in outputs
-    )
-    assert_close(outputs[0], outputs[1])
-    for want, got in zip(expected, actual, strict=True):
-        assert_close(want, got)
-
-
-@pytest.mark.parametrize("learns", [False, True])
-def test_memory_bias_alone_asks_for_gradients(learns: bool) -> None:
-    sizes = Sizes(4, 2, 1, 9, 5, 16)
-    numbers = memory_bias(sizes, "weights").requires_grad_(learns)
-    assert memory_attention(*tensors(sizes), memory_bias=numbers, scaling=1.0).requires_grad == learns
-
-
-@pytest.mark.parametrize("top_k", [None, 2])
-@pytest.mark.parametrize("q_len", [1, 3])
-def test_memory_bias_is_the_log_of_how_often_a_key_counts(q_len: int, top_k: int | None) -> None:
-    sizes = Sizes(4, 2, q_len, 9, 5, 16)
-    inputs, named = tensors(sizes), options(sizes)
-    zeros = torch.zeros(5)
-    assert_close(
-        memory_attention(*inputs, **named, top_k=top_k),
-        memory_attention(*inputs, **named, top_k=top_k, memory_bias=zeros),
-    )
-    times = torch.tensor([1, 3, 0, 2, 0])
-    logs = times.double().log()  # in float32 the logs would be wrong in the eighth digit
-    repeated = [*inputs[:4], *(tensor.repeat_interleave(times, dim=2) for tensor in inputs[4:])]
-    assert_close(memory_attention(*repeated, **named), memory_attention(*inputs, **named, memory_bias=logs))
-    hidden = [*inputs[:4], *(tensor[:, :, :0] for tensor in inputs[4:])]
-    assert_close(
-        memory_attention(*hidden, **named),
-        memory_attention(*inputs, **named, top_k=top_k, memory_bias=zeros - torch.inf),
-    )
-
-
-def test_memory_bias_counts_in_the_choice_of_the_top_k() -> None:
-    sizes = Sizes(4, 2, 3, 1, 17, 8)
-    inputs = tensors(sizes)
-    nothing = torch.zeros(1, 1, 3, 1, dtype=torch.bool)
-    numbers = torch.zeros(17)
-    numbers[11] = 1e3
-    output = memory_attention(*inputs, mask=nothing, scaling=1.0, top_k=1, memory_bias=numbers)
-    assert torch.equal(output, inputs[5][:, :, 11:12].repeat_interleave(2, dim=1).expand_as(output))
-
-
-@pytest.mark.parametrize("top_k", [None, 2])
-@pytest.mark.parametrize("learns", [False, True])
-def test_a_query_that_sees_neither_local_keys_nor_memory_gets_zeros(learns: bool, top_k: int | None) -> None:
-    sizes = Sizes(4, 2, 3, 9, 5, 16)
-    inputs, numbers = tensors(sizes), memory_bias(sizes, "all hidden")
-    learnt = [tensor.requires_grad_(learns) for tensor in (*inputs, numbers)]
-    nothing = torch.zeros(1, 1, 3, 9, dtype=torch.bool)
-    output = memory_attention(*inputs, mask=nothing, scaling=1.0, top_k=top_k, memory_bias=numbers)
-    assert not output.any()
-    if learns:
-        gradients = torch.autograd.grad(output.sum(), learnt, materialize_grads=True)
-        assert not any(gradient.any() for gradient in gradients)
 
 
 @each_mask
@@ -421,69 +246,3 @@ def test_options_that_do_not_fit_are_named(named: dict[str, Any], message: str) 
 def test_causal_queries_need_keys_of_their_own() -> None:
     with pytest.raises(ValueError, match="at most kv_len, 9, rather than 10"):
         memory_attention(*tensors(Sizes(14, 2, 10, 9, 5, 8)), is_causal=True, scaling=1.0)
-
-
-# Bfloat16 is missing: Triton's interpreter multiplies its bits as if they were integers.
-TRITON_CASES = [
-    (sizes, kind, dtype, bias)
-    for sizes, dtype in [
-        (Sizes(6, 2, 1, 130, 17, 60), torch.float32),
-        (Sizes(2, 2, 2, 63, 1, 80), torch.float16),
-        (Sizes(3, 1, 63, 130, 200, 64), torch.float16),
-        (Sizes(2, 2, 63, 63, 0, 80), torch.float32),
-        (Sizes(2, 1, 130, 130, 17, 16), torch.float32),
-    ]
-    for kind, bias in [*((kind, "none") for kind in MASKS), *(("boolean", bias) for bias in BIASES)]
-]
-
-
-def triton_call(index: int) -> tuple[list[Tensor], dict[str, Any]]:
-    sizes, kind, dtype, bias = TRITON_CASES[index]
-    named = {"mask": None, **options(sizes, kind, dtype)}
-    if bias != "none":
-        named["memory_bias"] = memory_bias(sizes, bias)
-    return tensors(sizes, dtype, memory_batch=1 + index % 2), named
-
-
-# A process of its own: whether Triton interprets or compiles is settled when it is first imported.
-TRITON_SCRIPT = """
-import sys, torch
-from memagent.kernels.memory_attention.triton import memory_attention
-device = "cuda" if torch.cuda.is_available() else "cpu"
-on = lambda item: item.to(device) if isinstance(item, torch.Tensor) else item
-torch.save([
-    memory_attention(*map(on, inputs), **{name: on(item) for name, item in named.items()}).cpu()
-    for inputs, named in torch.load(sys.argv[1])
-], sys.argv[2])
-"""
-
-
-@pytest.fixture(scope="module")
-def triton_outputs(tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
-    if find_spec("triton") is None:
-        pytest.skip("triton is not installed: pip install triton")
-    folder: Path = tmp_path_factory.mktemp("triton")
-    torch.save([triton_call(index) for index in range(len(TRITON_CASES))], folder / "calls")
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-c", TRITON_SCRIPT, str(folder / "calls"), str(folder / "outputs")]
-    finished = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
-    found: list[Tensor] = torch.load(folder / "outputs")
-    return found
-
-
-@pytest.mark.parametrize(
-    "index", range(len(TRITON_CASES)), ids=["-".join(map(str, case)) for case in TRITON_CASES]
-)
-def test_triton_matches_naive(index: int, triton_outputs: list[Tensor]) -> None:
-    inputs, named = triton_call(index)
-    assert_close(naive(*inputs, **named), triton_outputs[index])
-
-
-def test_importing_the_kernel_imports_no_triton() -> None:
-    script = "import sys, memagent.kernels.memory_attention; sys.exit('triton' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

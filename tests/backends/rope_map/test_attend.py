@@ -1,141 +1,21 @@
-"""Attention with memory: what it computes, and that nothing of it stays behind."""
+"""Attention with memory: what it computes."""
 
 from __future__ import annotations
 
-import contextvars
 import math
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.errors import SettingError
 from memagent.backends.rope_map import rotary
 from memagent.backends.rope_map.attend import Attended, Placement
-from memagent.backends.rope_map.attention import AttentionCall, watched
+from memagent.backends.rope_map.attention import watched
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from tests.backends.rope_map import tiny as make
-from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, tiny, tokens
-
-FIRST, SECOND = tokens(37, seed=1), tokens(11, seed=2)
-
-
-def memory_of(
-    local: Tiny, *rows: Row, placement: Placement = "consecutive", offset: int = 4096, **options: Any
-) -> Attended:
-    reader = Reader(local)
-    return Attended(
-        list(reader.read(rows)),
-        reader.theta,
-        local.model.device,
-        local.model.dtype,
-        placement=placement,
-        offset=offset,
-        **options,
-    )
-
-
-def attached(local: Tiny, memory: Attended, ids: list[int], **options: Any) -> Tensor:
-    with watched(local.model, memory):
-        return logits(local.model, ids, **options)
-
-
-# nothing stays behind
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_is_bit_identical_before_and_after(family: str) -> None:
-    local = tiny(family)
-    before = logits(local.model, SECOND)
-    memory = memory_of(local, Row([], FIRST))
-    inside = attached(local, memory, SECOND)
-    assert not torch.equal(inside, before)
-    assert torch.equal(logits(local.model, SECOND), before)
-
-
-def test_a_model_is_bit_identical_after_an_exception() -> None:
-    local = tiny()
-    before = logits(local.model, SECOND)
-
-    def broken(layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
-        raise ArithmeticError(f"in layer {layer}")
-
-    with pytest.raises(ArithmeticError, match="in layer 0"), watched(local.model, broken):
-        logits(local.model, SECOND)
-    assert torch.equal(logits(local.model, SECOND), before)
-    with watched(local.model, broken):  # the model is free again
-        pass
-
-
-def test_a_watcher_that_answers_nothing_changes_nothing() -> None:
-    local = tiny()
-    seen: list[int] = []
-
-    def look(layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> None:
-        seen.append(layer)
-        assert query.shape == (1, make.HEADS, len(SECOND), make.HEAD_DIM)
-        assert key.shape == value.shape == (1, make.KV_HEADS, len(SECOND), make.HEAD_DIM)
-        assert call.positions.tolist() == [list(range(len(SECOND)))]
-        assert call.scaling == pytest.approx(make.HEAD_DIM**-0.5)
-
-    with watched(local.model, look):
-        inside = logits(local.model, SECOND)
-    assert seen == [0, 1, 2]
-    assert torch.equal(inside, logits(local.model, SECOND))
-
-
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_the_name_of_the_attention_is_restored(implementation: str) -> None:
-    local = Tiny("own", "own", make.model_of(make.config()), make.tokenizer())
-    local.model.set_attn_implementation(implementation)
-    memory = memory_of(local, Row([], FIRST))
-    assert local.model.config._attn_implementation == implementation
-    before = logits(local.model, SECOND)
-    with watched(local.model, memory):
-        assert local.model.config._attn_implementation != implementation
-    assert local.model.config._attn_implementation == implementation
-    with pytest.raises(KeyError), watched(local.model, memory):
-        raise KeyError
-    assert local.model.config._attn_implementation == implementation
-    assert torch.equal(logits(local.model, SECOND), before)
-
-
-def test_the_watcher_opened_last_sees_and_the_first_one_sees_again_after_it() -> None:
-    local = tiny()
-    memory, other = memory_of(local, Row([], FIRST)), memory_of(local, Row([], SECOND))
-    alone = attached(local, memory, SECOND), attached(local, other, SECOND)
-    with watched(local.model, memory):
-        assert torch.equal(logits(local.model, SECOND), alone[0])
-        with watched(local.model, other):
-            assert torch.equal(logits(local.model, SECOND), alone[1])
-        assert torch.equal(logits(local.model, SECOND), alone[0])
-    assert local.model.config._attn_implementation == "sdpa"
-
-
-def test_a_model_can_be_read_with_while_a_memory_is_attached() -> None:
-    local = tiny()
-    memory = memory_of(local, Row([], FIRST))
-    (before,) = Reader(local).read([Row([], SECOND)])
-    with watched(local.model, memory):
-        (inside,) = Reader(local).read([Row([], SECOND)])
-        assert torch.equal(logits(local.model, SECOND), attached(local, memory, SECOND))
-    assert torch.equal(inside.keys, before.keys)
-    assert torch.equal(inside.values, before.values)
-
-
-def test_two_models_are_watched_at_once() -> None:
-    one, other = tiny("llama"), tiny("qwen3")
-    for_one, for_other = memory_of(one, Row([], FIRST)), memory_of(other, Row([], FIRST))
-    alone = attached(one, for_one, SECOND), attached(other, for_other, SECOND)
-    with watched(one.model, for_one), watched(other.model, for_other):
-        assert torch.equal(logits(one.model, SECOND), alone[0])
-        assert torch.equal(logits(other.model, SECOND), alone[1])
-
-
-# what it computes
+from tests.backends.rope_map.attending import FIRST, SECOND, attached, memory_of
+from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, tiny
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -309,96 +189,6 @@ def test_a_doubtful_piece_counts_less_but_never_for_nothing() -> None:
     assert torch.equal(with_priors(0.0, -1000.0), least)
 
 
-# generation
-
-
-def generated(local: Tiny, ids: list[list[int]], *, use_cache: bool, mask: Tensor | None = None) -> Any:
-    given = torch.tensor(ids)
-    with torch.inference_mode():
-        return local.model.generate(
-            input_ids=given,
-            attention_mask=torch.ones_like(given) if mask is None else mask,
-            max_new_tokens=6,
-            min_new_tokens=6,
-            do_sample=False,
-            use_cache=use_cache,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-
-
-@pytest.mark.parametrize("placement", ["consecutive", "fixed"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_generating_with_a_cache_is_generating_without(family: str, placement: Placement) -> None:
-    local = tiny(family)
-    with watched(local.model, memory_of(local, Row([], FIRST), placement=placement)):
-        cached = generated(local, [SECOND], use_cache=True)
-        plain = generated(local, [SECOND], use_cache=False)
-    assert cached.sequences.tolist() == plain.sequences.tolist()
-    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(plain.logits), atol=1e-4, rtol=1e-4)
-
-
-def test_generating_goes_on_as_after_the_whole_text() -> None:
-    local = tiny()
-    with watched(local.model, memory_of(local, Row([], FIRST))):
-        part = generated(local, [SECOND], use_cache=True)
-    whole = generated(local, [[*FIRST, *SECOND]], use_cache=True)
-    torch.testing.assert_close(torch.stack(part.logits), torch.stack(whole.logits), atol=1e-4, rtol=1e-4)
-    assert part.sequences[0, len(SECOND) :].tolist() == whole.sequences[0, -6:].tolist()
-
-
-@pytest.mark.parametrize("placement", ["consecutive", "fixed"])
-@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-def test_prompts_padded_on_the_left_are_each_as_alone(placement: Placement, implementation: str) -> None:
-    local = Tiny("own", "own", make.model_of(make.config()), make.tokenizer())
-    local.model.set_attn_implementation(implementation)
-    long, short = SECOND, tokens(6, seed=3)
-    missing = len(long) - len(short)
-    mask = torch.tensor([[1] * len(long), [0] * missing + [1] * len(short)])
-    with watched(local.model, memory_of(local, Row([], FIRST), placement=placement)):
-        both = torch.stack(
-            generated(local, [long, [1] * missing + short], use_cache=True, mask=mask).logits, 1
-        )
-        alone = [torch.stack(generated(local, [one], use_cache=True).logits, 1)[0] for one in (long, short)]
-    torch.testing.assert_close(both[0], alone[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(both[1], alone[1], atol=1e-4, rtol=1e-4)
-
-
-def in_a_thread(work: Callable[[], Tensor]) -> Tensor:
-    found: list[Tensor] = []
-    worker = threading.Thread(target=lambda: found.append(work()))
-    worker.start()
-    worker.join()
-    return found[0]
-
-
-def test_a_thread_in_the_same_context_generates_with_the_memory_and_other_threads_without() -> None:
-    local = tiny()
-    memory = memory_of(local, Row([], FIRST))
-    without = logits(local.model, SECOND)
-    with watched(local.model, memory):
-        here = logits(local.model, SECOND)
-        same, own = contextvars.copy_context(), contextvars.Context()
-        assert torch.equal(in_a_thread(lambda: same.run(logits, local.model, SECOND)), here)
-        assert torch.equal(in_a_thread(lambda: own.run(logits, local.model, SECOND)), without)
-    assert not torch.equal(here, without)
-
-
-def test_two_contexts_attach_memories_to_one_model_and_close_them_in_any_order() -> None:
-    local = tiny()
-    memories = memory_of(local, Row([], FIRST)), memory_of(local, Row([], SECOND))
-    alone = [attached(local, memory, SECOND) for memory in memories]
-    contexts = [contextvars.copy_context() for _ in memories]
-    opened = [watched(local.model, memory) for memory in memories]
-    for context, one in zip(contexts, opened, strict=True):
-        context.run(one.__enter__)
-    assert torch.equal(contexts[0].run(logits, local.model, SECOND), alone[0])
-    contexts[0].run(opened[0].__exit__, None, None, None)
-    assert torch.equal(contexts[1].run(logits, local.model, SECOND), alone[1])
-    contexts[1].run(opened[1].__exit__, None, None, None)
-    assert local.model.config._attn_implementation == "sdpa"
-
-
 def test_memory_of_another_type_is_taken_to_the_models_type() -> None:
     local = tiny()
     reader = Reader(local)
@@ -411,39 +201,3 @@ def test_memory_of_another_type_is_taken_to_the_models_type() -> None:
     whole = logits(local.model, [*FIRST, *SECOND])[len(FIRST) :]
     assert found.dtype == torch.float32
     assert (found - whole).abs().max() < 0.1 < (logits(local.model, SECOND) - whole).abs().max()
-
-
-# which models
-
-
-def test_another_family_is_refused_by_name() -> None:
-    from transformers import GemmaConfig, GPT2Config
-
-    small = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50)
-    gemma = GemmaConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        vocab_size=50,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    for settings in (small, gemma):
-        local = Tiny("other", "other", make.model_of(settings), make.tokenizer())
-        with pytest.raises(SettingError, match=f"llama, mistral.*'{settings.model_type}'"):
-            Reader(local)
-
-
-@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
-def test_frequencies_that_change_with_the_text_are_refused(rope_type: str) -> None:
-    rope: dict[str, Any] = {"rope_type": rope_type, "factor": 2.0, "rope_theta": 10000.0}
-    if rope_type == "longrope":
-        ones = [1.0] * (make.HEAD_DIM // 2)
-        rope |= {"short_factor": ones, "long_factor": ones, "original_max_position_embeddings": 512}
-    local = Tiny("other", "other", make.model_of(make.config(rope_parameters=rope)), make.tokenizer())
-    with pytest.raises(SettingError, match=rope_type):
-        Reader(local)

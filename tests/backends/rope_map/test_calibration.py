@@ -132,7 +132,7 @@ def test_evidence_that_tells_gets_the_weight_and_remarks_stay_below() -> None:
         above = scores.amax(1) - (one.background @ fitted.weights).amax(1)
         below += int((above[~answered] <= fitted.threshold + 1e-6).sum())
         total += int((~answered).sum())
-    assert 0.75 <= below / total <= 0.85
+    assert 0.55 <= below / total <= 0.65
     assert bare.weights.shape == (0,)
 
 

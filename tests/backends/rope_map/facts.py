@@ -1,0 +1,56 @@
+"""Six facts to remember, and what a map holds and recalls of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from memagent.backends.rope_map.backend import RopeMap
+from tests.backends.rope_map.tiny import tokens
+
+FACTS = [
+    "My dog is called Biscuit.",
+    "I live in Porto, near the river.",
+    "My sister works as a nurse.",
+    "I am allergic to peanuts.",
+    "I bought a red bicycle last week.",
+    "The sea at Tavira is warm in June.",
+]
+QUESTION = "What is my dog called?"
+PROMPT = tokens(8, seed=1)
+
+
+def by_turn(backend: RopeMap) -> dict[int, list[bytes]]:
+    """What is stored of each turn's pieces, byte for byte."""
+    found: dict[int, list[bytes]] = {}
+    codes = codes_below(backend._resources.workspace / "pages")
+    for number in backend._catalogue.numbers():
+        found.setdefault(backend._catalogue[number].turn.seq, []).append(codes[number])
+    return found
+
+
+def codes_below(folder: Path) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for number, (start, end, _) in json.loads(file.metadata()["pieces"]).items():
+                parts = [
+                    file.get_slice(name)[start:end].contiguous() for name in ("keys.codes", "values.codes")
+                ]
+                found[int(number)] = b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
+    return found
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and "lock" not in path.name
+    }
+
+
+def scores(backend: RopeMap, query: str = QUESTION) -> dict[str, float]:
+    return {item.text: item.score for item in backend.recall(query, limit=50)}

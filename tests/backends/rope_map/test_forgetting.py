@@ -1,0 +1,70 @@
+"""What the RoPE memory map holds after forgetting, and after its page files are joined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from memagent.backends.rope_map.quantize import Precision
+from tests.backends.rope_map.conftest import MakeMap
+from tests.backends.rope_map.facts import FACTS, QUESTION, by_turn, scores
+from tests.backends.rope_map.tiny import said
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_forgetting_a_turn_reads_only_those_after_it_anew(make_map: MakeMap, precision: Precision) -> None:
+    backend = make_map(*FACTS, context=2, precision=precision)
+    backend.remember([said(7, "Something else.", "tuesday"), said(8, "And more.", "tuesday")])
+    before = by_turn(backend)
+    assert backend.forget([2]) is True
+    after = by_turn(backend)
+    assert after.keys() == before.keys() - {2}
+    assert {seq for seq in after if after[seq] != before[seq]} == {3, 4}
+    whole = b"".join(path.read_bytes() for path in backend._resources.workspace.rglob("*.safetensors"))
+    assert not any(code in whole for seq in (2, 3, 4) for code in before[seq])
+
+
+@pytest.mark.parametrize("gone", [[2], [1, 3], [6], [7], [1, 2, 3, 4, 5, 6, 7]], ids=str)
+def test_forgetting_gives_what_a_memory_holds_that_never_heard_it(make_map: MakeMap, gone: list[int]) -> None:
+    long = "A long story that is told at length. " * 30
+    told = [said(seq, text) for seq, text in enumerate([*FACTS[:3], long, *FACTS[3:]], start=1)]
+    backend, rebuilt = make_map(context=2), make_map(context=2)
+    backend.remember(told)
+    assert backend.forget([*gone, 99])
+    rebuilt.remember([turn for turn in told if turn.seq not in gone])
+    numbers = backend._catalogue.numbers(), rebuilt._catalogue.numbers()
+    assert len(numbers[0]) == len(numbers[1])
+    for mine, theirs in zip(*numbers, strict=True):
+        assert backend._catalogue[mine] == rebuilt._catalogue[theirs]
+        found, expected = backend._pages.get(mine), rebuilt._pages.get(theirs)
+        assert torch.equal(found.keys, expected.keys)
+        assert torch.equal(found.values, expected.values)
+    assert scores(backend) == pytest.approx(scores(rebuilt), abs=0.01)
+
+
+def test_after_forgetting_the_last_turn_and_loading_new_turns_are_taken_in(
+    make_map: MakeMap, tmp_path: Path
+) -> None:
+    backend = make_map(*FACTS)
+    backend.forget([6])
+    (tmp_path / "saved").mkdir()
+    backend.save(tmp_path / "saved")
+    loaded = make_map(saved=tmp_path / "saved")
+    loaded.remember([said(9, "My cat is called Crumb.")])
+    backend.remember([said(9, "My cat is called Crumb.")])
+    assert "My cat is called Crumb." in scores(loaded)
+    assert scores(loaded) == pytest.approx(scores(backend), abs=0.05)
+
+
+def test_joining_page_files_changes_nothing_that_is_recalled(make_map: MakeMap) -> None:
+    backend = make_map()
+    for seq, text in enumerate(FACTS, start=1):
+        backend.remember([said(seq, text)])
+    before, codes = backend.recall(QUESTION, limit=9), by_turn(backend)
+    report = backend.consolidate()
+    assert (report.before, report.after) == (6, 6)
+    assert report.summary.startswith("6 page files became 1")
+    assert backend.recall(QUESTION, limit=9) == before
+    assert by_turn(backend) == codes
