@@ -22,6 +22,8 @@ class Sequences:
     key: Tensor
     """``[n, pending + length, d_key]``."""
     value: Tensor
+    theta: Tensor
+    """``[n, pending + length]``."""
     coefficients: Coefficients
     memory: list[Tensor]
     """Weights and momentum of each layer, ``[n, 2, d_in, d_out]``."""
@@ -63,7 +65,8 @@ def sequences(
         pad(query.to(dtype).flatten(0, 1), (0, 0, before, 0)),
         keys.flatten(0, 1),
         values.flatten(0, 1),
-        (gates.of_chunks if update == "chunk" else gates.of_tokens)(theta, eta, alpha, block),
+        theta,
+        (gates.of_chunks if update == "chunk" else gates.of_tokens)(eta, alpha, block),
         stacked(state),
         before,
         (keys[:, :, whole:], values[:, :, whole:], every_gate[..., whole:]),

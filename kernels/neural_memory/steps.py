@@ -19,14 +19,16 @@ Memory = Sequence[Tensor]
 
 
 class Surprise(NamedTuple):
-    """What the gradients of a stretch of tokens are made of: that of layer l for token t is ``x_t outer d_t``."""
+    """What the gradient steps of some tokens are made of: that of layer l for token t is ``x_t outer d_t``."""
 
     inputs: list[Tensor]
     """x, the layers' inputs ``[n, c, i]``; the first are the keys."""
     hidden: list[Tensor]
     """z, what went into the activations, ``[n, c, o]``: one fewer than layers."""
     errors: list[Tensor]
-    """d, the gradients of the loss by the layers' outputs, ``[n, c, o]``."""
+    """d, theta times the gradients of the loss by the layers' outputs, ``[n, c, o]``."""
+    slope: list[Tensor]
+    """One: the gradient of the loss by M(k), ``[n, c, o]``, without theta."""
 
     def rows(self, start: int, stop: int) -> Surprise:
         return Surprise(*([part[:, start:stop] for part in parts] for parts in self))
@@ -34,43 +36,43 @@ class Surprise(NamedTuple):
     def zeros(self) -> Surprise:
         """Room for gradients by inputs and errors."""
         inputs, errors = ([torch.zeros_like(part) for part in parts] for parts in (self.inputs, self.errors))
-        return Surprise(inputs, [], errors)
+        return Surprise(inputs, [], errors, [])
 
 
-def surprise(key: Tensor, value: Tensor, memory: Memory) -> Surprise:
+def surprise(key: Tensor, value: Tensor, theta: Tensor, memory: Memory) -> Surprise:
     """Forward and backward of the loss ``||M(k) - v||^2`` (Titans, eq. 12) through the weights of ``memory``."""
     inputs, hidden = [key], []
     for layer in memory[:-1]:
         hidden.append(inputs[-1] @ layer[:, 0])
         inputs.append(gelu(hidden[-1]))
-    errors = [2 * (inputs[-1] @ memory[-1][:, 0] - value)]
+    slope = 2 * (inputs[-1] @ memory[-1][:, 0] - value)
+    errors = [theta.unsqueeze(2) * slope]  # and so are, the rest being linear, those of the layers below
     for layer, z in zip(reversed(memory[1:]), reversed(hidden), strict=True):
-        errors.append((errors[-1] @ layer[:, 0].mT).mul_(_slopes(z)[0]))
-    return Surprise(inputs, hidden, errors[::-1])
+        errors.append(_gelu_adjoint(errors[-1] @ layer[:, 0].mT, z))
+    return Surprise(inputs, hidden, errors[::-1], [slope])
 
 
 def surprise_adjoint(
-    memory: Memory, found: Surprise, gradients: Surprise, grad_memory: Memory
-) -> tuple[Tensor, Tensor]:
-    """Gradients by key and value from those by the inputs and errors, which it uses up."""
-    grad_x, _, grad_d = gradients
-    grad_z, slopes = [], []
+    memory: Memory, theta: Tensor, found: Surprise, gradients: Surprise, grad_memory: Memory
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by key, value and theta from those by the inputs and errors, which it uses up."""
+    grad_x, grad_d = gradients.inputs, gradients.errors
+    grad_z = []
     for number, z in enumerate(found.hidden):
         weight, above = memory[number + 1][:, 0], found.errors[number + 1]
-        slope, bend = _slopes(z)
-        grad_z.append((above @ weight.mT).mul_(bend).mul_(grad_d[number]))
-        slopes.append(slope)
-        back = grad_d[number].mul_(slope)
+        grad_z.append((above @ weight.mT).mul_(_gelu_bend(z)).mul_(grad_d[number]))
+        back = _gelu_adjoint(grad_d[number], z)
         grad_d[number + 1].baddbmm_(back, weight)
         grad_memory[number + 1][:, 0].baddbmm_(back.mT, above)
-    grad_value = grad_d[-1].mul_(-2)
-    grad_out = -grad_value
+    grad_theta = (grad_d[-1] * found.slope[0]).sum(2)
+    grad_out = grad_d[-1].mul_(2 * theta.unsqueeze(2))
+    grad_value = -grad_out
     for number in reversed(range(1, len(memory))):
         grad_memory[number][:, 0].baddbmm_(found.inputs[number].mT, grad_out)
         grad_x[number].baddbmm_(grad_out, memory[number][:, 0].mT)
-        grad_out = grad_z[number - 1].addcmul_(grad_x[number], slopes[number - 1])
+        grad_out = grad_z[number - 1].add_(_gelu_adjoint(grad_x[number], found.hidden[number - 1]))
     grad_memory[0][:, 0].baddbmm_(found.inputs[0].mT, grad_out)
-    return grad_x[0].baddbmm_(grad_out, memory[0][:, 0].mT), grad_value
+    return grad_x[0].baddbmm_(grad_out, memory[0][:, 0].mT), grad_value, grad_theta
 
 
 def read(
@@ -131,16 +133,17 @@ def read_adjoint(
             grad_near.mul_(mix)
             grad_y.baddbmm_(grad_near, x)
             gradients.inputs[number].baddbmm_(grad_near.mT, y)
-        grad_out = grad_y.mul_(_slopes(hidden[number - 1])[0]) if number else grad_y
+        grad_out = _gelu_adjoint(grad_y, hidden[number - 1]) if number else grad_y
     return grad_out
 
 
-def write(memory: Memory, found: Surprise, carry: Tensor, steps: Tensor) -> list[Tensor]:
-    """The memory at a block's end; ``carry`` is ``[n, 2, 2]``, ``steps`` ``[n, 2 or 1, c]``."""
+def write(memory: Memory, found: Surprise, carry: Tensor, shares: Tensor | None) -> list[Tensor]:
+    """The memory at a block's end; ``carry`` is ``[n, 2, 2]``, ``shares`` ``[n, 2, c]`` or None, see `gates`."""
     after = []
     for layer, x, d in zip(memory, found.inputs, found.errors, strict=True):
-        gradient = (_twice(steps.mT, x).mT @ d).view(len(x), -1, *layer.shape[2:])
-        after.append((carry @ layer.flatten(2)).view_as(layer).sub_(gradient))
+        gradient = (x if shares is None else _twice(shares.mT, x)).mT @ d
+        carried = (carry @ layer.flatten(2)).view_as(layer)
+        after.append(carried.sub_(gradient.view(len(x), -1, *layer.shape[2:])))
     return after
 
 
@@ -148,30 +151,42 @@ def write_adjoint(
     memory: Memory,
     found: Surprise,
     carry: Tensor,
-    steps: Tensor,
+    shares: Tensor | None,
     gradients: Surprise,
     grad_memory: Memory,
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Gradients by the memory before, carry and steps, from those by the memory after."""
-    before, grad_carry, grad_steps = [], torch.zeros_like(carry), torch.zeros_like(steps)
+    grad_shares: Tensor | None,
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients by the memory before and by carry, from those by the memory after; adds to the others."""
+    before, grad_carry = [], torch.zeros_like(carry)
     for number, (layer, after) in enumerate(zip(memory, grad_memory, strict=True)):
         x, d = found.inputs[number], found.errors[number]
         grad_carry.baddbmm_(after.flatten(2), layer.flatten(2).mT)
         before.append((carry.mT @ after.flatten(2)).view_as(layer))
-        down = after if steps.shape[1] == 2 else after.sum(1, keepdim=True)
-        gradients.errors[number].baddbmm_(_twice(steps.mT, x), down.flatten(1, 2), alpha=-1)
-        both = (d @ down.flatten(1, 2).mT).view(*d.shape[:2], -1, x.shape[2])  # [n, c, 2 or 1, i]
-        grad_steps.sub_((both @ x.unsqueeze(3)).squeeze(3).mT)
-        gradients.inputs[number].sub_((steps.mT.unsqueeze(2) @ both).squeeze(2))
-    return before, grad_carry, grad_steps
+        if shares is None or grad_shares is None:
+            down = after.sum(1)
+            gradients.errors[number].baddbmm_(x, down, alpha=-1)
+            gradients.inputs[number].baddbmm_(d, down.mT, alpha=-1)
+        else:
+            down = after.flatten(1, 2)
+            gradients.errors[number].baddbmm_(_twice(shares.mT, x), down, alpha=-1)
+            both = (d @ down.mT).view(*d.shape[:2], 2, -1)  # [n, c, 2, i]
+            grad_shares.sub_((both * x.unsqueeze(2)).sum(3).mT)
+            gradients.inputs[number].sub_((shares.mT.unsqueeze(2) @ both).squeeze(2))
+    return before, grad_carry
 
 
 def _twice(factors: Tensor, rows: Tensor) -> Tensor:
-    """``[n, c, k]`` and ``[n, c, i]`` to ``[n, c, k * i]``: each row times each of its factors, side by side."""
+    """``[n, c, 2]`` and ``[n, c, i]`` to ``[n, c, 2 * i]``: each row times each of its factors, side by side."""
     return (factors.unsqueeze(3) * rows.unsqueeze(2)).flatten(2)
 
 
-def _slopes(z: Tensor) -> tuple[Tensor, Tensor]:
-    """First and second derivative of gelu, ``z Phi(z)``."""
-    density = torch.exp(-0.5 * z * z) / sqrt(2 * pi)
-    return 0.5 * (1 + torch.erf(z / sqrt(2))) + z * density, density * (2 - z * z)
+def _gelu_adjoint(grad: Tensor, z: Tensor) -> Tensor:
+    """``grad * gelu'(z)``, in one pass over the numbers."""
+    adjoint: Tensor = torch.ops.aten.gelu_backward(grad, z)
+    return adjoint
+
+
+def _gelu_bend(z: Tensor) -> Tensor:
+    """``gelu''(z) = phi(z) (2 - z^2)``, phi the normal density."""
+    square = z * z
+    return (square * -0.5).exp_().mul_(square.sub_(2)).mul_(-1 / sqrt(2 * pi))

@@ -40,7 +40,14 @@ def neural_memory(
     block = chunk_size if update == "chunk" else block_size(chunk_size)
     given = sequences(query, key, value, (theta, eta, alpha), state, chunk_size, block, update)
     found: tuple[Tensor, ...] = _Recurrence.apply(  # type: ignore[no-untyped-call]
-        chunk_size, block, given.query, given.key, given.value, *given.coefficients, *given.memory
+        chunk_size,
+        block,
+        given.query,
+        given.key,
+        given.value,
+        given.theta,
+        *given.coefficients,
+        *given.memory,
     )
     return given.answer(found[0], list(found[1:]), query)
 
@@ -50,10 +57,14 @@ def retrieve(query: Tensor, state: NeuralMemoryState, *, update: str = "token") 
     weights: Sequence[Tensor] = state.weights
     if update == "token" and state.pending:
         theta, eta, alpha = state.gates.flatten(1, 2).unbind()
-        unrolled = gates.of_tokens(theta, eta, alpha, state.pending)
-        memory = stacked(state)
-        found = steps.surprise(state.key.flatten(0, 1), state.value.flatten(0, 1), memory)
-        memory = steps.write(memory, found, unrolled.carry[:, 0], unrolled.write[:, 0])
+        unrolled = gates.of_tokens(eta, alpha, state.pending)
+        found = steps.surprise(state.key.flatten(0, 1), state.value.flatten(0, 1), theta, stacked(state))
+        memory = steps.write(
+            stacked(state),
+            found,
+            unrolled.carry[:, 0],
+            None if unrolled.write is None else unrolled.write[:, 0],
+        )
         weights = [layer[:, 0].view_as(weight) for layer, weight in zip(memory, weights, strict=True)]
     return naive.memory(query.to(state.key.dtype), weights).to(query.dtype)
 
@@ -72,6 +83,9 @@ class _Block(NamedTuple):
     """Its keys, counted from the chunk's first; none where only queries are left."""
     writes: bool
     """Whether the memory at its end is needed."""
+
+    def of(self, coefficients: Tensor | None) -> Tensor | None:
+        return None if coefficients is None else coefficients[:, self.number]
 
     def square(self, mix: Tensor | None, read: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What the block's queries, of which an unfinished block has fewer, see of its keys and its first memory."""
@@ -107,16 +121,17 @@ class _Recurrence(torch.autograd.Function):
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        theta: Tensor,
         mix: Tensor | None,
         read: Tensor | None,
         carry: Tensor,
-        write: Tensor,
+        write: Tensor | None,
         *memory: Tensor,
     ) -> tuple[Tensor, ...]:
         keep = any(ctx.needs_input_grad)
         starts = range(0, query.shape[1], chunk_size)
         ctx.sizes, ctx.segment = (chunk_size, block, query.shape[1], key.shape[1]), isqrt(len(starts)) + 1
-        ctx.save_for_backward(query, key, value, mix, read, carry, write)
+        ctx.save_for_backward(query, key, value, theta, mix, read, carry, write)
         ctx.memories, ctx.kept = [], []
         output = value.new_empty(*query.shape[:2], value.shape[2])
         now: Sequence[Tensor] = memory
@@ -124,7 +139,7 @@ class _Recurrence(torch.autograd.Function):
             if keep and number % ctx.segment == 0:
                 ctx.memories.append(now)
             chunk = slice(start, start + chunk_size)
-            found = steps.surprise(key[:, chunk], value[:, chunk], now)
+            found = steps.surprise(key[:, chunk], value[:, chunk], theta[:, chunk], now)
             at, all_hidden = now, []
             for part in _blocks(start, *ctx.sizes):
                 rows = found.rows(*part.inside)
@@ -133,7 +148,7 @@ class _Recurrence(torch.autograd.Function):
                 )
                 all_hidden.append(hidden)
                 if part.writes:
-                    at = steps.write(at, rows, carry[:, part.number], write[:, part.number])
+                    at = steps.write(at, rows, carry[:, part.number], part.of(write))
             now = at if chunk.stop <= key.shape[1] else now
             if keep:
                 ctx.kept.append((found, all_hidden))
@@ -163,7 +178,7 @@ def _run_again(ctx: Any, segment: int) -> list[list[Sequence[Tensor]]]:
         for part in _blocks(number * ctx.sizes[0], *ctx.sizes):
             if part.writes:
                 rows = ctx.kept[number][0].rows(*part.inside)
-                now = steps.write(now, rows, carry[:, part.number], write[:, part.number])
+                now = steps.write(now, rows, carry[:, part.number], part.of(write))
                 memories.append(now)
         history.append(memories)
     return history
@@ -178,8 +193,8 @@ def _chunk_adjoint(
     grad_after: list[Tensor],
 ) -> list[Tensor]:
     """Gradients by the memory before a chunk, from those by the one after; the others are put into ``grads``."""
-    query, _, _, mix, read, carry, write = ctx.saved_tensors
-    grad_query, grad_key, grad_value, grad_mix, grad_read, grad_carry, grad_write = grads
+    query, _, _, theta, mix, read, carry, write = ctx.saved_tensors
+    grad_query, grad_key, grad_value, grad_theta, grad_mix, grad_read, grad_carry, grad_write = grads
     found, all_hidden = ctx.kept[number]
     chunk_size, _, _, keys = ctx.sizes
     chunk = slice(number * chunk_size, (number + 1) * chunk_size)
@@ -190,8 +205,8 @@ def _chunk_adjoint(
         rows, grad_rows = found.rows(*part.inside), gradients.rows(*part.inside)
         if part.writes:
             at = part.number
-            grad_now, grad_carry[:, at], grad_write[:, at] = steps.write_adjoint(
-                memories[place], rows, carry[:, at], write[:, at], grad_rows, grad_now
+            grad_now, grad_carry[:, at] = steps.write_adjoint(
+                memories[place], rows, carry[:, at], part.of(write), grad_rows, grad_now, part.of(grad_write)
             )
         grad_query[:, part.queries] = steps.read_adjoint(
             grad_output[:, part.queries],
@@ -204,7 +219,9 @@ def _chunk_adjoint(
             grad_now,
             part.square(grad_mix, grad_read),
         )
-    grad_key[:, chunk], grad_value[:, chunk] = steps.surprise_adjoint(memories[0], found, gradients, grad_now)
+    grad_key[:, chunk], grad_value[:, chunk], grad_theta[:, chunk] = steps.surprise_adjoint(
+        memories[0], theta[:, chunk], found, gradients, grad_now
+    )
     if unfinished:
         grad_now = [grad.add_(after) for grad, after in zip(grad_now, grad_after, strict=True)]
     return grad_now
