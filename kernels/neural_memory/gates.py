@@ -29,7 +29,7 @@ class Coefficients(NamedTuple):
     """``[n, blocks, 2, 2]``: of M and S at the block's start (columns), in M and S at its end (rows)."""
     write: Tensor | None
     """``[n, blocks, 2, block]``: minus the share of token i's gradient step in M and in S at the block's end. None: all of
-    it in both."""
+    it in both, so that M at the end is carry_00 M + S at the end."""
 
 
 def of_tokens(eta: Tensor, alpha: Tensor, block: int) -> Coefficients:

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from memagent.kernels.neural_memory import gates
 from memagent.kernels.neural_memory.gates import Coefficients
 from memagent.kernels.neural_memory.state import NeuralMemoryState
+from memagent.kernels.neural_memory.steps import Memory
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,15 @@ class Sequences:
     theta: Tensor
     """``[n, pending + length]``."""
     coefficients: Coefficients
-    memory: list[Tensor]
-    """Weights and momentum of each layer, ``[n, 2, d_in, d_out]``."""
+    memory: Memory
     before: int
     rest: tuple[Tensor, Tensor, Tensor]
     """Key, value and gates of the chunk that stays unfinished, as in the state."""
 
-    def answer(self, output: Tensor, memory: list[Tensor], like: Tensor) -> tuple[Tensor, NeuralMemoryState]:
+    def answer(self, output: Tensor, memory: Memory, like: Tensor) -> tuple[Tensor, NeuralMemoryState]:
         """Outputs of the queries and the state afterwards, from what the recurrence returned."""
-        shape = like.shape[:2]
         weights, momentum = (
-            tuple(layer[:, part].view(*shape, *layer.shape[2:]) for layer in memory) for part in (0, 1)
+            tuple(part.view(*like.shape[:2], *part.shape[1:]) for part in parts) for parts in memory
         )
         answers = output[:, self.before :].reshape(*like.shape[:3], output.shape[2])
         return answers.to(like.dtype), NeuralMemoryState(weights, momentum, *self.rest)
@@ -67,12 +66,12 @@ def sequences(
         values.flatten(0, 1),
         theta,
         (gates.of_chunks if update == "chunk" else gates.of_tokens)(eta, alpha, block),
-        stacked(state),
+        memory_of(state),
         before,
         (keys[:, :, whole:], values[:, :, whole:], every_gate[..., whole:]),
     )
 
 
-def stacked(state: NeuralMemoryState) -> list[Tensor]:
-    """Weights and momentum of each layer in one, ``[n, 2, d_in, d_out]``."""
-    return [torch.stack(both, 2).flatten(0, 1) for both in zip(state.weights, state.momentum, strict=True)]
+def memory_of(state: NeuralMemoryState) -> Memory:
+    """Weights and momentum, ``[n, d_in, d_out]``."""
+    return Memory(state.weights, state.momentum).map(lambda part: part.flatten(0, 1).contiguous())

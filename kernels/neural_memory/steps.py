@@ -1,13 +1,12 @@
 """One block of tokens: surprise, read and write of the memory, each followed by its adjoint.
 
-Letters: n memories (samples times heads), c tokens of a block or chunk, i and o the widths of a layer. A layer of the
-memory is ``[n, 2, i, o]``, its weights M and their momentum S. Adjoints are written by hand, because autograd would
-keep the weights of every chunk; they add to the lists of gradients they are given.
+Letters: n memories (samples times heads), c tokens of a block or chunk, i and o the widths of a layer. Adjoints are
+written by hand, because autograd would keep the weights of every chunk; they add to the gradients they are given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import pi, sqrt
 from typing import NamedTuple
 
@@ -15,7 +14,28 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-Memory = Sequence[Tensor]
+
+class Memory(NamedTuple):
+    """Weights M and momentum S, one ``[n, i, o]`` for each layer; or gradients by them."""
+
+    weights: Sequence[Tensor]
+    momentum: Sequence[Tensor]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Memory:
+        return Memory([change(part) for part in self.weights], [change(part) for part in self.momentum])
+
+
+class Shares(NamedTuple):
+    """A block's part of the coefficients in `gates`, or gradients by it."""
+
+    mix: Tensor | None
+    """``[n, queries, c]``"""
+    read: Tensor | None
+    """``[n, queries, 2]``"""
+    carry: Tensor
+    """``[n, 2, 2]``"""
+    write: Tensor | None
+    """``[n, 2, c]``"""
 
 
 class Surprise(NamedTuple):
@@ -39,64 +59,65 @@ class Surprise(NamedTuple):
         return Surprise(inputs, [], errors, [])
 
 
-def surprise(key: Tensor, value: Tensor, theta: Tensor, memory: Memory) -> Surprise:
-    """Forward and backward of the loss ``||M(k) - v||^2`` (Titans, eq. 12) through the weights of ``memory``."""
+def surprise(key: Tensor, value: Tensor, theta: Tensor, weights: Sequence[Tensor]) -> Surprise:
+    """Forward and backward of the loss ``||M(k) - v||^2`` (Titans, eq. 12) through the weights."""
     inputs, hidden = [key], []
-    for layer in memory[:-1]:
-        hidden.append(inputs[-1] @ layer[:, 0])
+    for weight in weights[:-1]:
+        hidden.append(inputs[-1] @ weight)
         inputs.append(gelu(hidden[-1]))
-    slope = 2 * (inputs[-1] @ memory[-1][:, 0] - value)
+    slope = 2 * (inputs[-1] @ weights[-1] - value)
     errors = [theta.unsqueeze(2) * slope]  # and so are, the rest being linear, those of the layers below
-    for layer, z in zip(reversed(memory[1:]), reversed(hidden), strict=True):
-        errors.append(_gelu_adjoint(errors[-1] @ layer[:, 0].mT, z))
+    for weight, z in zip(reversed(weights[1:]), reversed(hidden), strict=True):
+        errors.append(_gelu_adjoint(errors[-1] @ weight.mT, z))
     return Surprise(inputs, hidden, errors[::-1], [slope])
 
 
 def surprise_adjoint(
-    memory: Memory, theta: Tensor, found: Surprise, gradients: Surprise, grad_memory: Memory
+    theta: Tensor,
+    weights: Sequence[Tensor],
+    found: Surprise,
+    gradients: Surprise,
+    grad_weights: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients by key, value and theta from those by the inputs and errors, which it uses up."""
     grad_x, grad_d = gradients.inputs, gradients.errors
     grad_z = []
     for number, z in enumerate(found.hidden):
-        weight, above = memory[number + 1][:, 0], found.errors[number + 1]
-        grad_z.append((above @ weight.mT).mul_(_gelu_bend(z)).mul_(grad_d[number]))
+        above = found.errors[number + 1]
+        grad_z.append((above @ weights[number + 1].mT).mul_(_gelu_bend(z)).mul_(grad_d[number]))
         back = _gelu_adjoint(grad_d[number], z)
-        grad_d[number + 1].baddbmm_(back, weight)
-        grad_memory[number + 1][:, 0].baddbmm_(back.mT, above)
+        grad_d[number + 1].baddbmm_(back, weights[number + 1])
+        grad_weights[number + 1].baddbmm_(back.mT, above)
     grad_theta = (grad_d[-1] * found.slope[0]).sum(2)
     grad_out = grad_d[-1].mul_(2 * theta.unsqueeze(2))
     grad_value = -grad_out
-    for number in reversed(range(1, len(memory))):
-        grad_memory[number][:, 0].baddbmm_(found.inputs[number].mT, grad_out)
-        grad_x[number].baddbmm_(grad_out, memory[number][:, 0].mT)
+    for number in reversed(range(1, len(weights))):
+        grad_weights[number].baddbmm_(found.inputs[number].mT, grad_out)
+        grad_x[number].baddbmm_(grad_out, weights[number].mT)
         grad_out = grad_z[number - 1].add_(_gelu_adjoint(grad_x[number], found.hidden[number - 1]))
-    grad_memory[0][:, 0].baddbmm_(found.inputs[0].mT, grad_out)
-    return grad_x[0].baddbmm_(grad_out, memory[0][:, 0].mT), grad_value, grad_theta
+    grad_weights[0].baddbmm_(found.inputs[0].mT, grad_out)
+    return grad_x[0].baddbmm_(grad_out, weights[0].mT), grad_value, grad_theta
 
 
-def read(
-    query: Tensor, memory: Memory, found: Surprise, mix: Tensor | None, carried: Tensor | None
-) -> tuple[Tensor, list[Tensor]]:
-    """M_t(q_t), and what went into its activations.
+def read(query: Tensor, memory: Memory, found: Surprise, shares: Shares) -> tuple[Tensor, list[Tensor]]:
+    """M_t(q_t) of a block's queries ``[n, c, i]``, and what went into its activations.
 
-    Args:
-        query: ``[n, c, i]``.
-        memory: At the block's start.
-        found: The block's surprise.
-        mix: ``[n, c, c]``; None: every query reads the weights of the block's start.
-        carried: ``[n, c, 2]``, what a token sees of M and S at the start; None along with ``mix``.
+    ``memory`` is that at the block's start, which all queries read if ``shares`` has no ``read``.
     """
     y = query
     hidden: list[Tensor] = []
-    for layer, x, d in zip(memory, found.inputs, found.errors, strict=True):
-        if hidden:
-            y = gelu(hidden[-1])
-        if mix is None or carried is None:
-            hidden.append(y @ layer[:, 0])
+    for weight, momentum, x, d in zip(*memory, found.inputs, found.errors, strict=True):
+        y = gelu(hidden[-1]) if hidden else y
+        if shares.mix is None or shares.read is None:
+            hidden.append(y @ weight)
+            continue
+        of_weight, of_momentum = shares.read.unsqueeze(2).unbind(3)
+        if y.shape[2] <= weight.shape[2]:  # whichever side is narrower is scaled
+            u = (y * of_weight) @ weight
+            u.baddbmm_(y * of_momentum, momentum)
         else:
-            u = _twice(carried, y) @ layer.flatten(1, 2)
-            hidden.append(u.baddbmm_((y @ x.mT).mul_(mix), d, alpha=-1))
+            u = (y @ weight).mul_(of_weight).addcmul_(y @ momentum, of_momentum)
+        hidden.append(u.baddbmm_((y @ x.mT).mul_(shares.mix), d, alpha=-1))
     return hidden.pop(), hidden
 
 
@@ -106,78 +127,97 @@ def read_adjoint(
     hidden: Sequence[Tensor],
     memory: Memory,
     found: Surprise,
-    coefficients: tuple[Tensor | None, Tensor | None],
+    shares: Shares,
     gradients: Surprise,
     grad_memory: Memory,
-    grad_coefficients: tuple[Tensor | None, Tensor | None],
+    grad_shares: Shares,
 ) -> Tensor:
-    """Gradient by the queries; adds those by the memory, the surprise and the coefficients (mix, read)."""
-    mix, carried = coefficients
-    grad_mix, grad_carried = grad_coefficients
-    for number in reversed(range(len(memory))):
+    """Gradient by the queries; adds those by the memory, the surprise, mix and read."""
+    for number in reversed(range(len(memory.weights))):
         y = gelu(hidden[number - 1]) if number else query
-        layer = memory[number]
-        if mix is None or carried is None or grad_mix is None or grad_carried is None:
-            grad_memory[number][:, 0].baddbmm_(y.mT, grad_out)
-            grad_y = grad_out @ layer[:, 0].mT
+        weight, momentum = memory.weights[number], memory.momentum[number]
+        grad_weight, grad_momentum = grad_memory.weights[number], grad_memory.momentum[number]
+        grad_y = grad_out @ weight.mT
+        if shares.mix is None or shares.read is None or grad_shares.mix is None or grad_shares.read is None:
+            grad_weight.baddbmm_(y.mT, grad_out)
         else:
+            of_weight, of_momentum = shares.read.unsqueeze(2).unbind(3)
+            grad_weight.baddbmm_((y * of_weight).mT, grad_out)
+            grad_momentum.baddbmm_((y * of_momentum).mT, grad_out)
+            through = grad_out @ momentum.mT
+            grad_shares.read.add_(torch.stack(((grad_y * y).sum(2), (through * y).sum(2)), 2))
+            grad_y.mul_(of_weight).addcmul_(through, of_momentum)
+
             x, d = found.inputs[number], found.errors[number]
-            grad_memory[number].flatten(1, 2).baddbmm_(_twice(carried, y).mT, grad_out)
-            both = (grad_out @ layer.flatten(1, 2).mT).view(*y.shape[:2], 2, -1)  # [n, c, 2, i]
-            grad_carried.add_((both @ y.unsqueeze(3)).squeeze(3))
-            grad_y = (carried.unsqueeze(2) @ both).squeeze(2)
             near = y @ x.mT
             grad_near = (grad_out @ d.mT).neg_()
-            grad_mix.addcmul_(grad_near, near)
-            gradients.errors[number].baddbmm_(near.mul_(mix).mT, grad_out, alpha=-1)
-            grad_near.mul_(mix)
+            grad_shares.mix.addcmul_(grad_near, near)
+            gradients.errors[number].baddbmm_(near.mul_(shares.mix).mT, grad_out, alpha=-1)
+            grad_near.mul_(shares.mix)
             grad_y.baddbmm_(grad_near, x)
             gradients.inputs[number].baddbmm_(grad_near.mT, y)
         grad_out = _gelu_adjoint(grad_y, hidden[number - 1]) if number else grad_y
     return grad_out
 
 
-def write(memory: Memory, found: Surprise, carry: Tensor, shares: Tensor | None) -> list[Tensor]:
-    """The memory at a block's end; ``carry`` is ``[n, 2, 2]``, ``shares`` ``[n, 2, c]`` or None, see `gates`."""
-    after = []
-    for layer, x, d in zip(memory, found.inputs, found.errors, strict=True):
-        gradient = (x if shares is None else _twice(shares.mT, x)).mT @ d
-        carried = (carry @ layer.flatten(2)).view_as(layer)
-        after.append(carried.sub_(gradient.view(len(x), -1, *layer.shape[2:])))
-    return after
+def write(memory: Memory, found: Surprise, shares: Shares, out: Memory) -> Memory:
+    """The memory at a block's end, put into ``out``, which is not ``memory``."""
+    keep, gain, _, decay = shares.carry.flatten(1)[..., None, None].unbind(1)
+    for number, (x, d) in enumerate(zip(found.inputs, found.errors, strict=True)):
+        weight, momentum = out.weights[number], out.momentum[number]
+        torch.mul(memory.weights[number], keep, out=weight)
+        torch.mul(memory.momentum[number], decay, out=momentum)
+        if shares.write is None:
+            weight.add_(momentum.baddbmm_(x.mT, d, alpha=-1))
+        else:
+            to_weight, to_momentum = shares.write.unsqueeze(3).unbind(1)
+            weight.addcmul_(memory.momentum[number], gain)
+            for part, share in ((weight, to_weight), (momentum, to_momentum)):
+                if x.shape[2] <= d.shape[2]:  # whichever side is narrower is scaled
+                    part.baddbmm_((x * share).mT, d, alpha=-1)
+                else:
+                    part.baddbmm_(x.mT, d * share, alpha=-1)
+    return out
 
 
 def write_adjoint(
     memory: Memory,
     found: Surprise,
-    carry: Tensor,
-    shares: Tensor | None,
+    shares: Shares,
     gradients: Surprise,
     grad_memory: Memory,
-    grad_shares: Tensor | None,
-) -> tuple[list[Tensor], Tensor]:
-    """Gradients by the memory before and by carry, from those by the memory after; adds to the others."""
-    before, grad_carry = [], torch.zeros_like(carry)
-    for number, (layer, after) in enumerate(zip(memory, grad_memory, strict=True)):
-        x, d = found.inputs[number], found.errors[number]
-        grad_carry.baddbmm_(after.flatten(2), layer.flatten(2).mT)
-        before.append((carry.mT @ after.flatten(2)).view_as(layer))
-        if shares is None or grad_shares is None:
-            down = after.sum(1)
-            gradients.errors[number].baddbmm_(x, down, alpha=-1)
-            gradients.inputs[number].baddbmm_(d, down.mT, alpha=-1)
+    grad_shares: Shares,
+) -> None:
+    """Turn the gradients by the memory after into those by the one before; adds those by surprise and shares."""
+    keep, gain, _, decay = shares.carry.flatten(1)[..., None, None].unbind(1)
+    grad_carry = grad_shares.carry
+    for number, (x, d) in enumerate(zip(found.inputs, found.errors, strict=True)):
+        weight, momentum = memory.weights[number], memory.momentum[number]
+        after, after_momentum = grad_memory.weights[number], grad_memory.momentum[number]
+        grad_carry[:, 0, 0] += _dot(after, weight)
+        if shares.write is None or grad_shares.write is None:
+            # M' = keep M + S': what M' wants, S' wants as well.
+            after_momentum.add_(after)
+            grad_carry[:, 1, 1] += _dot(after_momentum, momentum)
+            gradients.errors[number].baddbmm_(x, after_momentum, alpha=-1)
+            gradients.inputs[number].baddbmm_(d, after_momentum.mT, alpha=-1)
+            after_momentum.mul_(decay)
         else:
-            down = after.flatten(1, 2)
-            gradients.errors[number].baddbmm_(_twice(shares.mT, x), down, alpha=-1)
-            both = (d @ down.mT).view(*d.shape[:2], 2, -1)  # [n, c, 2, i]
-            grad_shares.sub_((both * x.unsqueeze(2)).sum(3).mT)
-            gradients.inputs[number].sub_((shares.mT.unsqueeze(2) @ both).squeeze(2))
-    return before, grad_carry
+            grad_carry[:, 0, 1] += _dot(after, momentum)
+            grad_carry[:, 1, 1] += _dot(after_momentum, momentum)
+            for row, part in enumerate((after, after_momentum)):
+                share = shares.write[:, row].unsqueeze(2)
+                through = d @ part.mT
+                grad_shares.write[:, row] -= (through * x).sum(2)
+                gradients.inputs[number].addcmul_(through, share, value=-1)
+                gradients.errors[number].baddbmm_(x * share, part, alpha=-1)
+            after_momentum.mul_(decay).addcmul_(after, gain)
+        after.mul_(keep)
 
 
-def _twice(factors: Tensor, rows: Tensor) -> Tensor:
-    """``[n, c, 2]`` and ``[n, c, i]`` to ``[n, c, 2 * i]``: each row times each of its factors, side by side."""
-    return (factors.unsqueeze(3) * rows.unsqueeze(2)).flatten(2)
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """[n, i, o] twice -> [n]; as a batched product of vectors it would take twice the time."""
+    return (left * right).sum((1, 2))
 
 
 def _gelu_adjoint(grad: Tensor, z: Tensor) -> Tensor:
