@@ -11,9 +11,16 @@ step of gradient descent with momentum and forgetting, and its query is answered
 Gradients are taken at the weights of the chunk's start, as in section 3.2 of the paper; with a ``chunk_size`` of 1 at
 M_{t-1}, which is the memory as section 3.1 defines it. Projections, normalisation of queries and keys, convolutions
 and output gates belong to the layer around it.
+
+The one switch between versions: Triton for memories on a CUDA device that fit on the chip, and under
+``TRITON_INTERPRET=1``; plain PyTorch otherwise.
 """
 
 from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
 
 # `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor
@@ -75,9 +82,13 @@ def neural_memory(
     check_options(chunk_size, update, state)
     gates = {"theta": theta, "eta": eta, "alpha": alpha}
     check_tokens(query, key, value, gates, state.weights[-1].shape[3])
-    return _torch.neural_memory(
-        query, key, value, theta, eta, alpha, state, chunk_size=chunk_size, update=update
-    )
+    tensors = (query, key, value, theta, eta, alpha)
+    if (query.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton():
+        from memagent.kernels.neural_memory import triton as fused
+
+        if fused.fits(state, chunk_size):
+            return fused.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
+    return _torch.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
 
 
 def retrieve(query: Tensor, state: NeuralMemoryState, *, update: str = "token") -> Tensor:
@@ -97,3 +108,8 @@ def retrieve(query: Tensor, state: NeuralMemoryState, *, update: str = "token") 
     check_state(query, state)
     check_update(update)
     return _torch.retrieve(query, state, update=update)
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
