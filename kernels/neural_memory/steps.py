@@ -187,24 +187,32 @@ def write_adjoint(
     gradients: Surprise,
     grad_memory: Memory,
     grad_shares: Shares,
+    scratch: Sequence[Tensor],
 ) -> None:
-    """Turn the gradients by the memory after into those by the one before; adds those by surprise and shares."""
+    """Turn the gradients by the memory after into those by the one before; adds those by surprise and shares.
+
+    ``scratch`` is of the weights' shapes: products of such a size are put there, and not into fresh memory.
+    """
+
+    def dot(left: Tensor, right: Tensor) -> Tensor:
+        return torch.mul(left, right, out=scratch[number]).sum((1, 2))
+
     keep, gain, _, decay = shares.carry.flatten(1)[..., None, None].unbind(1)
     grad_carry = grad_shares.carry
     for number, (x, d) in enumerate(zip(found.inputs, found.errors, strict=True)):
         weight, momentum = memory.weights[number], memory.momentum[number]
         after, after_momentum = grad_memory.weights[number], grad_memory.momentum[number]
-        grad_carry[:, 0, 0] += _dot(after, weight)
+        grad_carry[:, 0, 0] += dot(after, weight)
         if shares.write is None or grad_shares.write is None:
             # M' = keep M + S': what M' wants, S' wants as well.
             after_momentum.add_(after)
-            grad_carry[:, 1, 1] += _dot(after_momentum, momentum)
+            grad_carry[:, 1, 1] += dot(after_momentum, momentum)
             gradients.errors[number].baddbmm_(x, after_momentum, alpha=-1)
             gradients.inputs[number].baddbmm_(d, after_momentum.mT, alpha=-1)
             after_momentum.mul_(decay)
         else:
-            grad_carry[:, 0, 1] += _dot(after, momentum)
-            grad_carry[:, 1, 1] += _dot(after_momentum, momentum)
+            grad_carry[:, 0, 1] += dot(after, momentum)
+            grad_carry[:, 1, 1] += dot(after_momentum, momentum)
             for row, part in enumerate((after, after_momentum)):
                 share = shares.write[:, row].unsqueeze(2)
                 through = d @ part.mT
@@ -213,11 +221,6 @@ def write_adjoint(
                 gradients.errors[number].baddbmm_(x * share, part, alpha=-1)
             after_momentum.mul_(decay).addcmul_(after, gain)
         after.mul_(keep)
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """[n, i, o] twice -> [n]; as a batched product of vectors it would take twice the time."""
-    return (left * right).sum((1, 2))
 
 
 def _gelu_adjoint(grad: Tensor, z: Tensor) -> Tensor:

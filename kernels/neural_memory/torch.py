@@ -164,11 +164,12 @@ class _Recurrence(torch.autograd.Function):
         grads: list[Any] = [None if tensor is None else torch.zeros_like(tensor) for tensor in tensors]
         grad_memory = _memory([grad.clone(memory_format=torch.contiguous_format) for grad in grad_after])
         history: list[Memory] = []
+        scratch = [torch.empty_like(part) for part in grad_memory.weights]
         for segment in reversed(range(len(ctx.memories))):
             chunks = _run_again(ctx, segment, history)
             for number in reversed(range(len(chunks))):
                 at = segment * ctx.segment + number
-                _chunk_adjoint(ctx, at, history[chunks[number] :], grad_output, grads, grad_memory)
+                _chunk_adjoint(ctx, at, history[chunks[number] :], grad_output, grads, grad_memory, scratch)
         return None, None, *grads, *grad_memory.weights, *grad_memory.momentum
 
 
@@ -199,6 +200,7 @@ def _chunk_adjoint(
     grad_output: Tensor,
     grads: list[Any],
     grad_memory: Memory,
+    scratch: list[Tensor],
 ) -> None:
     """Turn the gradients by the memory after a chunk into those by the one before; the others go into ``grads``.
 
@@ -216,7 +218,7 @@ def _chunk_adjoint(
         rows, grad_rows = found.rows(*part.inside), gradients.rows(*part.inside)
         shares, grad_shares = part.of(Coefficients(*coefficients)), part.of(Coefficients(*grad_coefficients))
         if part.writes:
-            steps.write_adjoint(memories[place], rows, shares, grad_rows, grad_now, grad_shares)
+            steps.write_adjoint(memories[place], rows, shares, grad_rows, grad_now, grad_shares, scratch)
         asked = (grad_output[:, part.queries], query[:, part.queries], all_hidden[place])
         grad_query[:, part.queries] = steps.read_adjoint(
             *asked, memories[place], rows, shares, grad_rows, grad_now, grad_shares
