@@ -41,12 +41,13 @@ from memagent.kernels.neural_memory.triton_steps import (
 # Numbers of a memory times tokens of a chunk, padded to blocks. Backward, the programs take 207 KiB of shared memory
 # at this limit (64 x 64 x 64, chunks of 16), of the 227 that an H100 has.
 LARGEST = 2**18
+LARGEST_CHUNK = 64  # what lies between a chunk's tokens grows with its square
 
 
 def fits(state: NeuralMemoryState, chunk_size: int) -> bool:
     """Whether the programs can take such a memory and such chunks."""
     weights = state.weights
-    if len(weights) != 2 or weights[0].dtype != torch.float32:
+    if len(weights) != 2 or weights[0].dtype != torch.float32 or chunk_size > LARGEST_CHUNK:
         return False
     i, h, o = (_padded(size) for size in (*weights[0].shape[2:], weights[1].shape[3]))
     return 2 * (i * h + h * o) * _padded(chunk_size) <= LARGEST

@@ -118,6 +118,7 @@ def test_what_does_not_fit_is_left_to_pytorch() -> None:
 
     assert fits(state(64, 64, 64), 16)
     assert not fits(state(64, 64, 64), 32)
+    assert not fits(state(16, 16, 16), 65)
     assert not fits(state(64, 128, 64), 16)
     assert not fits(state(16, 16), 16)
     assert not fits(state(16, 16, 16, 16), 16)
