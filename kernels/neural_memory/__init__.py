@@ -18,16 +18,13 @@ The one switch between versions: Triton for memories on a CUDA device that fit o
 
 from __future__ import annotations
 
-import os
-from functools import cache
-from importlib.util import find_spec
-
 # `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor
 
 from memagent.kernels.neural_memory import torch as _torch
 from memagent.kernels.neural_memory.checks import check_options, check_state, check_tokens, check_update
 from memagent.kernels.neural_memory.state import NeuralMemoryState
+from memagent.kernels.switch import fused
 
 __all__ = ["NeuralMemoryState", "neural_memory", "retrieve"]
 
@@ -83,11 +80,11 @@ def neural_memory(
     gates = {"theta": theta, "eta": eta, "alpha": alpha}
     check_tokens(query, key, value, gates, state.weights[-1].shape[3])
     tensors = (query, key, value, theta, eta, alpha)
-    if (query.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton():
-        from memagent.kernels.neural_memory import triton as fused
+    if fused(query):
+        from memagent.kernels.neural_memory import triton as in_triton
 
-        if fused.fits(state, chunk_size):
-            return fused.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
+        if in_triton.fits(state, chunk_size):
+            return in_triton.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
     return _torch.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
 
 
@@ -108,8 +105,3 @@ def retrieve(query: Tensor, state: NeuralMemoryState, *, update: str = "token") 
     check_state(query, state)
     check_update(update)
     return _torch.retrieve(query, state, update=update)
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

@@ -1,0 +1,233 @@
+"""Titans as a memory of conversations: a network learns every turn once, and points at what it still knows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from memagent.backends.errors import CheckpointError
+from memagent.backends.protocol import (
+    BackendStats,
+    Fingerprint,
+    MemoryBackend,
+    Recollection,
+    Resources,
+    Turn,
+)
+from memagent.backends.tensors import save_tensors
+from memagent.backends.titans.memory import TestTimeMemory, Written
+from memagent.backends.titans.spans import Span, cut, spoken
+
+_FORMAT = 1
+_MANY = 64
+
+
+@dataclass(frozen=True)
+class TitansConfig:
+    """Settings of the Titans memory.
+
+    Attributes:
+        abstain: return only what seems relevant; switch off for retrieval benchmarks.
+        threshold: least score of a recollection.
+        depth: layers of the memory's MLPs.
+        width: of their hidden layers.
+        theta: size of a step of surprise.
+        eta: share of the past surprise that goes on, as momentum.
+        alpha: share of the memory that is forgotten at each span; 0: only what is written over.
+        follow: weight of what follows what, beside what was said.
+    """
+
+    abstain: bool = True
+    threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.3
+    depth: Annotated[int, Field(ge=1, le=4)] = 2
+    width: Annotated[int, Field(ge=1, le=16384)] = 1536
+    theta: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    eta: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    follow: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+
+
+class Titans(MemoryBackend):
+    """Learns each turn's embedding while it reads, by surprise; recalls the turns nearest to what the network answers.
+
+    The network stays the same size whatever it reads. Beside it stand the turns it can point at, with an embedding each.
+    What the network has written over or forgotten is not recalled, though the turn is there. Remembering costs an
+    embedding and one step of learning a span; recalling an embedding and a product with all spans' embeddings. Forgetting
+    a turn teaches a fresh network all the others, from their embeddings.
+    """
+
+    name: ClassVar[str] = "titans"
+    Config: ClassVar[type[TitansConfig]] = TitansConfig
+    needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+
+    def __init__(self, config: TitansConfig, resources: Resources) -> None:
+        self.config = config
+        self._resources = resources
+        self._spans: list[Span] = []
+        self._embeddings: list[Tensor] = []
+        self._last: dict[str, Tensor] = {}
+
+    @classmethod
+    def fingerprint(cls, config: TitansConfig, resources: Resources) -> Fingerprint:
+        return {
+            "format": _FORMAT,
+            "embedder": resources.embedder.name,
+            "embedder_digest": resources.embedder.digest,
+            "memory": f"{config.depth} {config.width} {config.theta} {config.eta} {config.alpha}",
+            "seed": resources.seed,
+        }
+
+    def remember(self, turns: Sequence[Turn]) -> None:
+        known = {span.turn.seq for span in self._spans}
+        new = [(turn, text) for turn in turns if turn.seq not in known for text in cut(turn.text)]
+        if new:
+            embedded = self._resources.embedder.embed([spoken(turn, text) for turn, text in new])
+            self._learn(
+                (turn, text, vector)
+                for (turn, text), vector in zip(new, torch.from_numpy(embedded), strict=True)
+            )
+
+    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        if not self._spans:
+            return []
+        cue = torch.from_numpy(self._resources.embedder.embed([query])[0])
+        said, followed = self._memory.read(cue)
+        scores = torch.stack(self._embeddings) @ (said + self.config.follow * followed)
+        best: dict[int, Recollection] = {}
+        for place in scores.argsort(descending=True, stable=True).tolist():
+            score, span = float(scores[place]), self._spans[place]
+            if len(best) == limit or (self.config.abstain and score < self.config.threshold):
+                break
+            if not _same(span.text, query):
+                best.setdefault(span.turn.seq, _recollection(span, score))
+        return list(best.values())
+
+    def forget(self, seqs: Collection[int]) -> bool:
+        """Teach a fresh network everything but these turns: as if it had never read them."""
+        stay = [
+            (span.turn, span.text, vector)
+            for span, vector in zip(self._spans, self._embeddings, strict=True)
+            if span.turn.seq not in seqs
+        ]
+        if len(stay) < len(self._spans):
+            self.__dict__.pop("_memory", None)
+            self._spans, self._embeddings, self._last = [], [], {}
+            watched = self._resources.progress(
+                stay, total=len(stay), label="Teaching a fresh memory the rest"
+            )
+            self._learn(watched if len(stay) > _MANY else stay)
+        return True
+
+    def stats(self) -> BackendStats:
+        size = self._memory.bytes
+        vectors = sum(vector.nbytes for vector in self._embeddings)
+        text = sum(len(span.text.encode()) for span in self._spans)
+        last = self._spans[-1].written if self._spans else Written(0.0, 0.0)
+        mean = sum(span.written.surprise for span in self._spans) / max(1, len(self._spans))
+        return BackendStats(
+            items=len({span.turn.seq for span in self._spans}),
+            tokens=0,
+            bytes_on_disk=size + vectors + text,
+            bytes_in_memory=size + vectors + text,
+            extras={
+                "memory_bytes": size,
+                "spans": len(self._spans),
+                "mean_surprise": round(mean, 3),
+                "last_surprise": round(last.surprise, 3),
+                "last_strength": round(last.strength, 3),
+                "embedder": self._resources.embedder.name,
+            },
+        )
+
+    def save(self, directory: Path) -> None:
+        tensors = {f"memory.{name}": tensor for name, tensor in self._memory.tensors().items()}
+        if self._embeddings:
+            tensors["embeddings"] = torch.stack(self._embeddings)
+        save_tensors(tensors, directory / "memory.safetensors")
+        with (directory / "spans.jsonl").open("w", encoding="utf-8") as lines:
+            for span in self._spans:
+                turn = asdict(span.turn) | {"created_at": span.turn.created_at.isoformat()}
+                row = {"turn": turn, "text": span.text, "written": span.written}
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path, config: TitansConfig, resources: Resources) -> Self:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        backend = cls(config, resources)
+        try:
+            tensors = load_file(directory / "memory.safetensors")
+            vectors = tensors.pop("embeddings", None)
+            backend._memory.restore({name.removeprefix("memory."): one for name, one in tensors.items()})
+            backend._spans = list(_read(directory / "spans.jsonl"))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"its files cannot be read ({error})") from error
+        backend._embeddings = [] if vectors is None else list(vectors)
+        if len(backend._embeddings) != len(backend._spans):
+            raise CheckpointError("its embeddings are not those of its spans")
+        for span, vector in zip(backend._spans, backend._embeddings, strict=True):
+            backend._last[span.turn.session] = vector
+        return backend
+
+    @cached_property
+    def _memory(self) -> TestTimeMemory:
+        config = self.config
+        return TestTimeMemory(
+            self._resources.embedder.dimension,
+            config.depth,
+            config.width,
+            config.theta,
+            config.eta,
+            config.alpha,
+            self._resources.seed,
+        )
+
+    def _learn(self, spans: Iterable[tuple[Turn, str, Tensor]]) -> None:
+        for turn, text, vector in spans:
+            written = self._memory.write(vector, self._last.get(turn.session))
+            self._spans.append(Span(turn, text, written))
+            self._embeddings.append(vector)
+            self._last[turn.session] = vector
+
+
+def _recollection(span: Span, score: float) -> Recollection:
+    turn, (surprise, strength) = span.turn, span.written
+    return Recollection(
+        text=span.text,
+        score=score,
+        seqs=(turn.seq,),
+        session=turn.session,
+        role=turn.role,
+        speaker=turn.speaker,
+        created_at=turn.created_at,
+        why=(
+            f"The memory's answer points here ({score:.2f}); when it was read its surprise was {surprise:.2f}, "
+            f"and it was written with strength {strength:.2f}."
+        ),
+    )
+
+
+def _read(file: Path) -> Iterable[Span]:
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            turn = row["turn"]
+            turn["created_at"] = datetime.fromisoformat(turn["created_at"])
+            turn["in_view"] = tuple(turn["in_view"])
+            yield Span(Turn(**turn), row["text"], Written(*row["written"]))
+
+
+def _same(text: str, query: str) -> bool:
+    """Tell whether a span only asks the same question."""
+    one, other = ("".join(char for char in said.casefold() if char.isalnum()) for said in (text, query))
+    return one == other
