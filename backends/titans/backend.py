@@ -40,8 +40,8 @@ class TitansConfig:
         threshold: least score of a recollection.
         depth: layers of the memory's MLPs.
         width: of their hidden layers.
-        theta: size of a step of surprise.
-        eta: share of the past surprise that goes on, as momentum.
+        theta: size of a step of surprise. A turn has to be known at once, so it should not be small.
+        eta: share of the past surprise that goes on, as momentum; above 0.8 the memory swings.
         alpha: share of the memory that is forgotten at each span; 0: only what is written over.
         follow: weight of what follows what, beside what was said.
     """
@@ -50,8 +50,8 @@ class TitansConfig:
     threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.3
     depth: Annotated[int, Field(ge=1, le=4)] = 2
     width: Annotated[int, Field(ge=1, le=16384)] = 1536
-    theta: Annotated[float, Field(gt=0, le=0.5)] = 0.2
-    eta: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    theta: Annotated[float, Field(gt=0, le=0.5)] = 0.3
+    eta: Annotated[float, Field(ge=0, lt=1)] = 0.3
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
     follow: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
 
