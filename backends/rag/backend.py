@@ -29,6 +29,7 @@ from memagent.backends.rag.lexical import LexicalIndex
 from memagent.backends.rag.passages import Passage, passage_key, split
 from memagent.backends.rag.relevance import Evidence, Relevance, is_question
 from memagent.backends.rag.vectors import VectorIndex
+from memagent.backends.text import letters
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -247,7 +248,7 @@ class Rag(MemoryBackend):
 
     def _best_of_each_turn(self, fused: dict[str, float], query: str, *, most: int) -> dict[str, Passage]:
         """Keep the best passage of each turn, in order, leaving out turns that only ask the same question."""
-        asked = _normal(query) if is_question(query) else None
+        asked = letters(query) if is_question(query) else None
         best: dict[str, Passage] = {}
         seen: set[int] = set()
         for key in fused:
@@ -255,7 +256,7 @@ class Rag(MemoryBackend):
             if seq in seen:
                 continue
             found = self._lexical.fetch([key])
-            if key in found and _normal(found[key].text) != asked:
+            if key in found and letters(found[key].text) != asked:
                 best[key] = found[key]
                 seen.add(seq)
             if len(best) == most:
@@ -284,10 +285,6 @@ class Rag(MemoryBackend):
             key = passage_key(view)
             cosines[key] = max(cosines.get(key, -1.0), float(other @ vector))
         return cosines
-
-
-def _normal(text: str) -> str:
-    return "".join(char for char in text.casefold() if char.isalnum())
 
 
 def _rank(key: str, ranking: dict[str, float]) -> int | None:

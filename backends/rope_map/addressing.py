@@ -25,7 +25,7 @@ What one speaker says in a row is no dialogue: there each piece stands for itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -141,19 +141,27 @@ class Scores:
     above: float
 
 
-def gather(found: Found, weights: Tensor, around: Callable[[int, int], int | None]) -> Scores:
+def gather(
+    found: Found,
+    weights: Tensor,
+    around: Callable[[int, int], int | None],
+    *,
+    without: Collection[int] = (),
+) -> Scores:
     """Add up the scores of pieces from the evidence found on them and on their neighbours.
 
     Args:
         weights: ``[2 * heads]``.
         around: gives the number of the piece so many places after a piece in the same dialogue, or None.
+        without: pieces that are neither scored nor evidence: the same question, asked before, is no answer to it.
     """
     scores: dict[int, float] = {}
-    own = (found.evidence @ weights).tolist()
-    for piece, value in zip(found.pieces, own, strict=True):
+    every = zip(found.pieces, (found.evidence @ weights).tolist(), strict=True)
+    own = {piece: value for piece, value in every if piece not in without}
+    for piece, value in own.items():
         for shift, share in NEIGHBOURS.items():
             # What counts for the piece `shift` places back is found here.
             target = around(piece, -shift)
-            if target is not None:
+            if target is not None and target not in without:
                 scores[target] = scores.get(target, 0.0) + share * value
-    return Scores(scores, max(own, default=0.0) - float((found.background @ weights).max()))
+    return Scores(scores, max(own.values(), default=0.0) - float((found.background @ weights).max()))

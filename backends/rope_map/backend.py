@@ -37,6 +37,7 @@ from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.quantize import Precision
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from memagent.backends.tensors import save_tensors
+from memagent.backends.text import letters
 
 _FORMAT = 1
 _STEP = 64
@@ -279,7 +280,9 @@ class RopeMap(MemoryBackend):
         if not row.ids:
             return []
         queries = next(self._reader.queries([row], self._addressing.layers))
-        scores = gather(self._index.find(queries), self._addressing.weights, self._catalogue.around)
+        found, asked = self._index.find(queries), letters(query)
+        same = {number for number in found.pieces if letters(self._catalogue[number].text) == asked}
+        scores = gather(found, self._addressing.weights, self._catalogue.around, without=same)
         ranked = sorted(scores.pieces.items(), key=lambda item: (-item[1], item[0]))
         if not self.config.abstain:
             return ranked

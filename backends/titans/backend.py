@@ -24,6 +24,7 @@ from memagent.backends.protocol import (
     Turn,
 )
 from memagent.backends.tensors import save_tensors
+from memagent.backends.text import letters
 from memagent.backends.titans.memory import TestTimeMemory, Written
 from memagent.backends.titans.spans import Span, cut, spoken
 
@@ -99,6 +100,7 @@ class Titans(MemoryBackend):
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
         if not self._spans:
             return []
+        asked = letters(query)  # the same question, asked before, is no answer
         cue = torch.from_numpy(self._resources.embedder.embed([query])[0])
         said, followed = self._memory.read(cue)
         scores = torch.stack(self._embeddings) @ (said + self.config.follow * followed)
@@ -107,7 +109,7 @@ class Titans(MemoryBackend):
             score, span = float(scores[place]), self._spans[place]
             if len(best) == limit or (self.config.abstain and score < self.config.threshold):
                 break
-            if not _same(span.text, query):
+            if letters(span.text) != asked:
                 best.setdefault(span.turn.seq, _recollection(span, score))
         return list(best.values())
 
@@ -225,9 +227,3 @@ def _read(file: Path) -> Iterable[Span]:
             turn["created_at"] = datetime.fromisoformat(turn["created_at"])
             turn["in_view"] = tuple(turn["in_view"])
             yield Span(Turn(**turn), row["text"], Written(*row["written"]))
-
-
-def _same(text: str, query: str) -> bool:
-    """Tell whether a span only asks the same question."""
-    one, other = ("".join(char for char in said.casefold() if char.isalnum()) for said in (text, query))
-    return one == other

@@ -133,3 +133,12 @@ def test_stats_tell_what_a_token_takes(make_map: MakeMap, precision: Precision, 
     assert (stats.extras["precision"], stats.extras["model"]) == (precision, "tiny-llama-0")
     assert stats.extras["addressing_heads"] == "(0,1)@64 (1,0)@128 (1,3)@256"
     assert make_map().stats().extras["page_bytes_per_token"] == 0
+
+
+def test_the_same_question_asked_before_is_no_answer(make_map: MakeMap) -> None:
+    backend, without = make_map(*FACTS, QUESTION), make_map(*FACTS)
+    asked = len(FACTS) + 1
+    assert asked in {item.seqs[0] for item in backend.recall("Tell me: " + QUESTION, limit=9)}
+    found = backend.recall(QUESTION.upper().replace("?", " ?!"), limit=9)
+    assert asked not in {item.seqs[0] for item in found}
+    assert len(found) == len(without.recall(QUESTION, limit=9))
