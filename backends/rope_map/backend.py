@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -234,22 +234,15 @@ class RopeMap(MemoryBackend):
 
     @cached_property
     def _addressing(self) -> Addressing:
-        """The model's calibration: from the cache, else learnt now."""
-        local, cache = self._resources.local_model, self._resources.cache
-        path = (
-            None
-            if cache is None
-            else cache / f"rope_map-{calibration.fingerprint(local, self.config.context)}.safetensors"
+        resources = self._resources
+        return calibration.calibrated(
+            resources.local_model,
+            self._reader,
+            self._writer,
+            self.config.context,
+            resources.cache,
+            resources.progress,
         )
-        found = None if path is None else calibration.load(path)
-        if found is None:
-            found = calibration.calibrate(
-                self._reader, self._writer, self.config.context, self._resources.progress
-            )
-            if path is not None:
-                with suppress(OSError):  # where the folder cannot be written to, it is learnt at every start
-                    calibration.save(found, path)
-        return found
 
     @cached_property
     def _index(self) -> AddressIndex:

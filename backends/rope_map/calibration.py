@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,6 +26,7 @@ from memagent.backends.protocol import LocalModel, Progress, Turn
 from memagent.backends.rope_map import generated, rotary
 from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head, mass
 from memagent.backends.rope_map.catalogue import Catalogue
+from memagent.backends.rope_map.fitting import RECIPE, Example, fit
 from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
@@ -39,9 +41,6 @@ _CHOSEN_ON = 4
 # Heads are chosen on each so manieth question: a prime, as questions come in kinds.
 _EVERY = 7
 _SEED = 0
-_PENALTY = 0.1
-_STEPS = 80
-_REFUSED = 0.6
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,32 @@ def fingerprint(local: LocalModel, context: int) -> str:
         str(local.model.dtype),
         context,
         hashlib.sha256(generated.SOURCE.read_bytes()).hexdigest(),
-        (HEADS, OFFSETS, _FIRST_OFFSET, _SCENES, _CHOSEN_ON, _EVERY, _SEED, _PENALTY, _STEPS, _REFUSED),
+        (HEADS, OFFSETS, _FIRST_OFFSET, _SCENES, _CHOSEN_ON, _EVERY, _SEED, *RECIPE),
         sorted(NEIGHBOURS.items()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def calibrated(
+    local: LocalModel,
+    reader: Reader,
+    writer: Writer,
+    context: int,
+    cache: Path | None,
+    progress: Progress,
+) -> Addressing:
+    """Return a model's addressing: from the cache folder, else learnt now and kept there.
+
+    Where the folder cannot be written to, it is learnt at every start.
+    """
+    path = None if cache is None else cache / f"rope_map-{fingerprint(local, context)}.safetensors"
+    found = None if path is None else load(path)
+    if found is None:
+        found = calibrate(reader, writer, context, progress)
+        if path is not None:
+            with suppress(OSError):
+                save(found, path)
+    return found
 
 
 def calibrate(reader: Reader, writer: Writer, context: int, progress: Progress) -> Addressing:
@@ -95,33 +116,6 @@ def calibrate(reader: Reader, writer: Writer, context: int, progress: Progress) 
     )
     examples = [_example(scene, bare, reader.theta) for scene in scenes]
     return fit(bare, examples)
-
-
-def fit(bare: Addressing, examples: Sequence[Example]) -> Addressing:
-    """Learn weights and threshold for the chosen heads.
-
-    Weights are squares, so that attention never counts against a piece: without that they take opposite signs for
-    heads that say the same, and carry over to people's questions less well.
-    """
-    roots = torch.full((2 * len(bare.heads),), 0.3, requires_grad=True)
-    optimizer = torch.optim.LBFGS([roots], max_iter=_STEPS, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        losses = []
-        weights = roots.square()
-        for one in examples:
-            answered = one.target.sum(1) > 0
-            target = one.target[answered]
-            likely = (one.evidence[answered] @ weights).log_softmax(1)
-            losses.append(-(likely * target).sum(1) / target.sum(1))
-        total = torch.cat(losses).mean() + _PENALTY * weights.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return total
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    weights = roots.detach().square()
-    return replace(bare, weights=weights, threshold=_threshold(weights, examples))
 
 
 def save(addressing: Addressing, path: Path) -> None:
@@ -232,23 +226,6 @@ def _alone(scene: _Read, head: Head, reader: Reader, background: Tensor) -> floa
     return total / len(answered)
 
 
-@dataclass(frozen=True)
-class Example:
-    """A scene's questions.
-
-    Attributes:
-        own: the evidence on its pieces: ``[questions, pieces, 2 * heads]``.
-        evidence: the same with the neighbours' share.
-        background: that on the pieces of the background: ``[questions, background pieces, 2 * heads]``.
-        target: ``[questions, pieces]``: 1 for pieces that answer, all 0 for remarks that need no memory.
-    """
-
-    own: Tensor
-    evidence: Tensor
-    background: Tensor
-    target: Tensor
-
-
 def _example(scene: _Read, bare: Addressing, theta: Tensor) -> Example:
     index = AddressIndex(bare, theta, device="cpu")
     index.insert(enumerate(scene.stored))
@@ -277,12 +254,3 @@ def _shifted(own: Tensor, catalogue: Catalogue, shift: int) -> Tensor:
         if other is not None:
             given[:, number] = own[:, other]
     return given
-
-
-def _threshold(weights: Tensor, examples: Sequence[Example]) -> float:
-    """Return how far above the background the best piece for a remark that needs no memory rarely gets."""
-    above = [
-        ((one.own @ weights).amax(1) - (one.background @ weights).amax(1))[one.target.sum(1) == 0]
-        for one in examples
-    ]
-    return float(torch.cat(above).quantile(_REFUSED))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from memagent.backends.protocol import silent
-from memagent.backends.rope_map import calibration, generated
+from memagent.backends.rope_map import calibration, fitting, generated
 from memagent.backends.rope_map.addressing import Addressing
 from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.reader import Reader
@@ -93,7 +93,7 @@ def learnt() -> Addressing:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "_SCENES", 1)
         patch.setattr(calibration, "_CHOSEN_ON", 1)
-        patch.setattr(calibration, "_STEPS", 5)
+        patch.setattr(fitting, "_STEPS", 5)
         patch.setattr(calibration, "HEADS", 3)
         patch.setattr(calibration, "OFFSETS", (64, 256))
         patch.setattr(generated, "_FACTS", 8)
@@ -121,8 +121,8 @@ def test_evidence_that_tells_gets_the_weight_and_remarks_stay_below() -> None:
         target[torch.arange(30), torch.randint(20, (30,), generator=random)] = 1  # the last ten are remarks
         evidence[:, :, 1] += 3 * target
         background = torch.rand(40, 4, 6, generator=random)
-        examples.append(calibration.Example(evidence, evidence, background, target))
-    fitted = calibration.fit(bare, examples)
+        examples.append(fitting.Example(evidence, evidence, background, target))
+    fitted = fitting.fit(bare, examples)
     assert int(fitted.weights.argmax()) == 1
     assert (fitted.weights >= 0).all()
     below = total = 0
