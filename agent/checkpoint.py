@@ -97,7 +97,7 @@ class CheckpointStore:
         if changed:
             raise ForeignStateError(
                 "; ".join(
-                    f"its {key} is {found.fingerprint.get(key)!r}, now it is {fingerprint.get(key)!r}"
+                    f"its {key} is {_short(found.fingerprint.get(key))}, now it is {_short(fingerprint.get(key))}"
                     for key in changed
                 )
             )
@@ -221,6 +221,12 @@ class CheckpointStore:
         for entry in self.folder.glob("[0-9]*"):
             if entry.name != keep:
                 shutil.rmtree(entry, ignore_errors=True)
+
+
+def _short(value: object) -> str:
+    """Return a value as a person compares it: of a digest, the beginning."""
+    text = repr(value)
+    return text if len(text) <= 32 else f"{text[:12]}...{text[0]}"
 
 
 def _read_manifest(directory: Path, digest: str) -> dict[str, Any]:
