@@ -223,7 +223,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="files of text, a paragraph a line")
     parser.add_argument("--tokens", type=int, default=100_000, help="length of the text for the pass key")
     parser.add_argument("--count", type=int, default=50, help="key-value pairs")
-    parser.add_argument("--reply", type=int, default=48, help="most tokens of an answer")
+    parser.add_argument("--reply", type=int, default=128, help="most tokens of an answer")
     parser.add_argument("--answers", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--output", choices=["text", "json"], default="text")
