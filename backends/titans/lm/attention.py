@@ -56,9 +56,9 @@ class Attention(nn.Module):
 
     def rotate(self, heads: Tensor, position: int) -> Tensor:
         """Rotary positions (https://arxiv.org/abs/2104.09864) from ``position`` on, for ``[batch, heads, length, size]``."""
-        half = self.size // 2
-        steps = torch.arange(half, device=heads.device, dtype=torch.float32) / half
-        places = torch.arange(position, position + heads.shape[2], device=heads.device, dtype=torch.float32)
+        half, exact = self.size // 2, torch.promote_types(heads.dtype, torch.float32)
+        steps = torch.arange(half, device=heads.device, dtype=exact) / half
+        places = torch.arange(position, position + heads.shape[2], device=heads.device, dtype=exact)
         angles = places[:, None] * self.rope_theta**-steps
         cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
         first, second = heads[..., :half], heads[..., half:]
@@ -70,7 +70,8 @@ class Attention(nn.Module):
         """One softmax over persistent tokens and those that ``seen``, ``[queries, keys]``, allows."""
         near = (rotated @ key.mT).masked_fill(~seen, float("-inf"))
         scores = torch.cat((query @ past.prefix_key.mT, near), -1) * self.size**-0.5
-        weights = scores.float().softmax(-1).to(value.dtype)
+        exact = torch.promote_types(scores.dtype, torch.float32)
+        weights = scores.softmax(-1, dtype=exact).to(value.dtype)
         persistent = past.prefix_key.shape[2]
         mixed: Tensor = weights[..., :persistent] @ past.prefix_value + weights[..., persistent:] @ value
         return mixed
