@@ -17,6 +17,7 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from titans_data import IGNORED, TESTING, Source
 from torch.optim import AdamW, Optimizer
+from transformers.utils.logging import disable_progress_bar
 
 from memagent.backends.titans.lm import TitansConfig, TitansForCausalLM
 
@@ -84,10 +85,11 @@ class Trainer:
         self.folder, self.source, self.training = folder, source, training
         self.losses: list[float] = []
         _claim(folder, {"model": config.to_diff_dict(), "training": asdict(training), **(about or {})})
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # that of writing checkpoints
         self.accelerator = Accelerator()
         set_seed(training.seed)
         saved = self._newest()
-        self.bare = (
+        self.bare: Any = (
             TitansForCausalLM(config)
             if saved is None
             else TitansForCausalLM.from_pretrained(saved / _WEIGHTS)
@@ -173,9 +175,7 @@ def restore(optimizer: Optimizer, model: torch.nn.Module, path: Path) -> None:
 
 
 @torch.no_grad()
-def evaluate(
-    model: TitansForCausalLM, source: Source, length: int, sequences: int, batch: int = 16
-) -> dict[str, float]:
+def evaluate(model: Any, source: Source, length: int, sequences: int, batch: int = 16) -> dict[str, float]:
     """Loss, nats a label, and accuracy, the share of labels that are the most probable token, on unseen sequences."""
     model.eval()
     right = labels_seen = 0

@@ -41,7 +41,8 @@ class Gating(nn.Module):
         self.memory_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, attended: Tensor, remembered: Tensor) -> Tensor:
-        return self.attention_norm(attended) * silu(self.memory_norm(remembered))
+        out: Tensor = self.attention_norm(attended) * silu(self.memory_norm(remembered))
+        return out
 
 
 class Block(nn.Module, ABC):
@@ -84,7 +85,8 @@ class MemoryAsContext(Block):
 
     The paper writes a segment at a time: ``h = M*_{t-1}(q)``, ``y = Attn([p; h; S_t])``, ``M_t = M_{t-1}(y)``,
     ``o = y (x) M*_t(y)``. With M_t as the memory after the whole segment, o would know the segment's future; here token i
-    reads the memory that has learnt the segment up to i. Only the outputs at the segment's own tokens are learnt.
+    reads the memory that has learnt the segment up to i. Only the outputs at the segment's own tokens are learnt, as y with
+    the residual: attention alone may leave out the token it stands at.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -95,21 +97,20 @@ class MemoryAsContext(Block):
         if config.memory:
             self.context = MemoryContext(config)
             self.memory = NeuralMemory(config)
-            self.memory_input_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+            self.memory_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
             self.gating = Gating(config)
 
     def mix(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
         outputs, start = [], 0
-        normed = self.norm(inputs)
         while start < inputs.shape[1]:
             position = past.attention.position % self.segment if past.attention else 0
             stop = min(start + self.segment - position, inputs.shape[1])
             if position == 0:
                 past = self._begin_segment(inputs, past)
-            mixed, past = self._within_segment(normed[:, start:stop], past)
+            mixed, past = self._within_segment(inputs[:, start:stop], past)
             outputs.append(mixed)
             start = stop
-        return (inputs + torch.cat(outputs, 1) if outputs else inputs), past
+        return (torch.cat(outputs, 1) if outputs else inputs), past
 
     def _begin_segment(self, inputs: Tensor, past: BlockCache) -> BlockCache:
         attention = self.attention.begin(self.prefix(inputs))
@@ -121,14 +122,15 @@ class MemoryAsContext(Block):
     def _within_segment(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
         if past.attention is None:
             raise ValueError("a segment is expected to have begun")
+        normed = self.norm(inputs)
         if past.asked is None:
-            attended, attention = self.attention(inputs, None, past.attention)
-            return attended, replace(past, attention=attention)
-        context, tail = self.context(inputs, past.asked, past.asked_tail)
-        attended, attention = self.attention(inputs, context, past.attention)
-        remembered, memory = self.memory(self.memory_input_norm(attended), past.memory)
+            attended, attention = self.attention(normed, None, past.attention)
+            return inputs + attended, replace(past, attention=attention)
+        context, tail = self.context(normed, past.asked, past.asked_tail)
+        attended, attention = self.attention(normed, context, past.attention)
+        remembered, memory = self.memory(self.memory_norm(inputs + attended), past.memory)
         after = BlockCache(attention, memory, past.asked, tail)
-        return self.gating(attended, remembered), after
+        return inputs + self.gating(attended, remembered), after
 
 
 class MemoryAsGate(Block):

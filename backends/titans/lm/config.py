@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 VARIANTS = ("mac", "mag", "mal", "lmm")
 
 
-class TitansConfig(PreTrainedConfig):
+class TitansConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """What a `TitansForCausalLM` is made of (https://arxiv.org/abs/2501.00663); all widths and lengths are numbers.
 
     Attributes:
@@ -70,7 +70,7 @@ class TitansConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check(self)
-        super().__post_init__(**kwargs)
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     @property
     def head_size(self) -> int:

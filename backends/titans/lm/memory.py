@@ -81,7 +81,8 @@ class Gates(nn.Linear):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Gates ``[batch, heads, length]`` each, of ``[batch, length, hidden]``."""
-        parts = list(super().forward(inputs).transpose(1, 2).sigmoid().split(self.heads, 1))
+        logits = super().forward(inputs).transpose(1, 2)
+        parts = list(logits.sigmoid().chunk(1 + self.momentum + self.decay, 1))
         step = parts.pop(0)
         eta = parts.pop(0) if self.momentum else torch.zeros_like(step)
         alpha = parts.pop(0) if self.decay else torch.zeros_like(step)
@@ -192,7 +193,7 @@ class MemoryContext(nn.Module):
 
 def split(inputs: Tensor, heads: int) -> Tensor:
     """``[batch, length, hidden]`` to ``[batch, heads, length, hidden / heads]``."""
-    return inputs.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return inputs.reshape(*inputs.shape[:2], heads, inputs.shape[2] // heads).transpose(1, 2)
 
 
 def join(inputs: Tensor) -> Tensor:

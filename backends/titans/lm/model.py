@@ -16,7 +16,7 @@ from memagent.backends.titans.lm.config import TitansConfig
 from memagent.backends.titans.lm.memory import CausalConvolution, Gates, InitialMemory
 
 
-class TitansPreTrainedModel(PreTrainedModel):
+class TitansPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     """How Titans models are named, stored and initialised."""
 
     config_class = TitansConfig
@@ -56,7 +56,7 @@ class TitansPreTrainedModel(PreTrainedModel):
                 init.normal_(weight, std=std)
 
 
-class TitansModel(TitansPreTrainedModel):
+class TitansModel(TitansPreTrainedModel):  # type: ignore[no-untyped-call]
     """Embeddings and blocks, without an output layer."""
 
     def __init__(self, config: TitansConfig) -> None:
@@ -64,7 +64,7 @@ class TitansModel(TitansPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(BLOCKS[config.variant](config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -117,14 +117,14 @@ class TitansModel(TitansPreTrainedModel):
         )
 
 
-class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):
+class TitansForCausalLM(TitansPreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
     """A Titans language model; `generate` samples from it, in constant memory a token."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
         self.model = TitansModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -33,11 +34,20 @@ def batch(size: int) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
-def accuracy_after_training(steps: int, **options: object) -> float:
+def accuracy_after_training(steps: int, **options: Any) -> float:
     torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes = {"vocab_size": 10, "memory_width": 16, "chunk_size": 7, "window": WINDOW, "persistent_tokens": 2}
-    model = TitansForCausalLM(TitansConfig(**{**small, **sizes, **options}))
+    small: dict[str, Any] = {
+        "vocab_size": 10,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "memory_width": 16,
+        "chunk_size": 7,
+        "window": WINDOW,
+        "persistent_tokens": 2,
+    }
+    model: Any = TitansForCausalLM(TitansConfig(**{**small, **options}))
     optimiser = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.0)
     for _ in range(steps):
         ids, labels = batch(32)
@@ -48,7 +58,7 @@ def accuracy_after_training(steps: int, **options: object) -> float:
     ids, labels = batch(256)
     with torch.no_grad():
         guess = model.eval()(ids).logits[:, -2].argmax(-1)
-    return (guess == ids[:, -1]).float().mean().item()
+    return float((guess == ids[:, -1]).float().mean())
 
 
 @pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])

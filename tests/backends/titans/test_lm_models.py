@@ -35,8 +35,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def model_of(variant: str, **options: Any) -> TitansForCausalLM:
-    """A tiny model in float64, so that what must be equal is equal to many digits."""
+def model_of(variant: str, **options: Any) -> Any:
+    """A tiny `TitansForCausalLM` in float64, so that what must be equal is equal to many digits.
+
+    Untyped, because the annotations of transformers do not admit what `generate` and `to` are called with.
+    """
     torch.manual_seed(7)
     small: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -49,14 +52,15 @@ def model_of(variant: str, **options: Any) -> TitansForCausalLM:
         "window": WINDOW,
         "persistent_tokens": 3,
     }
-    return TitansForCausalLM(TitansConfig(variant=variant, **{**small, **options})).double().eval()
+    model: Any = TitansForCausalLM(TitansConfig(variant=variant, **{**small, **options}))
+    return model.double().eval()
 
 
 def tokens(length: int, batch: int = 2) -> Tensor:
     return torch.randint(VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(3))
 
 
-def logits_of(model: TitansForCausalLM, ids: Tensor, **options: Any) -> Tensor:
+def logits_of(model: Any, ids: Tensor, **options: Any) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(ids, **options).logits
     return logits
@@ -97,7 +101,7 @@ def test_piece_by_piece_is_the_same_as_at_once(variant: str, options: dict[str, 
     whole = logits_of(model, ids)
     for cuts in ([1] * 27, [3, 1, 8, 15], [WINDOW, 2 * WINDOW, 9], [26, 1]):
         cache = TitansCache()
-        pieces = [logits_of(model, piece, past_key_values=cache) for piece in ids.split(cuts, 1)]
+        pieces = [logits_of(model, piece, past_key_values=cache) for piece in torch.split(ids, cuts, 1)]
         torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-11)
         assert cache.get_seq_length() == 27
 
@@ -133,16 +137,16 @@ def test_a_stored_model_predicts_the_same(variant: str, tmp_path: Path) -> None:
     model, ids = model_of(variant), tokens(15)
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
-    found = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
-    assert isinstance(found, TitansForCausalLM)
+    found: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     for name, parameter in model.named_parameters():
         assert torch.equal(found.get_parameter(name), parameter), name
     # Where a tensor lies in memory decides how its products are rounded.
     torch.testing.assert_close(logits_of(found.eval(), ids), logits_of(model, ids), rtol=0, atol=1e-13)
+    assert isinstance(found, TitansForCausalLM)
     assert AutoConfig.from_pretrained(tmp_path).variant == variant
-    body = AutoModel.from_pretrained(tmp_path, dtype=torch.float64)
-    assert isinstance(body, TitansModel)
+    body: Any = AutoModel.from_pretrained(tmp_path, dtype=torch.float64)
     states = body.eval()(ids).last_hidden_state
+    assert isinstance(body, TitansModel)
     torch.testing.assert_close(model.lm_head(states), model(ids).logits, rtol=0, atol=1e-12)
 
 
