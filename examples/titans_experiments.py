@@ -186,9 +186,8 @@ def summarise(settings: Mapping[str, Any], results: Mapping[str, Results]) -> di
         runs = experiments[EXPERIMENTS[key].title] = {}
         for name in EXPERIMENTS[key].models:
             rows = [row["accuracy"] for row in found.rows if row["name"] == name]
-            runs[name] = {
-                str(length): _spread([row[str(length)] for row in rows]) for length in LENGTHS if rows
-            }
+            if rows:
+                runs[name] = {str(length): _spread([row[str(length)] for row in rows]) for length in LENGTHS}
     models = {key: found.rows for key, found in results.items()}
     return {"settings": settings, "experiments": experiments, "models": models}
 
