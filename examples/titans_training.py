@@ -84,9 +84,10 @@ class Trainer:
     ) -> None:
         self.folder, self.source, self.training = folder, source, training
         self.losses: list[float] = []
-        _claim(folder, {"model": config.to_diff_dict(), "training": asdict(training), **(about or {})})
         disable_progress_bar()  # type: ignore[no-untyped-call]  # that of writing checkpoints
         self.accelerator = Accelerator()
+        with self.accelerator.main_process_first():
+            _claim(folder, {"model": config.to_diff_dict(), "training": asdict(training), **(about or {})})
         set_seed(training.seed)
         saved = self._newest()
         self.bare: Any = (
