@@ -27,7 +27,7 @@ def plot_losses(losses: Sequence[float], path: Path, title: str) -> None:
 def plot_experiments(summary: Mapping[str, Any], path: Path) -> None:
     """Draw accuracy against length, a panel for each experiment, with the range over seeds."""
     experiments = summary["experiments"]
-    figure, panels = _figure(5.2 * len(experiments), 4.6, len(experiments))
+    figure, panels = _figure(5 * len(experiments), 5, len(experiments))
     chance = summary["settings"]["chance"]
     for axes, (title, runs) in zip(panels, experiments.items(), strict=True):
         for place, (name, found) in enumerate(runs.items()):
@@ -46,7 +46,8 @@ def plot_experiments(summary: Mapping[str, Any], path: Path) -> None:
         axes.set_ylim(-0.03, 1.05)
         axes.set_title(title, loc="left", fontsize=11)
         axes.set_xlabel(f"tokens (trained at {summary['settings']['training']['length']})")
-        axes.legend(frameon=False, fontsize=8)
+        # Below the panel, because lines may be anywhere in it.
+        axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     panels[0].set_ylabel("answers that are right")
     figure.savefig(path, dpi=130)
 

@@ -127,10 +127,12 @@ class Trainer:
         ids, labels = self.source.batch(number, training.batch, training.length)
         loss = self.model(ids.to(accelerator.device), labels=labels.to(accelerator.device)).loss
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = training.rate(self.step)
-        self.optimizer.step()
+        # A deep memory may overflow on one batch; a step along its gradients would leave no number in the model.
+        if norm is not None and bool(norm.isfinite()):
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return float(accelerator.reduce(loss.detach(), "mean"))
 
@@ -172,7 +174,8 @@ def restore(optimizer: Optimizer, model: torch.nn.Module, path: Path) -> None:
     saved = load_file(path)
     for name, parameter in model.named_parameters():
         kinds = ("step", "exp_avg", "exp_avg_sq")
-        optimizer.state[parameter] = {kind: saved[f"{name}|{kind}"] for kind in kinds}
+        if f"{name}|step" in saved:  # it has been updated at all
+            optimizer.state[parameter] = {kind: saved[f"{name}|{kind}"] for kind in kinds}
 
 
 @torch.no_grad()

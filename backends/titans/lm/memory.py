@@ -107,7 +107,7 @@ class NeuralMemory(nn.Module):
     - ``theta = memory_step * sigmoid(.) * (1 - eta) / (2 energy chunk_size)``. The energy is the squared length of the
       last layer's input, about ``0.425 memory_width`` (1 for a matrix), so that a sigmoid of 1 / memory_step lets a
       chunk of equal keys remove their whole error, momentum included. A ``memory_step`` up to 2 keeps such chunks from
-      overshooting. At first the sigmoid is 1/2, eta 1/2 and alpha 1/500: half of what is read is kept for 350 tokens.
+      overshooting in a matrix; of a deeper memory it bounds the last layer alone. At first the sigmoid is 1/2, eta 1/2 and alpha 1/500: half of what is read is kept for 350 tokens.
     - The initial memory is learnt. Its first layer begins with standard normal weights, because keys have length 1 and
       smaller weights would leave GELU without a bend; the others keep that scale, but for the last one: a tenth.
     """
