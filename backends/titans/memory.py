@@ -8,6 +8,7 @@ the same whatever they have read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Written(NamedTuple):
     Attributes:
         surprise: ``||M_{t-1}(k) - v||^2`` before it was written: 0 for what is known, about 1 for what is new, more for
             what contradicts.
-        strength: how far this span moved what the memory says to its own cue, past surprise left aside.
+        strength: how much of its surprise was learnt at once: what was known leaves little to learn.
     """
 
     surprise: float
@@ -77,13 +78,14 @@ class TestTimeMemory:
         if before is None:
             theta[:, 1] = 0.0
         with torch.no_grad():
-            old = retrieve(cues, self._state)[0, 0, 0]
-            # What would have come without this span: the past surprise goes on anyway.
-            drift, _ = neural_memory(
-                cues, cues, values, torch.zeros_like(theta), eta, alpha, self._state, chunk_size=1
-            )
-            new, self._state = neural_memory(cues, cues, values, theta, eta, alpha, self._state, chunk_size=1)
-        return Written(float((old - embedding).square().sum()), float((new - drift)[0, 0, 0].norm()))
+            old = retrieve(cues, self._state)
+            new, state = neural_memory(cues, cues, values, theta, eta, alpha, self._state, chunk_size=1)
+        surprise, rest = (float((said[0, 0, 0] - embedding).square().sum()) for said in (old, new))
+        # Steps too large for a deep memory may overflow: such a one is not taken, or nothing would be left.
+        if math.isfinite(rest) and all(weight.isfinite().all() for weight in state.weights):
+            self._state = state
+            return Written(surprise, surprise - rest)
+        return Written(surprise, 0.0)
 
     def read(self, cue: Tensor) -> Tensor:
         """Return what each head says to a cue ``[dimension]``: ``[2, dimension]``, near 0 if it knows nothing like it."""

@@ -70,6 +70,14 @@ def test_what_is_told_again_surprises_less_and_is_written_less(depth: int) -> No
     assert float(memory.read(one)[0] @ one) > 0.7
 
 
+def test_steps_too_large_for_a_deep_memory_do_not_destroy_it() -> None:
+    memory = TestTimeMemory(32, 4, 64, theta=0.5, eta=0.9, alpha=0.0, seed=0)
+    for one in drawn(300, seed=2) * 3:
+        memory.write(one, one)
+    assert all(tensor.isfinite().all() for tensor in memory.tensors().values())
+    assert memory.read(drawn(1)[0]).isfinite().all()
+
+
 def test_what_follows_instead_is_written_over_what_followed() -> None:
     memory, (before, then, instead) = network(), drawn(3)
     for _ in range(6):
