@@ -15,8 +15,7 @@ for a token's mass on a piece:
     sum over t of w_t log(1 + m_t(p) / FLOOR)       asks all tokens to agree, where w = softmax(-entropy of m_t): a
                                                     token that picks out few pieces, such as a name, counts for more
     max over t of log(1 + m_t(p) / FLOOR) - b_t     trusts the one token that picks the piece out best, where b_t is the
-                                                    same mean over the background's pieces; at least 0. The tokens that
-                                                    open the answer ("Assistant:") take part: they look for what is said
+                                                    same mean over the background's pieces; at least 0
 
 The first finds what a conversation was about, the second what a lone statement says in other words. The weighted sum of
 a piece's evidence is its score; as an answer often has few words in common with a question, a piece is also credited
@@ -95,12 +94,11 @@ def mass(scores: Tensor, owners: Tensor, pieces: int, others: Tensor) -> Tensor:
     return torch.zeros(len(scores), pieces).scatter_add_(1, owners, share)
 
 
-def evidence(stored: Tensor, background: Tensor, asking: int) -> tuple[Tensor, Tensor]:
+def evidence(stored: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     """Turn one head's masses into both kinds of evidence, 0 for none.
 
     Args:
         stored, background: ``[tokens, pieces]`` each.
-        asking: so many of the tokens are the question's; those after them open the answer.
 
     Returns:
         ``[pieces, 2]`` for the stored pieces and for those of the background.
@@ -109,7 +107,7 @@ def evidence(stored: Tensor, background: Tensor, asking: int) -> tuple[Tensor, T
     likely = paid / paid.sum(1, keepdim=True)
     entropy = -(likely * likely.clamp_min(1e-12).log()).sum(1)
     logs = (paid / FLOOR).log1p()
-    agreed = (-entropy[:asking]).softmax(0) @ logs[:asking]
+    agreed = (-entropy).softmax(0) @ logs
     usual = logs[:, stored.shape[1] :].mean(1, keepdim=True)
     found = torch.stack([agreed, (logs - usual).amax(0).clamp_min(0.0)], -1)
     return found[: stored.shape[1]], found[stored.shape[1] :]

@@ -269,12 +269,11 @@ class RopeMap(MemoryBackend):
         """Return pieces with their scores, best first: those that seem relevant, or all that drew any attention."""
         if not self._catalogue.turns:
             return []
-        before, ids = self._writer.question(query)
-        if not ids:
+        row = Row(*self._writer.question(query))
+        if not row.ids:
             return []
-        row = Row(before, [*ids, *self._writer.answer])
         queries = next(self._reader.queries([row], self._addressing.layers))
-        found, asked = self._index.find(queries, len(ids)), letters(query)
+        found, asked = self._index.find(queries), letters(query)
         same = {number for number in found.pieces if letters(self._catalogue[number].text) == asked}
         scores = gather(found, self._addressing.weights, self._catalogue.around, without=same)
         ranked = sorted(scores.pieces.items(), key=lambda item: (-item[1], item[0]))

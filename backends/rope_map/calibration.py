@@ -32,7 +32,7 @@ from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from memagent.backends.tensors import save_tensors
 
-FORMAT = 4
+FORMAT = 3
 HEADS = 14
 OFFSETS = (64, 128, 256, 512)
 _FIRST_OFFSET = 256
@@ -45,12 +45,11 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class _Read:
-    """A scene as the model sees it: what is stored, and of each question the queries, how many are its own, the answer."""
+    """A scene as the model sees it."""
 
     catalogue: Catalogue
     stored: list[KeysAndValues]
     queries: list[Tensor]
-    asking: list[int]
     answers: list[int | None]
 
 
@@ -170,13 +169,11 @@ def _read(scene: generated.Scene, reader: Reader, writer: Writer, context: int, 
     rows = [
         Row(writer.before(catalogue.before(number, context)), catalogue[number].ids) for number in numbers
     ]
-    asked = [writer.question(one.text) for one in scene.asked]
-    asking = [Row(before, [*ids, *writer.answer]) for before, ids in asked]
+    asked = [Row(*writer.question(one.text)) for one in scene.asked]
     return _Read(
         catalogue,
         list(reader.read(rows, depth=depth)),
-        list(reader.queries(asking, range(depth))),
-        [len(ids) for _, ids in asked],
+        list(reader.queries(asked, range(depth))),
         [one.answer for one in scene.asked],
     )
 
@@ -217,10 +214,8 @@ def _alone(scene: _Read, head: Head, reader: Reader, background: Tensor) -> floa
     owners = _owners(scene.stored)
     every = [(place, answer) for place, answer in enumerate(scene.answers) if answer is not None]
     answered = dict(every[::_EVERY])
-    lengths = [scene.asking[place] for place in answered]
-    asking = torch.cat(
-        [scene.queries[place][head.layer, head.head, : scene.asking[place]] for place in answered]
-    )
+    lengths = [scene.queries[place].shape[2] for place in answered]
+    asking = torch.cat([scene.queries[place][head.layer, head.head] for place in answered])
     asking = rotary.rotate(asking, torch.tensor(head.offset), reader.theta.cpu()) * reader.head_dim**-0.5
     paid = mass(asking @ keys.T, owners.expand(len(asking), -1), len(scene.stored), asking @ others.T)
     total = 0.0
@@ -238,7 +233,7 @@ def _example(scene: _Read, bare: Addressing, theta: Tensor) -> Example:
     own = torch.zeros(len(scene.queries), pieces, size)
     background = []
     for place, queries in enumerate(scene.queries):
-        found = index.find(queries[bare.layers], scene.asking[place])
+        found = index.find(queries[bare.layers])
         own[place, found.pieces] = found.evidence
         background.append(found.background)
     target = torch.zeros(len(scene.queries), pieces)

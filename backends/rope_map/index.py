@@ -55,15 +55,14 @@ class AddressIndex:
             for index in self._indexes.values():
                 index.delete(torch.cat(gone).to(self._device))
 
-    def find(self, queries: Tensor, asking: int) -> Found:
+    def find(self, queries: Tensor) -> Found:
         """Return the pieces that draw attention, with the evidence on them.
 
         Args:
             queries: of the addressing layers, unrotated: ``[layers, heads, tokens, head_dim]``.
-            asking: so many of the tokens are the question's; those after them open the answer.
         """
         heads = range(len(self.addressing.heads))
-        seen = [self._ask(queries, asking, place) for place in heads]
+        seen = [self._ask(queries, place) for place in heads]
         numbers = torch.unique(torch.cat([own for own, _, _ in seen]))
         stored = torch.zeros(len(numbers), 2, len(heads))
         for place, (own, found, _) in enumerate(seen):
@@ -98,20 +97,19 @@ class AddressIndex:
     def bytes_in_memory(self) -> int:
         return sum(tensor.nbytes for tensor in self.state().values())
 
-    def _ask(self, queries: Tensor, asking: int, place: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _ask(self, queries: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the pieces one head finds, ascending, the evidence on them and that on the background's pieces."""
         head = self.addressing.heads[place]
         own = queries[self.addressing.layers.index(head.layer), head.head].to(self._device)
-        turned = rotary.rotate(own, torch.tensor(head.offset), self._theta) * self._scaling
-        hits = self._indexes[self.addressing.key_head(head)].query(turned, _HITS)
-        others = (turned @ self.addressing.background[self.addressing.key_head(head)].T.to(turned)).cpu()
+        asking = rotary.rotate(own, torch.tensor(head.offset), self._theta) * self._scaling
+        hits = self._indexes[self.addressing.key_head(head)].query(asking, _HITS)
+        others = (asking @ self.addressing.background[self.addressing.key_head(head)].T.to(asking)).cpu()
         scores, ids = hits.scores.cpu(), hits.ids.cpu()
         numbers, places = torch.unique(ids // LONGEST, return_inverse=True)
         talk, count = self.addressing.owners, int(self.addressing.owners.max()) + 1
         stored, background = evidence(
             mass(scores, places, len(numbers), others),
             mass(others, talk.expand(len(others), -1), count, scores),
-            asking,
         )
         # What is missing from a short list of hits has the number -1.
         real = numbers >= 0

@@ -43,8 +43,6 @@ class Writer:
         self._tokenizer = tokenizer
         self._newline = self._encode("\n")
         start = tokenizer.bos_token_id
-        self.answer: tuple[int, ...] = tuple(self._encode("\nAssistant:"))
-        """What an answer to a question begins with."""
         # What opens a text draws much attention and stands for nothing: it is read, never stored.
         self._opening = [*([] if start is None else [start]), *self._encode(_OPENING)]
 

@@ -53,14 +53,13 @@ def test_evidence_is_what_telling_tokens_agree_on_and_what_the_best_token_says()
     stored, background = stored / total, background / total
     counts = [
         math.exp(sum(share * math.log(share) for share in token))
-        for token in torch.cat([stored, background], 1)[:4].tolist()
+        for token in torch.cat([stored, background], 1).tolist()
     ]
     usual = [sum(math.log(1 + one / FLOOR) for one in token) / 2 for token in background.tolist()]
-    for masses, found in zip((stored, background), evidence(stored, background, 4), strict=True):
+    for masses, found in zip((stored, background), evidence(stored, background), strict=True):
         for piece in range(masses.shape[1]):
             logs = [math.log(1 + one / FLOOR) for one in masses[:, piece].tolist()]
-            # The last token opens the answer: it has no part in what the question's tokens agree on.
-            agreed = sum(count * log for count, log in zip(counts, logs[:4], strict=True)) / sum(counts)
+            agreed = sum(count * log for count, log in zip(counts, logs, strict=True)) / sum(counts)
             assert float(found[piece, 0]) == pytest.approx(agreed, rel=1e-4)
             best = max(log - mean for log, mean in zip(logs, usual, strict=True))
             assert float(found[piece, 1]) == pytest.approx(max(0.0, best), rel=1e-3, abs=1e-5)
@@ -69,9 +68,9 @@ def test_evidence_is_what_telling_tokens_agree_on_and_what_the_best_token_says()
 def test_a_token_that_picks_out_a_piece_counts_for_more_than_one_that_looks_everywhere() -> None:
     # The first token knows exactly; the others look everywhere, and a little more at another piece.
     stored = torch.tensor([[0.97, 0.01], [0.2, 0.3], [0.2, 0.3]])
-    found, _ = evidence(stored, 1 - stored.sum(1, keepdim=True), 3)
+    found, _ = evidence(stored, 1 - stored.sum(1, keepdim=True))
     assert found[0, 0] > found[1, 0]
-    assert evidence(torch.zeros(3, 2), torch.ones(3, 1), 3)[0].abs().max() == 0
+    assert evidence(torch.zeros(3, 2), torch.ones(3, 1))[0].abs().max() == 0
 
 
 # neighbours
@@ -192,7 +191,7 @@ def naive(numbers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
         sums = torch.stack([part.sum(1) for part in parts], 1)
         stored.append(sums[:, : len(numbers)])
         background.append(sums[:, len(numbers) :])
-    both = [evidence(one, other, 5) for one, other in zip(stored, background, strict=True)]
+    both = [evidence(one, other) for one, other in zip(stored, background, strict=True)]
     return torch.stack([one for one, _ in both], -1).flatten(1), torch.stack(
         [one for _, one in both], -1
     ).flatten(1)
@@ -200,7 +199,7 @@ def naive(numbers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
 
 def test_the_index_finds_what_a_plain_softmax_over_everything_gives() -> None:
     queries = random(2, make.HEADS, 7, make.HEAD_DIM, seed=5)
-    found = index_of(0, 2, 5, 9).find(queries, 5)
+    found = index_of(0, 2, 5, 9).find(queries)
     assert found.pieces == [0, 2, 5, 9]
     stored, background = naive([0, 2, 5, 9], queries)
     torch.testing.assert_close(found.evidence, stored, atol=1e-4, rtol=1e-4)
@@ -211,8 +210,8 @@ def test_a_piece_taken_out_of_the_index_is_found_no_more_and_no_part_of_it_is_st
     index, without = index_of(0, 2, 5, 9), index_of(0, 5, 9)
     index.delete([(2, 8)])
     queries = random(2, make.HEADS, 7, make.HEAD_DIM, seed=5)
-    assert index.find(queries, 5).pieces == [0, 5, 9]
-    torch.testing.assert_close(index.find(queries, 5).evidence, without.find(queries, 5).evidence)
+    assert index.find(queries).pieces == [0, 5, 9]
+    torch.testing.assert_close(index.find(queries).evidence, without.find(queries).evidence)
     gone = drawn(8, seed=2).keys[:, 0, 0].contiguous().view(torch.uint8).numpy().tobytes()
     assert gone not in b"".join(
         one.contiguous().view(torch.uint8).numpy().tobytes() for one in index.state().values()
@@ -222,7 +221,7 @@ def test_a_piece_taken_out_of_the_index_is_found_no_more_and_no_part_of_it_is_st
 
 
 def test_an_empty_index_finds_nothing_but_the_background() -> None:
-    found = index_of().find(random(2, make.HEADS, 7, make.HEAD_DIM), 7)
+    found = index_of().find(random(2, make.HEADS, 7, make.HEAD_DIM))
     assert found.pieces == []
     assert found.background.shape == (4, 6)
     scores = gather(found, addressing().weights, lambda piece, shift: None)
@@ -234,7 +233,7 @@ def test_an_index_restored_finds_the_same() -> None:
     index, again = index_of(0, 2), index_of()
     again.restore(index.state())
     queries = random(2, make.HEADS, 7, make.HEAD_DIM, seed=5)
-    assert torch.equal(again.find(queries, 5).evidence, index.find(queries, 5).evidence)
+    assert torch.equal(again.find(queries).evidence, index.find(queries).evidence)
     assert again.bytes_in_memory == index.bytes_in_memory > 0
 
 
