@@ -124,6 +124,7 @@ class Follower:
 
     def checkpoint(self) -> None:
         """Store the backend's state; a crash before the end leaves the old one."""
+        self._recover()  # what failed halfway is never stored
         made = self._store.write(
             self.backend.save,
             journal_id=self.journal.id,
@@ -173,6 +174,7 @@ class Follower:
         if not self._sound:
             self.backend.close()
             self._empty_scratch()
+            self._saved = Position()
             self.backend, self.position = self._load()
             self._sound = True
 

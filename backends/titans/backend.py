@@ -75,6 +75,7 @@ class Titans(MemoryBackend):
         self._resources = resources
         self._spans: list[Span] = []
         self._embeddings: list[Tensor] = []
+        self._known: set[int] = set()
         self._last: dict[str, Tensor] = {}
 
     @classmethod
@@ -88,8 +89,7 @@ class Titans(MemoryBackend):
         }
 
     def remember(self, turns: Sequence[Turn]) -> None:
-        known = {span.turn.seq for span in self._spans}
-        new = [(turn, text) for turn in turns if turn.seq not in known for text in cut(turn.text)]
+        new = [(turn, text) for turn in turns if turn.seq not in self._known for text in cut(turn.text)]
         if new:
             embedded = self._resources.embedder.embed([spoken(turn, text) for turn, text in new])
             self._learn(
@@ -122,7 +122,7 @@ class Titans(MemoryBackend):
         ]
         if len(stay) < len(self._spans):
             self.__dict__.pop("_memory", None)
-            self._spans, self._embeddings, self._last = [], [], {}
+            self._spans, self._embeddings, self._known, self._last = [], [], set(), {}
             watched = self._resources.progress(
                 stay, total=len(stay), label="Teaching a fresh memory the rest"
             )
@@ -136,7 +136,7 @@ class Titans(MemoryBackend):
         last = self._spans[-1].written if self._spans else Written(0.0, 0.0)
         mean = sum(span.written.surprise for span in self._spans) / max(1, len(self._spans))
         return BackendStats(
-            items=len({span.turn.seq for span in self._spans}),
+            items=len(self._known),
             tokens=0,
             bytes_on_disk=size + vectors + text,
             bytes_in_memory=size + vectors + text,
@@ -178,6 +178,7 @@ class Titans(MemoryBackend):
         if len(backend._embeddings) != len(backend._spans):
             raise CheckpointError("its embeddings are not those of its spans")
         for span, vector in zip(backend._spans, backend._embeddings, strict=True):
+            backend._known.add(span.turn.seq)
             backend._last[span.turn.session] = vector
         return backend
 
@@ -199,6 +200,7 @@ class Titans(MemoryBackend):
             written = self._memory.write(vector, self._last.get(turn.session))
             self._spans.append(Span(turn, text, written))
             self._embeddings.append(vector)
+            self._known.add(turn.seq)
             self._last[turn.session] = vector
 
 
