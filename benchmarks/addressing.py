@@ -32,8 +32,8 @@ from safetensors.torch import load_file, save_file
 
 from memagent.agent.home import Home
 from memagent.agent.models.resolve import as_local, load_chat_model
-from memagent.backends.rope_map import rotary
-from memagent.backends.rope_map.reader import Reader, Row
+from memagent.backends.attention import rotary
+from memagent.backends.attention.reader import Reader, Row
 from memagent.kernels.lsh import LSHIndex
 
 LAYER, HEAD, OFFSET, WINDOW = 3, 4, 256, 512

@@ -14,6 +14,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
+from memagent.backends.attention import rotary
+from memagent.backends.attention.attended import Attended, Placement
+from memagent.backends.attention.pieces import Writer
+from memagent.backends.attention.reader import KeysAndValues, Reader, Row
+from memagent.backends.attention.watching import watched
 from memagent.backends.errors import CheckpointError, SettingError
 from memagent.backends.protocol import (
     Attachment,
@@ -26,16 +31,12 @@ from memagent.backends.protocol import (
     Resources,
     Turn,
 )
-from memagent.backends.rope_map import calibration, rotary
+from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.addressing import Addressing, gather
-from memagent.backends.rope_map.attend import Attended, Placement
-from memagent.backends.rope_map.attention import watched
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pages import PageStore
-from memagent.backends.rope_map.pieces import Writer
 from memagent.backends.rope_map.quantize import Precision
-from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from memagent.backends.tensors import save_tensors
 from memagent.backends.text import letters
 

@@ -22,14 +22,15 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
+from memagent.backends.attention import rotary
+from memagent.backends.attention.pieces import Writer
+from memagent.backends.attention.reader import KeysAndValues, Reader, Row
 from memagent.backends.protocol import LocalModel, Progress, Turn
-from memagent.backends.rope_map import generated, rotary
+from memagent.backends.rope_map import generated
 from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head, mass
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.fitting import RECIPE, Example, fit
 from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.pieces import Writer
-from memagent.backends.rope_map.reader import KeysAndValues, Reader, Row
 from memagent.backends.tensors import save_tensors
 
 FORMAT = 3

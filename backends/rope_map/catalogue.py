@@ -10,9 +10,9 @@ from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
+from memagent.backends.attention.pieces import Piece, Writer
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Turn
-from memagent.backends.rope_map.pieces import Piece, Writer
 
 
 class Catalogue:

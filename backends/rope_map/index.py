@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from memagent.backends.attention import rotary
+from memagent.backends.attention.pieces import LONGEST
+from memagent.backends.attention.reader import KeysAndValues
 from memagent.backends.errors import CheckpointError
-from memagent.backends.rope_map import rotary
 from memagent.backends.rope_map.addressing import Addressing, Found, evidence, mass
-from memagent.backends.rope_map.pieces import LONGEST
-from memagent.backends.rope_map.reader import KeysAndValues
 from memagent.kernels.lsh import LSHIndex
 
 _HITS = 256

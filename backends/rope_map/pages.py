@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from memagent.backends.attention.reader import KeysAndValues
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map.quantize import Precision, decode, encode
-from memagent.backends.rope_map.reader import KeysAndValues
 from memagent.backends.tensors import save_tensors
 
 _PAGE_TOKENS = 2048

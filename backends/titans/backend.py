@@ -1,23 +1,28 @@
-"""Titans as a memory of conversations: a network learns every turn once, and points at what it still knows."""
+"""Titans as a memory of conversations: networks learn every turn once, point at what they still know, and recite it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from memagent.backends.attention.watching import watched
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
+    Attachment,
     BackendStats,
     Fingerprint,
+    LocalModel,
     MemoryBackend,
     Recollection,
     Resources,
@@ -25,11 +30,16 @@ from memagent.backends.protocol import (
 )
 from memagent.backends.tensors import save_tensors
 from memagent.backends.text import letters
-from memagent.backends.titans.memory import TestTimeMemory, Written
-from memagent.backends.titans.spans import Span, cut, spoken
+from memagent.backends.titans.context import in_context
+from memagent.backends.titans.memory import TestTimeMemory
+from memagent.backends.titans.recital import Recital
+from memagent.backends.titans.spans import Span, cut, load_spans, save_spans, spoken
+from memagent.backends.titans.written import Written
 
-_FORMAT = 1
+_FORMAT = 2
 _MANY = 64
+_POINTED = "The memory's answer points here"
+_RECITED = "The memory recited it"
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,9 @@ class TitansConfig:
         eta: share of the past surprise that goes on, as momentum; above 0.8 the memory swings.
         alpha: share of the memory that is forgotten at each span; 0: only what is written over.
         follow: weight of what follows what, beside what was said.
+        copies: of an embedding in a key of the memory that recites: its size, of 0.4 MB each.
+        match: least match of what is recited, when it abstains.
+        recite: most spans recited for one reply.
     """
 
     abstain: bool = True
@@ -55,6 +68,9 @@ class TitansConfig:
     eta: Annotated[float, Field(ge=0, lt=1)] = 0.3
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
     follow: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
+    copies: Annotated[int, Field(ge=1, le=4096)] = 86
+    match: Annotated[float, Field(ge=0, le=1)] = 0.35
+    recite: Annotated[int, Field(ge=1, le=16)] = 3
 
 
 class Titans(MemoryBackend):
@@ -84,7 +100,7 @@ class Titans(MemoryBackend):
             "format": _FORMAT,
             "embedder": resources.embedder.name,
             "embedder_digest": resources.embedder.digest,
-            "memory": f"{config.depth} {config.width} {config.theta} {config.eta} {config.alpha}",
+            "memory": f"{config.depth} {config.width} {config.theta} {config.eta} {config.alpha} {config.copies}",
             "seed": resources.seed,
         }
 
@@ -101,8 +117,7 @@ class Titans(MemoryBackend):
         if not self._spans:
             return []
         asked = letters(query)  # the same question, asked before, is no answer
-        cue = torch.from_numpy(self._resources.embedder.embed([query])[0])
-        said, followed = self._memory.read(cue)
+        said, followed = self._memory.read(self._cue(query))
         scores = torch.stack(self._embeddings) @ (said + self.config.follow * followed)
         best: dict[int, Recollection] = {}
         for place in scores.argsort(descending=True, stable=True).tolist():
@@ -110,8 +125,31 @@ class Titans(MemoryBackend):
             if len(best) == limit or (self.config.abstain and score < self.config.threshold):
                 break
             if letters(span.text) != asked:
-                best.setdefault(span.turn.seq, _recollection(span, score))
+                best.setdefault(span.turn.seq, _recollection(span, score, _POINTED))
         return list(best.values())
+
+    @contextmanager
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> Iterator[Attachment]:
+        """Recite what ``query`` brings to mind, and let the model attend to it before its prompt.
+
+        This is Titans' memory as context (section 4.1): what the memory answers stands before the context, in every layer's
+        attention, as if it had just been read. It comes out of the weights alone, word by word; the spans only tell of
+        which turns it is, and what is of none is not attended to.
+
+        Raises:
+            SettingError: the model's attention is of a kind not known here.
+        """
+        found = self._recited(query, exclude)
+        if not found:
+            yield Attachment()
+            return
+        with watched(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
+            yield Attachment(
+                [_recollection(spans[-1], match, _RECITED) for spans, match in found],
+                frozenset(span.turn.seq for spans, _ in found for span in spans),
+            )
 
     def forget(self, seqs: Collection[int]) -> bool:
         """Teach a fresh network everything but these turns: as if it had never read them."""
@@ -122,6 +160,7 @@ class Titans(MemoryBackend):
         ]
         if len(stay) < len(self._spans):
             self.__dict__.pop("_memory", None)
+            self.__dict__.pop("_recital", None)
             self._spans, self._embeddings, self._known, self._last = [], [], set(), {}
             watched = self._resources.progress(
                 stay, total=len(stay), label="Teaching a fresh memory the rest"
@@ -130,7 +169,7 @@ class Titans(MemoryBackend):
         return True
 
     def stats(self) -> BackendStats:
-        size = self._memory.bytes
+        size = self._memory.bytes + self._recital.bytes
         vectors = sum(vector.nbytes for vector in self._embeddings)
         text = sum(len(span.text.encode()) for span in self._spans)
         last = self._spans[-1].written if self._spans else Written(0.0, 0.0)
@@ -142,6 +181,7 @@ class Titans(MemoryBackend):
             bytes_in_memory=size + vectors + text,
             extras={
                 "memory_bytes": size,
+                "words": len(self._recital.vocabulary),
                 "spans": len(self._spans),
                 "mean_surprise": round(mean, 3),
                 "last_surprise": round(last.surprise, 3),
@@ -155,11 +195,10 @@ class Titans(MemoryBackend):
         if self._embeddings:
             tensors["embeddings"] = torch.stack(self._embeddings)
         save_tensors(tensors, directory / "memory.safetensors")
-        with (directory / "spans.jsonl").open("w", encoding="utf-8") as lines:
-            for span in self._spans:
-                turn = asdict(span.turn) | {"created_at": span.turn.created_at.isoformat()}
-                row = {"turn": turn, "text": span.text, "written": span.written}
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+        save_tensors(self._recital.tensors(), directory / "recital.safetensors")
+        words = json.dumps(self._recital.vocabulary, ensure_ascii=False)
+        (directory / "words.json").write_text(words, encoding="utf-8")
+        save_spans(self._spans, directory / "spans.jsonl")
 
     @classmethod
     def load(cls, directory: Path, config: TitansConfig, resources: Resources) -> Self:
@@ -171,7 +210,11 @@ class Titans(MemoryBackend):
             tensors = load_file(directory / "memory.safetensors")
             vectors = tensors.pop("embeddings", None)
             backend._memory.restore({name.removeprefix("memory."): one for name, one in tensors.items()})
-            backend._spans = list(_read(directory / "spans.jsonl"))
+            backend._recital.restore(
+                load_file(directory / "recital.safetensors"),
+                json.loads((directory / "words.json").read_text(encoding="utf-8")),
+            )
+            backend._spans = list(load_spans(directory / "spans.jsonl"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend._embeddings = [] if vectors is None else list(vectors)
@@ -195,16 +238,47 @@ class Titans(MemoryBackend):
             self._resources.seed,
         )
 
+    @cached_property
+    def _recital(self) -> Recital:
+        return Recital(self._resources.embedder.dimension, self.config.copies, self._resources.seed)
+
+    def _cue(self, query: str) -> Tensor:
+        return torch.from_numpy(self._resources.embedder.embed([query])[0])
+
+    def _recited(self, query: str, exclude: Collection[int]) -> list[tuple[list[Span], float]]:
+        """Return what the memory recites: each text as the spans that say it, latest last, and its match."""
+        if not self._spans:
+            return []
+        cue, asked = self._cue(query), letters(query)
+        # What it reminds the first memory of is nearer to what was said than the question is.
+        address = normalize(cue + normalize(self._memory.read(cue)[0], dim=0), dim=0)
+        by_text: dict[str, list[Span]] = {}
+        for span in self._spans:
+            by_text.setdefault(spoken(span.turn, span.text), []).append(span)
+        least = self.config.match if self.config.abstain else 0.0
+        found = [
+            (by_text[text], match)
+            for text, match in self._recital.recite(address)
+            if match >= least and text in by_text
+        ]
+        wanted = (
+            (spans, match)
+            for spans, match in found
+            if letters(spans[-1].text) != asked and not any(span.turn.seq in exclude for span in spans)
+        )
+        return list(islice(wanted, self.config.recite))
+
     def _learn(self, spans: Iterable[tuple[Turn, str, Tensor]]) -> None:
         for turn, text, vector in spans:
             written = self._memory.write(vector, self._last.get(turn.session))
+            self._recital.write(vector, spoken(turn, text))
             self._spans.append(Span(turn, text, written))
             self._embeddings.append(vector)
             self._known.add(turn.seq)
             self._last[turn.session] = vector
 
 
-def _recollection(span: Span, score: float) -> Recollection:
+def _recollection(span: Span, score: float, how: str) -> Recollection:
     turn, (surprise, strength) = span.turn, span.written
     return Recollection(
         text=span.text,
@@ -215,17 +289,7 @@ def _recollection(span: Span, score: float) -> Recollection:
         speaker=turn.speaker,
         created_at=turn.created_at,
         why=(
-            f"The memory's answer points here ({score:.2f}); when it was read its surprise was {surprise:.2f}, "
+            f"{how} ({score:.2f}); when it was read its surprise was {surprise:.2f}, "
             f"and it was written with strength {strength:.2f}."
         ),
     )
-
-
-def _read(file: Path) -> Iterable[Span]:
-    with file.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            turn = row["turn"]
-            turn["created_at"] = datetime.fromisoformat(turn["created_at"])
-            turn["in_view"] = tuple(turn["in_view"])
-            yield Span(Turn(**turn), row["text"], Written(*row["written"]))

@@ -11,27 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from memagent.backends.titans.written import Written
 from memagent.kernels.neural_memory import NeuralMemoryState, neural_memory, retrieve
 
 HEADS = 2
-
-
-class Written(NamedTuple):
-    """What writing a span did, by head 0.
-
-    Attributes:
-        surprise: ``||M_{t-1}(k) - v||^2`` before it was written: 0 for what is known, about 1 for what is new, more for
-            what contradicts.
-        strength: how much of its surprise was learnt at once: what was known leaves little to learn.
-    """
-
-    surprise: float
-    strength: float
 
 
 class TestTimeMemory:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
 
 from memagent.backends.protocol import Turn
-from memagent.backends.titans.memory import Written
+from memagent.backends.titans.written import Written
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _LONGEST = 500
@@ -55,3 +58,27 @@ def _parts(sentence: str) -> Iterator[str]:
 def spoken(turn: Turn, text: str) -> str:
     """Return a span as it is embedded: with the name of who said it, where there is one."""
     return f"{turn.speaker}: {text}" if turn.speaker else text
+
+
+def save_spans(spans: Iterable[Span], file: Path) -> None:
+    """Write spans as lines of JSON."""
+    with file.open("w", encoding="utf-8") as lines:
+        for span in spans:
+            turn = asdict(span.turn) | {"created_at": span.turn.created_at.isoformat()}
+            row = {"turn": turn, "text": span.text, "written": span.written}
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def load_spans(file: Path) -> Iterator[Span]:
+    """Read what `save_spans` wrote.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the file is not there, or damaged.
+    """
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            turn = row["turn"]
+            turn["created_at"] = datetime.fromisoformat(turn["created_at"])
+            turn["in_view"] = tuple(turn["in_view"])
+            yield Span(Turn(**turn), row["text"], Written(*row["written"]))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from memagent.backends.attention import rotary
+from memagent.backends.attention.pieces import Writer
 from memagent.backends.errors import CheckpointError
-from memagent.backends.rope_map import rotary
 from memagent.backends.rope_map.addressing import FLOOR, NEIGHBOURS, Found, Head, evidence, gather, mass
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.pieces import Writer
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.tiny import addressing, drawn, said, tiny, tokenizer
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from memagent.backends.attention.pieces import Writer
+from memagent.backends.attention.reader import Reader
 from memagent.backends.protocol import silent
 from memagent.backends.rope_map import calibration, fitting, generated
 from memagent.backends.rope_map.addressing import Addressing
-from memagent.backends.rope_map.pieces import Writer
-from memagent.backends.rope_map.reader import Reader
 from tests.backends.rope_map.tiny import Tiny, addressing, tiny, tokenizer
 
 

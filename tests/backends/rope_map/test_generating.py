@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.rope_map.attend import Placement
-from memagent.backends.rope_map.attention import watched
-from memagent.backends.rope_map.reader import Row
+from memagent.backends.attention.attended import Placement
+from memagent.backends.attention.reader import Row
+from memagent.backends.attention.watching import watched
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.attending import FIRST, SECOND, memory_of
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, tiny, tokens

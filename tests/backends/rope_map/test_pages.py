@@ -11,10 +11,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from memagent.backends.attention.reader import KeysAndValues
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map.pages import PageStore
 from memagent.backends.rope_map.quantize import Precision
-from memagent.backends.rope_map.reader import KeysAndValues
 from tests.backends.rope_map.tiny import drawn
 
 EVERY: list[Precision] = ["bf16", "int8", "int4"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memagent.backends.rope_map.pieces import LONGEST, Writer
+from memagent.backends.attention.pieces import LONGEST, Writer
 from tests.backends.rope_map.tiny import said, tokenizer
 
 LONG = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memagent.backends.rope_map import rotary
-from memagent.backends.rope_map.reader import Reader, Row
+from memagent.backends.attention import rotary
+from memagent.backends.attention.reader import Reader, Row
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.tiny import FAMILIES, logits, tiny, tokens
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from memagent.backends.attention.reader import Reader
 from memagent.backends.errors import SettingError
-from memagent.backends.rope_map.reader import Reader
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.tiny import Tiny
 

@@ -1,13 +1,14 @@
-"""What the RoPE memory map remembers, and what it costs, on the default model.
+"""What a memory inside the model remembers, and what it costs, on the default model.
 
-    python benchmarks/memory_map.py facts --among 200 1000                twelve facts among other statements
-    python benchmarks/memory_map.py facts --among 10000 --no-answers      only whether the right piece is among the best
-    python benchmarks/memory_map.py passkey --text tale.txt --tokens 100000
-    python benchmarks/memory_map.py pairs --count 50                      key-value pairs of UUIDs (InfiniteBench's KV)
-    python benchmarks/memory_map.py cost                                  time a generated token, bytes a stored token
+    python benchmarks/model_channel.py facts --among 200 1000                twelve facts among other statements
+    python benchmarks/model_channel.py facts --among 10000 --no-answers      only whether the right piece is among the best
+    python benchmarks/model_channel.py passkey --text tale.txt --tokens 100000
+    python benchmarks/model_channel.py pairs --count 50                      key-value pairs of UUIDs (InfiniteBench's KV)
+    python benchmarks/model_channel.py cost                                  time a generated token, bytes a stored token
 
 Facts, passkey and pairs are never in the prompt: memory reaches the model inside its attention (channel ``model``).
-``--set`` passes settings on, for instance ``--set mode=token`` for the paper's plain form.
+``--backend titans`` asks another memory than the RoPE memory map, ``--channel text`` the way through the prompt.
+``--set`` passes settings on, for instance ``--set mode=token`` for the paper's plain form of the map.
 """
 
 from __future__ import annotations
@@ -138,7 +139,10 @@ def _examined(
         stats = memory.stats()
         found, times, right = 0, [], 0
         conversation = Conversation(
-            memory, model, "asking", Settings(channel="model", sampling=Sampling(max_tokens=arguments.reply))
+            memory,
+            model,
+            "asking",
+            Settings(channel=arguments.channel, sampling=Sampling(max_tokens=arguments.reply)),
         )
         for question, text, answers in track(asked, total=len(asked), label="Asking"):
             began = time.monotonic()
@@ -163,15 +167,17 @@ def _examined(
 
 @contextmanager
 def _memory(
-    texts: Sequence[str], arguments: argparse.Namespace, model: ChatModel, precision: str = "bf16"
+    texts: Sequence[str], arguments: argparse.Namespace, model: ChatModel, precision: str | None = None
 ) -> Iterator[Memory]:
     """A memory in a folder of its own that has read ``texts``, one turn each, twenty a session."""
-    settings = {"abstain": "false", "precision": precision} | dict(one.split("=", 1) for one in arguments.set)
+    settings = {"abstain": "false"} | dict(one.split("=", 1) for one in arguments.set)
+    if precision is not None:
+        settings["precision"] = precision
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder), Home.from_environment().models)
         turns = [NewTurn(f"day {place // _SESSION}", "user", text) for place, text in enumerate(texts)]
         with Memory.open(
-            home, "bench", "rope_map", settings, make_model=lambda: as_local(model), progress=track
+            home, "bench", arguments.backend, settings, make_model=lambda: as_local(model), progress=track
         ) as memory:
             memory.journal.extend(turns)
             memory.catch_up()
@@ -219,6 +225,8 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=sorted(_RUNS))
+    parser.add_argument("--backend", choices=["rope_map", "titans"], default="rope_map")
+    parser.add_argument("--channel", choices=["model", "text"], default="model")
     parser.add_argument("--among", type=int, nargs="+", default=[200], help="statements besides the facts")
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="files of text, a paragraph a line")
     parser.add_argument("--tokens", type=int, default=100_000, help="length of the text for the pass key")
@@ -230,6 +238,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.command == "passkey" and not arguments.text:
         parser.error("passkey needs --text FILE...")
+    if arguments.command == "cost" and arguments.backend != "rope_map":
+        parser.error("cost measures the pages of rope_map")
     return arguments
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from memagent.backends.attention import rotary
+from memagent.backends.attention.watching import AttentionCall, layers, watched
 from memagent.backends.protocol import LocalModel
-from memagent.backends.rope_map import rotary
-from memagent.backends.rope_map.attention import AttentionCall, layers, watched
 
 
 @dataclass(frozen=True, slots=True)

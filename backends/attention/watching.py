@@ -1,4 +1,4 @@
-"""The one place where the map meets transformers: an attention function that asks whoever watches a layer.
+"""The one place where memory meets transformers: an attention function that asks whoever watches a layer.
 
 transformers looks attention functions up by name (``AttentionInterface``), so nothing of a model is replaced:
 while anyone watches, the model's configuration names our function, which hands queries, keys and values over to the
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-NAME = "memagent_memory_map"
+NAME = "memagent_memory"
 
 
 class Watcher(Protocol):

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from memagent.backends.rope_map import rotary
-from memagent.backends.rope_map.attention import AttentionCall
-from memagent.backends.rope_map.reader import KeysAndValues
+from memagent.backends.attention import rotary
+from memagent.backends.attention.reader import KeysAndValues
+from memagent.backends.attention.watching import AttentionCall
 from memagent.kernels.memory_attention import memory_attention
 
 Placement = Literal["consecutive", "fixed"]

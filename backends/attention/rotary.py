@@ -15,14 +15,14 @@ from torch import Tensor
 from memagent.backends.errors import SettingError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose attention is laid out as the map expects; SmolLM and SmolLM2 are of type ``llama``."""
+"""Model types whose attention is laid out as memory inside it expects; SmolLM and SmolLM2 are of type ``llama``."""
 
 # The frequencies of these do not depend on how long the text is.
 _STATIC = ("default", "linear", "llama3", "yarn")
 
 
 def check(model: Any) -> None:
-    """Refuse a model whose attention the map does not understand.
+    """Refuse a model whose attention is laid out in a way not known here.
 
     Raises:
         SettingError: it is of another family, or its rotary frequencies change with the length of the text.
@@ -30,13 +30,13 @@ def check(model: Any) -> None:
     kind = model.config.model_type
     if kind not in FAMILIES:
         raise SettingError(
-            f"The RoPE memory map works with models of the families {', '.join(FAMILIES)}; this one is {kind!r}. "
-            "Choose another model, or another backend for this one."
+            f"Memory inside attention works with models of the families {', '.join(FAMILIES)}; this one is {kind!r}. "
+            "Choose another model, or for this one --channel text and a backend that can (`memagent backends list`)."
         )
     rope = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC:
         raise SettingError(
-            f"The RoPE memory map needs rotary frequencies that stay the same ({', '.join(_STATIC)}); "
+            f"Memory inside attention needs rotary frequencies that stay the same ({', '.join(_STATIC)}); "
             f"those of this model are {rope!r}."
         )
 

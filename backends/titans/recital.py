@@ -1,0 +1,203 @@
+"""The memory that recites: one matrix, taught by surprise which word follows which, told of what.
+
+A text is stored as the words after words that it is made of. The key of a word binds two things (Plate, Holographic
+reduced representations, 1995; in the multiplying form of Gayler 1998): the address ``a`` of the text, its embedding, and
+the words just before,
+
+    k_t = (a, a, ..., a) * s(w_{t-1}, w_{t-2}, w_{t-3}) / sqrt(r)        r copies of a; s: random signs for these words
+
+so that two keys match as much as their addresses do, cos(a, a'), where the words before are the same, and not at all
+otherwise. The value is a random code of the word that came, and M is a linear memory in the sense of Titans (arXiv
+2501.00663, equation 12), written by the delta rule: ``M_t = M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2``.
+
+To recite, an address is followed word by word along the best matches, with a beam. What comes is what was said, letter for
+letter, or nothing: texts that were written over match too little. The matrix never grows. It holds some 20,000 words well;
+beyond, what was said long ago and never again fades first.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from hashlib import shake_256
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memagent.backends.titans.written import Written
+
+CONTEXT = 3
+_CODE = 256
+_END = ""
+_BEAMS = 16
+_LONGEST = 160
+# Random codes of a thousand words match by chance up to about this: no text is followed further on less.
+_CHANCE = 0.2
+_ALIKE = 0.5
+# A character of a script without spaces is a word; a very long word is several.
+_WORD = re.compile(r"\s*[぀-ヿ㐀-鿿가-힣]|\s*\w{1,24}|\s*[^\w\s]")
+
+
+class Recited(NamedTuple):
+    """What came when an address was followed.
+
+    Attributes:
+        text: what it says.
+        match: geometric mean over its words of how well each matched, about the cosine of the address asked for and the
+            one it was stored under: 1 is certain, below 0.3 mostly chance.
+    """
+
+    text: str
+    match: float
+
+
+def words(text: str) -> list[str]:
+    """Cut a text into words and signs, each with the space before it: put together they are the text again."""
+    return _WORD.findall(text.strip())
+
+
+class Recital:
+    """A memory of fixed size for texts.
+
+    Args:
+        dimension: of the addresses.
+        copies: of the address in a key, ``r``. The memory has ``copies * dimension * 256`` weights; what it holds grows
+            in proportion.
+        seed: for signs and codes.
+    """
+
+    def __init__(self, dimension: int, copies: int, seed: int) -> None:
+        self._copies = copies
+        self._seed = seed
+        self._weights = torch.zeros(copies * dimension, _CODE)
+        self._vocabulary: list[str] = []
+        self._codes = torch.zeros(0, _CODE)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weights."""
+        return self._weights.nbytes
+
+    def write(self, address: Tensor, text: str) -> Written:
+        """Learn a text.
+
+        Args:
+            address: ``[dimension]``, of length 1.
+        """
+        said = [*words(text), _END]
+        self._meet(said)
+        keys = self._keys(address, [said[:place] for place in range(len(said))])
+        values = torch.stack([self._code(word) for word in said])
+        errors = values - keys @ self._weights
+        # What comes after the same words twice in one text shares a key: its steps are to add up to one.
+        before = [tuple(said[max(0, place - CONTEXT) : place]) for place in range(len(said))]
+        often = Counter(before)
+        theta = torch.tensor([1 / often[one] for one in before])
+        self._weights.addmm_(keys.T, theta[:, None] * errors)
+        rest = values - keys @ self._weights
+        surprise, left = (float(error.square().sum(1).mean()) for error in (errors, rest))
+        return Written(surprise, surprise - left)
+
+    def recite(self, address: Tensor) -> list[Recited]:
+        """Follow an address ``[dimension]`` of length 1: texts that differ, at most 16, best match first."""
+        if not self._vocabulary:
+            return []
+        beams: list[_Beam] = [_Beam((), 0.0, 1.0)]
+        whole: list[_Beam] = []
+        for _ in range(_LONGEST):
+            matches = self._keys(address, [beam.words for beam in beams]) @ self._weights @ self._codes.T
+            best = matches.topk(min(_BEAMS, len(self._vocabulary)), dim=1)
+            longer = [
+                beam.then(self._vocabulary[word], match)
+                for beam, *row in zip(beams, best.indices.tolist(), best.values.tolist(), strict=True)
+                for word, match in zip(*row, strict=True)
+                if match > 0 and (beam.words or self._vocabulary[word] != _END)
+            ]
+            longer = sorted((beam for beam in longer if beam.match > _CHANCE), key=lambda beam: -beam.match)
+            beams = [beam for beam in longer[:_BEAMS] if beam.words[-1] != _END]
+            whole += [beam for beam in longer[:_BEAMS] if beam.words[-1] == _END]
+            if not beams:
+                break
+        whole.sort(key=lambda beam: -beam.match)
+        return [Recited("".join(beam.words), beam.match) for beam in _different(whole)]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is to be saved, with `vocabulary`."""
+        return {"weights": self._weights}
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """Every word met, in that order."""
+        return self._vocabulary
+
+    def restore(self, tensors: Mapping[str, Tensor], vocabulary: Iterable[str]) -> None:
+        """Take back what ``tensors`` and ``vocabulary`` gave.
+
+        Raises:
+            KeyError, ValueError: they are of another memory.
+        """
+        if tensors["weights"].shape != self._weights.shape:
+            raise ValueError("its weights are of another shape")
+        self._weights = tensors["weights"]
+        self._vocabulary, self._codes = [], self._codes[:0]
+        self._meet(vocabulary)
+
+    def _meet(self, said: Iterable[str]) -> None:
+        known = set(self._vocabulary)
+        new = [word for word in dict.fromkeys(said) if word not in known]
+        if new:
+            self._vocabulary += new
+            self._codes = torch.cat([self._codes, torch.stack([self._code(word) for word in new])])
+
+    def _keys(self, address: Tensor, befores: Sequence[Sequence[str]]) -> Tensor:
+        """``[len(befores), copies * dimension]``: the address, bound to the last of the words before."""
+        tiled = address.repeat(self._copies) * self._copies**-0.5
+        size = len(tiled)
+        rows = []
+        for before in befores:
+            signs = _signs(f"{self._seed} key", size)
+            for back, word in enumerate(reversed(before[-CONTEXT:]), start=1):
+                signs = signs * np.roll(_signs(f"{self._seed} key {word}", size), back)
+            rows.append(signs)
+        return tiled * torch.from_numpy(np.stack(rows))
+
+    def _code(self, word: str) -> Tensor:
+        return torch.from_numpy(_signs(f"{self._seed} value {word}", _CODE)) / _CODE**0.5
+
+
+class _Beam(NamedTuple):
+    words: tuple[str, ...]
+    logs: float
+    match: float
+
+    def then(self, word: str, match: float) -> _Beam:
+        """Go on by one word. How a text begins tells it from no other, so the first match does not count."""
+        logs = self.logs + math.log(match) if self.words else 0.0
+        return _Beam((*self.words, word), logs, math.exp(logs / max(1, len(self.words))))
+
+
+def _different(whole: Sequence[_Beam]) -> list[_Beam]:
+    kept: list[_Beam] = []
+    for beam in whole:
+        if len(kept) == _BEAMS:
+            break
+        if not any(_alike(beam.words, other.words) for other in kept):
+            kept.append(beam)
+    return kept
+
+
+def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
+    same = sum(mine == theirs for mine, theirs in zip(one, other, strict=False))
+    return same >= _ALIKE * min(len(one), len(other))
+
+
+@lru_cache(maxsize=1024)
+def _signs(name: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """``count`` random signs that belong to a name, the same on every machine."""
+    digest = np.frombuffer(shake_256(name.encode("utf-8", "replace")).digest(-(-count // 8)), np.uint8)
+    return np.unpackbits(digest)[:count].astype(np.float32) * 2 - 1
