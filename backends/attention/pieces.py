@@ -37,14 +37,18 @@ class Piece:
 
 
 class Writer:
-    """Writes turns and questions as tokens of one tokenizer."""
+    """Writes turns and questions as tokens of one tokenizer.
 
-    def __init__(self, tokenizer: Any) -> None:
+    Args:
+        opening: what everything is read after.
+    """
+
+    def __init__(self, tokenizer: Any, opening: str = _OPENING) -> None:
         self._tokenizer = tokenizer
         self._newline = self._encode("\n")
         start = tokenizer.bos_token_id
         # What opens a text draws much attention and stands for nothing: it is read, never stored.
-        self._opening = [*([] if start is None else [start]), *self._encode(_OPENING)]
+        self._opening = [*([] if start is None else [start]), *self._encode(opening)]
 
     def cut(self, turn: Turn) -> list[Piece]:
         """Cut a turn into pieces of at most ``LONGEST`` tokens."""

@@ -196,8 +196,8 @@ class Titans(MemoryBackend):
             tensors["embeddings"] = torch.stack(self._embeddings)
         save_tensors(tensors, directory / "memory.safetensors")
         save_tensors(self._recital.tensors(), directory / "recital.safetensors")
-        words = json.dumps(self._recital.vocabulary, ensure_ascii=False)
-        (directory / "words.json").write_text(words, encoding="utf-8")
+        words = {"vocabulary": self._recital.vocabulary, "openers": self._recital.openers}
+        (directory / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
         save_spans(self._spans, directory / "spans.jsonl")
 
     @classmethod
@@ -212,7 +212,7 @@ class Titans(MemoryBackend):
             backend._memory.restore({name.removeprefix("memory."): one for name, one in tensors.items()})
             backend._recital.restore(
                 load_file(directory / "recital.safetensors"),
-                json.loads((directory / "words.json").read_text(encoding="utf-8")),
+                **json.loads((directory / "words.json").read_text(encoding="utf-8")),
             )
             backend._spans = list(load_spans(directory / "spans.jsonl"))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -254,7 +254,7 @@ class Titans(MemoryBackend):
         address = normalize(cue + normalize(self._memory.read(cue)[0], dim=0), dim=0)
         by_text: dict[str, list[Span]] = {}
         for span in self._spans:
-            by_text.setdefault(spoken(span.turn, span.text), []).append(span)
+            by_text.setdefault(span.text.strip(), []).append(span)
         least = self.config.match if self.config.abstain else 0.0
         found = [
             (by_text[text], match)
@@ -271,7 +271,7 @@ class Titans(MemoryBackend):
     def _learn(self, spans: Iterable[tuple[Turn, str, Tensor]]) -> None:
         for turn, text, vector in spans:
             written = self._memory.write(vector, self._last.get(turn.session))
-            self._recital.write(vector, spoken(turn, text))
+            self._recital.write(vector, text)
             self._spans.append(Span(turn, text, written))
             self._embeddings.append(vector)
             self._known.add(turn.seq)

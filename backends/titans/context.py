@@ -7,10 +7,13 @@ from dataclasses import replace
 from math import log
 
 from memagent.backends.attention.attended import Attended
-from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import KeysAndValues, Reader, Row
+from memagent.backends.attention.pieces import Piece, Writer
+from memagent.backends.attention.reader import Reader, Row
 from memagent.backends.protocol import LocalModel
 from memagent.backends.titans.spans import Span
+
+# Chosen among ten: a small model answers from what it reads under this line, and under some others as if it knew nothing.
+_OPENING = "Remember what the user said about themselves:\n"
 
 
 def in_context(local: LocalModel, recited: Sequence[tuple[Span, float]]) -> Attended:
@@ -22,16 +25,18 @@ def in_context(local: LocalModel, recited: Sequence[tuple[Span, float]]) -> Atte
     Raises:
         SettingError: the model's attention is of a kind not known here.
     """
-    reader, writer = Reader(local), Writer(local.tokenizer)
+    reader, writer = Reader(local), Writer(local.tokenizer, _OPENING)
     best = max(match for _, match in recited)
-    pieces: list[KeysAndValues] = []
+    pieces: list[Piece] = []
     priors: list[float] = []
     for span, match in sorted(recited, key=lambda one: one[0].turn.seq):
         parts = writer.cut(replace(span.turn, text=span.text))
-        pieces += reader.read([Row(writer.before(()), part.ids) for part in parts])
+        pieces += parts
         priors += [log(match / best)] * len(parts)
+    # Each is read after those before it, so that the model tells apart what is alike.
+    rows = [Row(writer.before(pieces[:place]), piece.ids) for place, piece in enumerate(pieces)]
     return Attended(
-        pieces,
+        list(reader.read(rows)),
         reader.theta,
         local.model.device,
         local.model.dtype,

@@ -10,8 +10,9 @@ so that two keys match as much as their addresses do, cos(a, a'), where the word
 otherwise. The value is a random code of the word that came, and M is a linear memory in the sense of Titans (arXiv
 2501.00663, equation 12), written by the delta rule: ``M_t = M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2``.
 
-To recite, an address is followed word by word along the best matches, with a beam. What comes is what was said, letter for
-letter, or nothing: texts that were written over match too little. The matrix never grows. It holds some 20,000 words well;
+To recite, an address is followed word by word along the best matches, with a beam, from every word that a text began with:
+many begin alike, so there the matrix knows least. What comes is what was said, letter for letter, or nothing: texts that
+were written over match too little. The matrix never grows. It holds some 20,000 words well;
 beyond, what was said long ago and never again fades first.
 """
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import shake_256
 from typing import NamedTuple
@@ -35,9 +36,11 @@ CONTEXT = 3
 _CODE = 256
 _END = ""
 _BEAMS = 16
+_EARLY_BEAMS = 64
 _LONGEST = 160
-# Random codes of a thousand words match by chance up to about this: no text is followed further on less.
-_CHANCE = 0.2
+# Random codes of a thousand words match by chance up to about this.
+_CHANCE = 0.1
+_EARLY = 4
 _ALIKE = 0.5
 # A character of a script without spaces is a word; a very long word is several.
 _WORD = re.compile(r"\s*[぀-ヿ㐀-鿿가-힣]|\s*\w{1,24}|\s*[^\w\s]")
@@ -76,6 +79,7 @@ class Recital:
         self._seed = seed
         self._weights = torch.zeros(copies * dimension, _CODE)
         self._vocabulary: list[str] = []
+        self._openers: list[str] = []
         self._codes = torch.zeros(0, _CODE)
 
     @property
@@ -91,6 +95,8 @@ class Recital:
         """
         said = [*words(text), _END]
         self._meet(said)
+        if said[0] not in self._openers:
+            self._openers.append(said[0])
         keys = self._keys(address, [said[:place] for place in range(len(said))])
         values = torch.stack([self._code(word) for word in said])
         errors = values - keys @ self._weights
@@ -105,29 +111,35 @@ class Recital:
 
     def recite(self, address: Tensor) -> list[Recited]:
         """Follow an address ``[dimension]`` of length 1: texts that differ, at most 16, best match first."""
-        if not self._vocabulary:
-            return []
-        beams: list[_Beam] = [_Beam((), 0.0, 1.0)]
+        beams = [_Beam((opener,), 0.0, 1.0) for opener in self._openers]
         whole: list[_Beam] = []
-        for _ in range(_LONGEST):
-            matches = self._keys(address, [beam.words for beam in beams]) @ self._weights @ self._codes.T
-            best = matches.topk(min(_BEAMS, len(self._vocabulary)), dim=1)
+        while beams and len(beams[0].words) < _LONGEST:
             longer = [
-                beam.then(self._vocabulary[word], match)
-                for beam, *row in zip(beams, best.indices.tolist(), best.values.tolist(), strict=True)
-                for word, match in zip(*row, strict=True)
-                if match > 0 and (beam.words or self._vocabulary[word] != _END)
+                beam.then(word, match)
+                for beam, row in zip(beams, self._next(address, beams), strict=True)
+                for word, match in row
+                if match > 0
             ]
-            longer = sorted((beam for beam in longer if beam.match > _CHANCE), key=lambda beam: -beam.match)
-            beams = [beam for beam in longer[:_BEAMS] if beam.words[-1] != _END]
-            whole += [beam for beam in longer[:_BEAMS] if beam.words[-1] == _END]
-            if not beams:
-                break
+            longer = sorted(
+                (beam for beam in longer if beam.match > beam.least), key=lambda beam: -beam.match
+            )
+            del longer[longer[0].width if longer else 0 :]
+            beams = [beam for beam in longer if beam.words[-1] != _END]
+            whole += [beam for beam in longer if beam.words[-1] == _END]
         whole.sort(key=lambda beam: -beam.match)
         return [Recited("".join(beam.words), beam.match) for beam in _different(whole)]
 
+    def _next(self, address: Tensor, beams: Sequence[_Beam]) -> Iterator[list[tuple[str, float]]]:
+        """Yield the words that match best after each beam, with their matches."""
+        for start in range(0, len(beams), _EARLY_BEAMS):
+            some = beams[start : start + _EARLY_BEAMS]
+            matches = self._keys(address, [beam.words for beam in some]) @ self._weights @ self._codes.T
+            best = matches.topk(min(_BEAMS, len(self._vocabulary)), dim=1)
+            for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                yield [(self._vocabulary[place], value) for place, value in zip(places, values, strict=True)]
+
     def tensors(self) -> dict[str, Tensor]:
-        """Return what is to be saved, with `vocabulary`."""
+        """Return what is to be saved, with `vocabulary` and `openers`."""
         return {"weights": self._weights}
 
     @property
@@ -135,8 +147,15 @@ class Recital:
         """Every word met, in that order."""
         return self._vocabulary
 
-    def restore(self, tensors: Mapping[str, Tensor], vocabulary: Iterable[str]) -> None:
-        """Take back what ``tensors`` and ``vocabulary`` gave.
+    @property
+    def openers(self) -> Sequence[str]:
+        """Every word that a text began with."""
+        return self._openers
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Iterable[str], openers: Iterable[str]
+    ) -> None:
+        """Take back what ``tensors``, ``vocabulary`` and ``openers`` gave.
 
         Raises:
             KeyError, ValueError: they are of another memory.
@@ -146,6 +165,7 @@ class Recital:
         self._weights = tensors["weights"]
         self._vocabulary, self._codes = [], self._codes[:0]
         self._meet(vocabulary)
+        self._openers = list(openers)
 
     def _meet(self, said: Iterable[str]) -> None:
         known = set(self._vocabulary)
@@ -164,10 +184,12 @@ class Recital:
             for back, word in enumerate(reversed(before[-CONTEXT:]), start=1):
                 signs = signs * np.roll(_signs(f"{self._seed} key {word}", size), back)
             rows.append(signs)
-        return tiled * torch.from_numpy(np.stack(rows))
+        bound: Tensor = tiled * torch.from_numpy(np.stack(rows))
+        return bound
 
     def _code(self, word: str) -> Tensor:
-        return torch.from_numpy(_signs(f"{self._seed} value {word}", _CODE)) / _CODE**0.5
+        code: Tensor = torch.from_numpy(_signs(f"{self._seed} value {word}", _CODE)) / _CODE**0.5
+        return code
 
 
 class _Beam(NamedTuple):
@@ -175,10 +197,20 @@ class _Beam(NamedTuple):
     logs: float
     match: float
 
+    @property
+    def least(self) -> float:
+        """The match below which it is not followed."""
+        return _CHANCE if len(self.words) < _EARLY else 2 * _CHANCE
+
+    @property
+    def width(self) -> int:
+        """How many beams as long as this are followed."""
+        return _EARLY_BEAMS if len(self.words) < _EARLY else _BEAMS
+
     def then(self, word: str, match: float) -> _Beam:
-        """Go on by one word. How a text begins tells it from no other, so the first match does not count."""
-        logs = self.logs + math.log(match) if self.words else 0.0
-        return _Beam((*self.words, word), logs, math.exp(logs / max(1, len(self.words))))
+        """Go on by one word."""
+        logs = self.logs + math.log(match)
+        return _Beam((*self.words, word), logs, math.exp(logs / len(self.words)))
 
 
 def _different(whole: Sequence[_Beam]) -> list[_Beam]:
