@@ -240,7 +240,9 @@ class Titans(MemoryBackend):
 
     @cached_property
     def _recital(self) -> Recital:
-        return Recital(self._resources.embedder.dimension, self.config.copies, self._resources.seed)
+        return Recital(
+            self._resources.embedder.dimension, self.config.copies, self.config.alpha, self._resources.seed
+        )
 
     def _cue(self, query: str) -> Tensor:
         return torch.from_numpy(self._resources.embedder.embed([query])[0])

@@ -8,12 +8,13 @@ the words just before,
 
 so that two keys match as much as their addresses do, cos(a, a'), where the words before are the same, and not at all
 otherwise. The value is a random code of the word that came, and M is a linear memory in the sense of Titans (arXiv
-2501.00663, equation 12), written by the delta rule: ``M_t = M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2``.
+2501.00663, equations 12 and 13): ``M_t = (1 - alpha) M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2 / 2``. theta is 1, so that
+what is said once is known at once; momentum would carry a step beyond what it was to teach, and is left out.
 
 To recite, an address is followed word by word along the best matches, with a beam, from every word that a text began with:
 many begin alike, so there the matrix knows least. What comes is what was said, letter for letter, or nothing: texts that
-were written over match too little. The matrix never grows. It holds some 20,000 words well;
-beyond, what was said long ago and never again fades first.
+were written over match too little (and how often a word was repeated is more than three words can tell). The matrix never
+grows: beyond some tens of thousands of words, what was said long ago and never again fades first.
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ class Recital:
         dimension: of the addresses.
         copies: of the address in a key, ``r``. The memory has ``copies * dimension * 256`` weights; what it holds grows
             in proportion.
+        alpha: share that is forgotten with each text.
         seed: for signs and codes.
     """
 
-    def __init__(self, dimension: int, copies: int, seed: int) -> None:
+    def __init__(self, dimension: int, copies: int, alpha: float, seed: int) -> None:
         self._copies = copies
+        self._alpha = alpha
         self._seed = seed
         self._weights = torch.zeros(copies * dimension, _CODE)
         self._vocabulary: list[str] = []
@@ -99,6 +102,7 @@ class Recital:
             self._openers.append(said[0])
         keys = self._keys(address, [said[:place] for place in range(len(said))])
         values = torch.stack([self._code(word) for word in said])
+        self._weights *= 1 - self._alpha
         errors = values - keys @ self._weights
         # What comes after the same words twice in one text shares a key: its steps are to add up to one.
         before = [tuple(said[max(0, place - CONTEXT) : place]) for place in range(len(said))]
