@@ -85,6 +85,7 @@ class Titans(MemoryBackend):
     name: ClassVar[str] = "titans"
     Config: ClassVar[type[TitansConfig]] = TitansConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    regenerates: ClassVar[bool] = True
 
     def __init__(self, config: TitansConfig, resources: Resources) -> None:
         self.config = config
@@ -290,6 +291,7 @@ def _recollection(span: Span, score: float, how: str) -> Recollection:
         role=turn.role,
         speaker=turn.speaker,
         created_at=turn.created_at,
+        regenerated=how == _RECITED,
         why=(
             f"{how} ({score:.2f}); when it was read its surprise was {surprise:.2f}, "
             f"and it was written with strength {strength:.2f}."

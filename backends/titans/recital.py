@@ -124,9 +124,10 @@ class Recital:
                 for word, match in row
                 if match > 0
             ]
-            longer = sorted(
-                (beam for beam in longer if beam.match > beam.least), key=lambda beam: -beam.match
-            )
+            # Beside a text that came out whole, one that matches half as well is noise.
+            least = max((beam.match for beam in whole), default=0.0) / 2
+            longer = [beam for beam in longer if beam.match > max(beam.least, least)]
+            longer.sort(key=lambda beam: -beam.match)
             del longer[longer[0].width if longer else 0 :]
             beams = [beam for beam in longer if beam.words[-1] != _END]
             whole += [beam for beam in longer if beam.words[-1] == _END]

@@ -66,6 +66,7 @@ def test_recollections_tell_where_they_are_from(make: Make) -> None:
     found = brought(make(*OTHERS, FACT, *OTHERS[:2]), QUESTION)
     first = found.recollections[0]
     assert (first.text, first.seqs, first.session, first.role) == (FACT, (11,), "monday", "user")
+    assert first.regenerated
     assert "recited" in first.why
     assert "surprise was" in first.why
     assert 11 in found.seqs

@@ -64,11 +64,11 @@ def test_it_recites_letter_for_letter_and_matches_like_the_cosine(cosine: float)
 
 def test_a_word_said_over_and_over_is_learnt_without_harm() -> None:
     text = "no " * 60 + "yes"
-    one, places = told([text, FACT := TEXTS[0]])
+    one, places = told([text, TEXTS[0]])
     for _ in range(20):
         one.write(places[0], text)
     assert one.tensors()["weights"].isfinite().all()
-    assert one.recite(places[1])[0].text == FACT
+    assert one.recite(places[1])[0].text == TEXTS[0]
     # How often is more than three words can tell.
     assert said(one, places[0])[0].startswith("no no no")
 
