@@ -69,7 +69,7 @@ class TitansConfig:
     alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
     follow: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     copies: Annotated[int, Field(ge=1, le=4096)] = 86
-    match: Annotated[float, Field(ge=0, le=1)] = 0.35
+    match: Annotated[float, Field(ge=0, le=1)] = 0.33
     recite: Annotated[int, Field(ge=1, le=16)] = 3
 
 

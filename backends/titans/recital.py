@@ -4,10 +4,12 @@ A text is stored as the words after words that it is made of. The key of a word 
 reduced representations, 1995; in the multiplying form of Gayler 1998): the address ``a`` of the text, its embedding, and
 the words just before,
 
-    k_t = (a, a, ..., a) * s(w_{t-1}, w_{t-2}, w_{t-3}) / sqrt(r)        r copies of a; s: random signs for these words
+    k_t = f(a) * s(w_{t-1}, w_{t-2}, w_{t-3})      s: random signs for these words
+    f(a) = (a, ..., a, a * roll(a, 1) sqrt(d), ..., a * roll(a, r/4) sqrt(d)) / |...|
 
-so that two keys match as much as their addresses do, cos(a, a'), where the words before are the same, and not at all
-otherwise. The value is a random code of the word that came, and M is a linear memory in the sense of Titans (arXiv
+so that two keys match as their addresses do, about (3 c + c^2) / 4 with c = cos(a, a'), where the words before are the same,
+and not at all otherwise. The products keep apart what is only somewhat alike, and more texts than an address has dimensions
+may go on differently after the same words. The value is a random code of the word that came, and M is a linear memory in the sense of Titans (arXiv
 2501.00663, equations 12 and 13): ``M_t = (1 - alpha) M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2 / 2``. theta is 1, so that
 what is said once is known at once; momentum would carry a step beyond what it was to teach, and is left out.
 
@@ -30,6 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from memagent.backends.titans.written import Written
 
@@ -52,8 +55,8 @@ class Recited(NamedTuple):
 
     Attributes:
         text: what it says.
-        match: geometric mean over its words of how well each matched, about the cosine of the address asked for and the
-            one it was stored under: 1 is certain, below 0.3 mostly chance.
+        match: geometric mean over its words of how well each matched, about ``(3 c + c^2) / 4`` with the cosine c of the address
+            asked for and the one it was stored under: 1 is certain, below 0.25 mostly chance.
     """
 
     text: str
@@ -70,8 +73,7 @@ class Recital:
 
     Args:
         dimension: of the addresses.
-        copies: of the address in a key, ``r``. The memory has ``copies * dimension * 256`` weights; what it holds grows
-            in proportion.
+        copies: of the address in a key, ``r``, a quarter of them multiplied. The memory has ``copies * dimension * 256`` weights.
         alpha: share that is forgotten with each text.
         seed: for signs and codes.
     """
@@ -181,16 +183,22 @@ class Recital:
 
     def _keys(self, address: Tensor, befores: Sequence[Sequence[str]]) -> Tensor:
         """``[len(befores), copies * dimension]``: the address, bound to the last of the words before."""
-        tiled = address.repeat(self._copies) * self._copies**-0.5
-        size = len(tiled)
+        size = self._copies * len(address)
+        spread = self._spread(address)
         rows = []
         for before in befores:
             signs = _signs(f"{self._seed} key", size)
             for back, word in enumerate(reversed(before[-CONTEXT:]), start=1):
                 signs = signs * np.roll(_signs(f"{self._seed} key {word}", size), back)
             rows.append(signs)
-        bound: Tensor = tiled * torch.from_numpy(np.stack(rows))
+        bound: Tensor = spread * torch.from_numpy(np.stack(rows))
         return bound
+
+    def _spread(self, address: Tensor) -> Tensor:
+        """``[copies * dimension]``, of length 1: f of the equation above."""
+        squared = self._copies // 4
+        products = [address * address.roll(shift) * len(address) ** 0.5 for shift in range(1, squared + 1)]
+        return normalize(torch.cat([*[address] * (self._copies - squared), *products]), dim=0)
 
     def _code(self, word: str) -> Tensor:
         code: Tensor = torch.from_numpy(_signs(f"{self._seed} value {word}", _CODE)) / _CODE**0.5
