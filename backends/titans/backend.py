@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -38,6 +37,8 @@ from memagent.backends.titans.written import Written
 
 _FORMAT = 2
 _MANY = 64
+# Cosine of the embeddings of "I live in Lisbon." and "I moved to Porto last week.": 0.6.
+_SAME = 0.55
 _POINTED = "The memory's answer points here"
 _RECITED = "The memory recited it"
 
@@ -255,21 +256,25 @@ class Titans(MemoryBackend):
         cue, asked = self._cue(query), letters(query)
         # What it reminds the first memory of is nearer to what was said than the question is.
         address = normalize(cue + normalize(self._memory.read(cue)[0], dim=0), dim=0)
-        by_text: dict[str, list[Span]] = {}
-        for span in self._spans:
-            by_text.setdefault(span.text.strip(), []).append(span)
+        by_text: dict[str, list[int]] = {}
+        for place, span in enumerate(self._spans):
+            by_text.setdefault(span.text.strip(), []).append(place)
         least = self.config.match if self.config.abstain else 0.0
-        found = [
-            (by_text[text], match)
-            for text, match in self._recital.recite(address)
-            if match >= least and text in by_text
-        ]
-        wanted = (
-            (spans, match)
-            for spans, match in found
-            if letters(spans[-1].text) != asked and not any(span.turn.seq in exclude for span in spans)
-        )
-        return list(islice(wanted, self.config.recite))
+        found: list[tuple[list[Span], float]] = []
+        latest: list[int] = []
+        for text, match in self._recital.recite(address):
+            spans = [self._spans[place] for place in by_text.get(text, ())]
+            seen = any(span.turn.seq in exclude for span in spans)
+            if match < least or not spans or seen or letters(text) == asked:
+                continue
+            if not any(self._replaces(place, by_text[text][-1]) for place in latest):
+                found.append((spans, match))
+            latest.append(by_text[text][-1])
+        return found[: self.config.recite]
+
+    def _replaces(self, place: int, other: int) -> bool:
+        """Whether a span that matches better was said after another and is about the same: then it holds."""
+        return place > other and float(self._embeddings[place] @ self._embeddings[other]) > _SAME
 
     def _learn(self, spans: Iterable[tuple[Turn, str, Tensor]]) -> None:
         for turn, text, vector in spans:

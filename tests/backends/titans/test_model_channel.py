@@ -79,6 +79,12 @@ def test_every_turn_that_said_it_is_named(make: Make) -> None:
     assert texts(brought(make(FACT, *OTHERS, FACT), QUESTION, exclude=[1])) == []
 
 
+def test_of_two_about_the_same_the_later_holds_if_it_matches_better(make: Make) -> None:
+    old, new = "The locker code is 4471.", "My locker code is 9923."
+    question = "What is my locker code?"
+    assert texts(brought(make(*OTHERS, old, new), question)) == [new]
+
+
 def test_nothing_comes_to_mind_for_what_was_never_told(make: Make) -> None:
     backend = make(*OTHERS, FACT)
     with backend.attached(tiny(), "zyxgrabl frump") as attachment:
