@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import shake_256
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -83,8 +84,10 @@ class Recital:
         self._alpha = alpha
         self._seed = seed
         self._weights = torch.zeros(copies * dimension, _CODE)
-        self._vocabulary: list[str] = []
-        self._openers: list[str] = []
+        # Dictionaries without values: sets that keep their order.
+        self._vocabulary: dict[str, None] = {}
+        self._openers: dict[str, None] = {}
+        self._known: list[str] = []
         self._codes = torch.zeros(0, _CODE)
 
     @property
@@ -99,12 +102,12 @@ class Recital:
             address: ``[dimension]``, of length 1.
         """
         said = [*words(text), _END]
-        self._meet(said)
-        if said[0] not in self._openers:
-            self._openers.append(said[0])
+        self._vocabulary |= dict.fromkeys(said)
+        self._openers[said[0]] = None
         keys = self._keys(address, [said[:place] for place in range(len(said))])
         values = torch.stack([self._code(word) for word in said])
-        self._weights *= 1 - self._alpha
+        if self._alpha:
+            self._weights *= 1 - self._alpha
         errors = values - keys @ self._weights
         # What comes after the same words twice in one text shares a key: its steps are to add up to one.
         before = [tuple(said[max(0, place - CONTEXT) : place]) for place in range(len(said))]
@@ -117,6 +120,7 @@ class Recital:
 
     def recite(self, address: Tensor) -> list[Recited]:
         """Follow an address ``[dimension]`` of length 1: texts that differ, at most 16, best match first."""
+        self._encode()
         beams = [_Beam((opener,), 0.0, 1.0) for opener in self._openers]
         whole: list[_Beam] = []
         while beams and len(beams[0].words) < _LONGEST:
@@ -141,9 +145,9 @@ class Recital:
         for start in range(0, len(beams), _EARLY_BEAMS):
             some = beams[start : start + _EARLY_BEAMS]
             matches = self._keys(address, [beam.words for beam in some]) @ self._weights @ self._codes.T
-            best = matches.topk(min(_BEAMS, len(self._vocabulary)), dim=1)
+            best = matches.topk(min(_BEAMS, len(self._known)), dim=1)
             for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-                yield [(self._vocabulary[place], value) for place, value in zip(places, values, strict=True)]
+                yield [(self._known[place], value) for place, value in zip(places, values, strict=True)]
 
     def tensors(self) -> dict[str, Tensor]:
         """Return what is to be saved, with `vocabulary` and `openers`."""
@@ -152,12 +156,12 @@ class Recital:
     @property
     def vocabulary(self) -> Sequence[str]:
         """Every word met, in that order."""
-        return self._vocabulary
+        return list(self._vocabulary)
 
     @property
     def openers(self) -> Sequence[str]:
         """Every word that a text began with."""
-        return self._openers
+        return list(self._openers)
 
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Iterable[str], openers: Iterable[str]
@@ -170,15 +174,14 @@ class Recital:
         if tensors["weights"].shape != self._weights.shape:
             raise ValueError("its weights are of another shape")
         self._weights = tensors["weights"]
-        self._vocabulary, self._codes = [], self._codes[:0]
-        self._meet(vocabulary)
-        self._openers = list(openers)
+        self._vocabulary, self._openers = dict.fromkeys(vocabulary), dict.fromkeys(openers)
+        self._known, self._codes = [], self._codes[:0]
 
-    def _meet(self, said: Iterable[str]) -> None:
-        known = set(self._vocabulary)
-        new = [word for word in dict.fromkeys(said) if word not in known]
+    def _encode(self) -> None:
+        """Have the codes of all words at hand: ``[words, 256]``, in the order of the vocabulary."""
+        new = list(islice(self._vocabulary, len(self._known), None))
         if new:
-            self._vocabulary += new
+            self._known += new
             self._codes = torch.cat([self._codes, torch.stack([self._code(word) for word in new])])
 
     def _keys(self, address: Tensor, befores: Sequence[Sequence[str]]) -> Tensor:
