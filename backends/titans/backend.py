@@ -75,12 +75,13 @@ class TitansConfig:
 
 
 class Titans(MemoryBackend):
-    """Learns each turn's embedding while it reads, by surprise; recalls the turns nearest to what the network answers.
+    """Learns each turn while it reads, by surprise; recalls the turns its network points at, or recites what they said.
 
-    The network stays the same size whatever it reads. Beside it stand the turns it can point at, with an embedding each.
-    What the network has written over or forgotten is not recalled, though the turn is there. Remembering costs an
-    embedding and one step of learning a span; recalling an embedding and a product with all spans' embeddings. Forgetting
-    a turn teaches a fresh network all the others, from their embeddings.
+    The networks stay the same size whatever they read. Beside them stand the turns they can point at, with an embedding
+    each. What a network has written over or forgotten is not recalled, though the turn is there. Remembering costs an
+    embedding and one step of learning a span for each network; recalling an embedding and a product with all spans'
+    embeddings; reciting a beam search, which grows with the words that texts begin with. Forgetting a turn teaches fresh
+    networks all the others, from their embeddings.
     """
 
     name: ClassVar[str] = "titans"
