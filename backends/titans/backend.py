@@ -139,7 +139,7 @@ class Titans(MemoryBackend):
 
         This is Titans' memory as context (section 4.1): what the memory answers stands before the context, in every layer's
         attention, as if it had just been read. It comes out of the weights alone, word by word; the spans only tell of
-        which turns it is, and what is of none is not attended to.
+        which turns it is, and what is of none is not attended to. Of two about the same, the later holds if it matches better.
 
         Raises:
             SettingError: the model's attention is of a kind not known here.
@@ -165,10 +165,8 @@ class Titans(MemoryBackend):
             self.__dict__.pop("_memory", None)
             self.__dict__.pop("_recital", None)
             self._spans, self._embeddings, self._known, self._last = [], [], set(), {}
-            watched = self._resources.progress(
-                stay, total=len(stay), label="Teaching a fresh memory the rest"
-            )
-            self._learn(watched if len(stay) > _MANY else stay)
+            told = self._resources.progress(stay, total=len(stay), label="Teaching a fresh memory the rest")
+            self._learn(told if len(stay) > _MANY else stay)
         return True
 
     def stats(self) -> BackendStats:

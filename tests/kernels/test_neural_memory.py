@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -24,15 +24,6 @@ BATCH, HEADS = 2, 3
 # Without its parameters in the type, or mypy would not let a list of tensors be spread over them.
 ours: Callable[..., tuple[Tensor, NeuralMemoryState]] = neural_memory
 each_update = pytest.mark.parametrize("update", ["token", "chunk"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine the threads of thousands of small operations mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Case(NamedTuple):

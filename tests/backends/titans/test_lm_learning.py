@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,15 +12,6 @@ from memagent.backends.titans.lm import TitansConfig, TitansForCausalLM
 
 VALUES, BLANK, ASK = 8, 8, 9
 LENGTH, WINDOW = 14, 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine the threads of thousands of small operations mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batch(size: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bare": {"momentum": False, "decay": False, "convolution": False},
     "narrow": {"window": 1, "conv_width": 2, "chunk_size": 1},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On a busy machine the threads of thousands of small operations mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def model_of(variant: str, **options: Any) -> Any:
