@@ -5,7 +5,7 @@ All are stored unrotated, which is to say as they would stand at position 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,6 +33,19 @@ class KeysAndValues:
     values: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What attention asks with a row's own tokens.
+
+    Attributes:
+        queries: of some layers, unrotated: ``[layers, heads, tokens, head_dim]``.
+        values: of the first layers: ``[tokens, layers, kv_heads, head_dim]``.
+    """
+
+    queries: Tensor
+    values: Tensor
+
+
 class Reader:
     """Reads rows with one model.
 
@@ -55,32 +68,28 @@ class Reader:
         """Query heads that share one key/value head."""
         return self.heads // self.kv_heads
 
-    def read(self, rows: Sequence[Row], *, depth: int | None = None) -> Iterator[KeysAndValues]:
-        """Yield keys and values of each row, in order, up to layer ``depth`` (exclusive; all by default).
+    def read(self, rows: Sequence[Row]) -> Iterator[KeysAndValues]:
+        """Yield keys and values of each row, in order.
 
         Rows are read one by one: in a batch a row's numbers would depend on the others of the batch, by rounding, and
         the same journal would not give the same map.
         """
         for row in rows:
-            capture = _Capture(self.theta, range(depth or self.depth), keys=True)
+            capture = _Capture(self.theta, self.depth, queried=None)
             self._run(row, capture)
-            own = slice(len(row.before), len(row.before) + len(row.ids))
-            keys, values = (
-                torch.stack([tensor[0, :, own] for tensor in found]).permute(2, 0, 1, 3).contiguous()
-                for found in (capture.keys, capture.values)
-            )
-            yield KeysAndValues(keys, values)
+            yield KeysAndValues(_own(row, capture.keys), _own(row, capture.values))
 
-    def queries(self, rows: Sequence[Row], wanted: Sequence[int]) -> Iterator[Tensor]:
-        """Yield each row's queries in the layers ``wanted`` (ascending): ``[layers, heads, tokens, head_dim]``.
+    def ask(self, rows: Sequence[Row], queried: Collection[int], depth: int) -> Iterator[Asked]:
+        """Yield each row's queries in the layers ``queried``, ascending, and its values in the first ``depth`` layers.
 
-        The layers above the last wanted one are not run.
+        Layers from ``depth`` on, above all that are queried, are not run.
         """
         for row in rows:
-            capture = _Capture(self.theta, wanted, keys=False)
+            capture = _Capture(self.theta, depth, queried)
             self._run(row, capture)
             own = slice(len(row.before), len(row.before) + len(row.ids))
-            yield torch.stack([tensor[0, :, own] for tensor in capture.queries])
+            queries = torch.stack([tensor[0, :, own] for tensor in capture.queries])
+            yield Asked(queries, _own(row, capture.values))
 
     def _run(self, row: Row, capture: _Capture) -> None:
         ids = torch.tensor([[*row.before, *row.ids]], device=self.model.device)
@@ -92,25 +101,29 @@ class _Enough(Exception):  # noqa: N818 - nothing went wrong
     """The last layer that anyone wanted to see has been seen."""
 
 
-class _Capture:
-    """Keeps what passes through the wanted layers."""
+def _own(row: Row, layers: Sequence[Tensor]) -> Tensor:
+    """Take a row's own tokens from each layer's ``[1, kv_heads, tokens, head_dim]``."""
+    own = slice(len(row.before), len(row.before) + len(row.ids))
+    return torch.stack([tensor[0, :, own] for tensor in layers]).permute(2, 0, 1, 3).contiguous()
 
-    def __init__(self, theta: Tensor, wanted: Sequence[int], *, keys: bool) -> None:
+
+class _Capture:
+    """Keeps the values of the first ``depth`` layers, and the queries of those ``queried``; if None, all their keys."""
+
+    def __init__(self, theta: Tensor, depth: int, queried: Collection[int] | None) -> None:
         self._theta = theta
-        self._wanted = frozenset(wanted)
-        self._last = max(wanted)
-        self._want_keys = keys
+        self._depth = depth
+        self._queried = queried
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.queries: list[Tensor] = []
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> None:
-        if layer in self._wanted:
-            back = -call.positions[:, None]
-            if self._want_keys:
-                self.keys.append(rotary.rotate(key, back, self._theta).to(key.dtype).cpu())
-                self.values.append(value.cpu())
-            else:
-                self.queries.append(rotary.rotate(query, back, self._theta).cpu())
-        if layer >= self._last:
+        back = -call.positions[:, None]
+        self.values.append(value.cpu())
+        if self._queried is None:
+            self.keys.append(rotary.rotate(key, back, self._theta).to(key.dtype).cpu())
+        elif layer in self._queried:
+            self.queries.append(rotary.rotate(query, back, self._theta).cpu())
+        if layer == self._depth - 1:
             raise _Enough

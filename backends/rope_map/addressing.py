@@ -17,7 +17,8 @@ for a token's mass on a piece:
     max over t of log(1 + m_t(p) / FLOOR) - b_t     trusts the one token that picks the piece out best, where b_t is the
                                                     same mean over the background's pieces; at least 0
 
-The first finds what a conversation was about, the second what a lone statement says in other words. The weighted sum of
+The first finds what a conversation was about, the second what a lone statement says in other words. The likeness of
+values (``likeness.py``) is asked as one head more, and gives the same two. The weighted sum of
 a piece's evidence is its score; as an answer often has few words in common with a question, a piece is also credited
 with a part of the evidence on its neighbours in the dialogue: the two pieces it answers and the one that answers it.
 What one speaker says in a row is no dialogue: there each piece stands for itself.
@@ -30,6 +31,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from memagent.backends.rope_map.likeness import Likeness
 
 FLOOR = 1e-3
 """Mass below this is noise: an even spread over a thousand pieces."""
@@ -58,23 +61,33 @@ class Addressing:
     Attributes:
         heads: those that address, each at its offset.
         group: query heads that share a key/value head.
-        weights: ``[2 * len(heads)]``, 0 or more: for the first kind of evidence of all heads, then the second.
+        likeness: of the values of some heads.
+        weights: ``[2 * (len(heads) + 1)]``, 0 or more: for the first kind of evidence of all heads and of the likeness,
+            then for the second.
         threshold: the best piece must be so far above the background for anything to be relevant.
         background: unrotated keys of small talk by (layer, kv_head): ``[tokens, head_dim]``.
+        alike: the joined values of the same: ``[tokens, value heads * head_dim]``.
         owners: ``[tokens]``, which piece of the background each of its tokens belongs to.
     """
 
     heads: tuple[Head, ...]
     group: int
+    likeness: Likeness
     weights: Tensor
     threshold: float
     background: dict[tuple[int, int], Tensor]
+    alike: Tensor
     owners: Tensor
 
     @property
     def layers(self) -> list[int]:
         """The layers whose queries are needed, ascending."""
         return sorted({head.layer for head in self.heads})
+
+    @property
+    def depth(self) -> int:
+        """How many layers a question has to be read through."""
+        return max(1 + self.layers[-1], self.likeness.depth)
 
     def key_head(self, head: Head) -> tuple[int, int]:
         """The (layer, kv_head) whose keys a head reads."""
@@ -119,8 +132,8 @@ class Found:
 
     Attributes:
         pieces: their numbers, ascending.
-        evidence: ``[pieces, 2 * heads]``.
-        background: that on the pieces of the background, ``[background pieces, 2 * heads]``.
+        evidence: ``[pieces, 2 * (heads + 1)]``.
+        background: that on the pieces of the background, ``[background pieces, 2 * (heads + 1)]``.
     """
 
     pieces: list[int]
@@ -151,7 +164,7 @@ def gather(
     """Add up the scores of pieces from the evidence found on them and on their neighbours.
 
     Args:
-        weights: ``[2 * heads]``.
+        weights: ``[2 * (heads + 1)]``.
         around: gives the number of the piece so many places after a piece in the same dialogue, or None.
         without: pieces that are neither scored nor evidence: the same question, asked before, is no answer to it.
     """

@@ -40,7 +40,7 @@ from memagent.backends.rope_map.quantize import Precision
 from memagent.backends.tensors import save_tensors
 from memagent.backends.text import letters
 
-_FORMAT = 1
+_FORMAT = 2
 _STEP = 64
 # A piece that is so many times less likely than the best one is left out: e to the power of this.
 _MARGIN = 3.0
@@ -199,6 +199,9 @@ class RopeMap(MemoryBackend):
                 "addressing_heads": " ".join(
                     f"({head.layer},{head.head})@{head.offset}" for head in self._addressing.heads
                 ),
+                "value_heads": " ".join(
+                    f"({layer},{head})" for layer, head in self._addressing.likeness.heads
+                ),
                 "model": self._resources.local_model.name,
             },
         )
@@ -273,14 +276,15 @@ class RopeMap(MemoryBackend):
         row = Row(*self._writer.question(query))
         if not row.ids:
             return []
-        queries = next(self._reader.queries([row], self._addressing.layers))
-        found, asked = self._index.find(queries), letters(query)
+        known = self._addressing
+        found = self._index.find(next(self._reader.ask([row], known.layers, known.depth)))
+        asked = letters(query)
         same = {number for number in found.pieces if letters(self._catalogue[number].text) == asked}
-        scores = gather(found, self._addressing.weights, self._catalogue.around, without=same)
+        scores = gather(found, known.weights, self._catalogue.around, without=same)
         ranked = sorted(scores.pieces.items(), key=lambda item: (-item[1], item[0]))
         if not self.config.abstain:
             return ranked
-        if scores.above < self._addressing.threshold:
+        if scores.above < known.threshold:
             return []
         return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
 

@@ -4,54 +4,40 @@ Done once for a model, on generated conversations (``generated.py``), and kept i
 
 1. Every head of the lower half of the layers is asked alone, at one offset, how well the mass it pays ranks the turn
    that answers a question; the best ones are chosen, and for each of them the best offset.
-2. The weights of their evidence are fitted: a listwise softmax over all pieces of a conversation (Cao et al. 2007,
+2. Every head of all layers is asked in the same way how well the likeness of its values ranks that turn; the best ones are
+   joined (``likeness.py``).
+3. The weights of their evidence are fitted: a listwise softmax over all pieces of a conversation (Cao et al. 2007,
    ListNet) with the answering one as the target, and a penalty on large weights.
-3. The threshold of abstention is laid where three in five remarks that need no memory stay below it.
+4. The threshold of abstention is laid where three in five remarks that need no memory stay below it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from uuid import uuid4
 
 import torch
 from torch import Tensor
 
-from memagent.backends.attention import rotary
 from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import KeysAndValues, Reader, Row
+from memagent.backends.attention.reader import Asked, KeysAndValues, Reader, Row
 from memagent.backends.protocol import LocalModel, Progress, Turn
-from memagent.backends.rope_map import generated
-from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head, mass
+from memagent.backends.rope_map import choosing, fitting, generated
+from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head
 from memagent.backends.rope_map.catalogue import Catalogue
-from memagent.backends.rope_map.fitting import RECIPE, Example, fit
+from memagent.backends.rope_map.choosing import Heard, owners_of
+from memagent.backends.rope_map.fitting import Example
 from memagent.backends.rope_map.index import AddressIndex
+from memagent.backends.rope_map.likeness import RIDGE, SHARPNESS, Likeness
 from memagent.backends.tensors import save_tensors
 
-FORMAT = 3
-HEADS = 14
-OFFSETS = (64, 128, 256, 512)
-_FIRST_OFFSET = 256
-_SCENES = 8
-_CHOSEN_ON = 4
-# Heads are chosen on each so manieth question: a prime, as questions come in kinds.
-_EVERY = 7
+FORMAT = 4
+_SCENES = 4
 _SEED = 0
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A scene as the model sees it."""
-
-    catalogue: Catalogue
-    stored: list[KeysAndValues]
-    queries: list[Tensor]
-    answers: list[int | None]
 
 
 def fingerprint(local: LocalModel, context: int) -> str:
@@ -62,7 +48,9 @@ def fingerprint(local: LocalModel, context: int) -> str:
         str(local.model.dtype),
         context,
         hashlib.sha256(generated.SOURCE.read_bytes()).hexdigest(),
-        (HEADS, OFFSETS, _FIRST_OFFSET, _SCENES, _CHOSEN_ON, _EVERY, _SEED, *RECIPE),
+        (_SCENES, _SEED, SHARPNESS, RIDGE),
+        choosing.RECIPE,
+        fitting.RECIPE,
         sorted(NEIGHBOURS.items()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
@@ -103,20 +91,24 @@ def calibrate(reader: Reader, writer: Writer, context: int, progress: Progress) 
         _read(scene, reader, writer, context, depth)
         for scene in progress(drawn, total=len(drawn), label=label)
     ]
-    talk = _small_talk(reader, writer, depth)
+    talk = _small_talk(reader, writer)
     background = torch.cat([one.keys for one in talk])
-    heads = _choose(scenes, reader, background, depth)
+    values = torch.cat([one.values for one in talk])
+    heads = choosing.choose_heads(scenes, reader, background, depth)
+    alike = choosing.choose_values(scenes, reader, values)
     keys = {(head.layer, head.head // reader.group) for head in heads}
     bare = Addressing(
         heads=heads,
         group=reader.group,
+        likeness=alike,
         weights=torch.empty(0),
         threshold=0.0,
         background={key: background[:, key[0], key[1]].contiguous() for key in sorted(keys)},
-        owners=_owners(talk),
+        alike=alike(values).to(values.dtype),
+        owners=owners_of(talk),
     )
     examples = [_example(scene, bare, reader.theta) for scene in scenes]
-    return fit(bare, examples)
+    return fitting.fit(bare, examples)
 
 
 def save(addressing: Addressing, path: Path) -> None:
@@ -130,9 +122,11 @@ def save(addressing: Addressing, path: Path) -> None:
         "group": addressing.group,
         "threshold": addressing.threshold,
         "heads": [asdict(head) for head in addressing.heads],
+        "value_heads": addressing.likeness.heads,
     }
     tensors = {f"background.{layer}.{head}": keys for (layer, head), keys in addressing.background.items()}
-    tensors |= {"weights": addressing.weights, "owners": addressing.owners}
+    tensors |= {"weights": addressing.weights, "owners": addressing.owners, "alike": addressing.alike}
+    tensors |= {"mean": addressing.likeness.mean, "whitening": addressing.likeness.whitening}
     # Two users may learn the same model at the same time.
     fresh = path.with_name(f"{path.stem}.{uuid4().hex}.new")
     save_tensors(tensors, fresh, {"addressing": json.dumps(told)})
@@ -150,8 +144,14 @@ def load(path: Path) -> Addressing | None:
             return Addressing(
                 heads=tuple(Head(**head) for head in told["heads"]),
                 group=told["group"],
+                likeness=Likeness(
+                    tuple((layer, head) for layer, head in told["value_heads"]),
+                    file.get_tensor("mean"),
+                    file.get_tensor("whitening"),
+                ),
                 weights=file.get_tensor("weights"),
                 threshold=told["threshold"],
+                alike=file.get_tensor("alike"),
                 owners=file.get_tensor("owners"),
                 background={_key(name): file.get_tensor(name) for name in names},
             )
@@ -164,80 +164,41 @@ def _key(name: str) -> tuple[int, int]:
     return int(layer), int(head)
 
 
-def _read(scene: generated.Scene, reader: Reader, writer: Writer, context: int, depth: int) -> _Read:
+def _read(scene: generated.Scene, reader: Reader, writer: Writer, context: int, depth: int) -> Heard:
     catalogue = Catalogue(writer)
     numbers = catalogue.add(scene.turns)
     rows = [
         Row(writer.before(catalogue.before(number, context)), catalogue[number].ids) for number in numbers
     ]
     asked = [Row(*writer.question(one.text)) for one in scene.asked]
-    return _Read(
+    return Heard(
         catalogue,
-        list(reader.read(rows, depth=depth)),
-        list(reader.queries(asked, range(depth))),
+        list(reader.read(rows)),
+        list(reader.ask(asked, range(depth), reader.depth)),
         [one.answer for one in scene.asked],
     )
 
 
-def _small_talk(reader: Reader, writer: Writer, depth: int) -> list[KeysAndValues]:
+def _small_talk(reader: Reader, writer: Writer) -> list[KeysAndValues]:
     turns = [
         Turn(place + 1, f"{place:032x}", "small talk", "user", text, generated.LONG_AGO)
         for place, text in enumerate(generated.background())
     ]
     rows = [Row(writer.before([]), piece.ids) for turn in turns for piece in writer.cut(turn)]
-    return list(reader.read(rows, depth=depth))
+    return list(reader.read(rows))
 
 
-def _owners(read: Sequence[KeysAndValues]) -> Tensor:
-    return torch.cat([torch.full((len(one.keys),), place) for place, one in enumerate(read)])
-
-
-def _choose(scenes: Sequence[_Read], reader: Reader, background: Tensor, depth: int) -> tuple[Head, ...]:
-    """Return the heads whose mass alone ranks answers best, each at its best offset."""
-
-    def quality(head: Head, among: Sequence[_Read]) -> float:
-        return sum(_alone(scene, head, reader, background) for scene in among) / len(among)
-
-    every = [Head(layer, head, _FIRST_OFFSET) for layer in range(depth) for head in range(reader.heads)]
-    few = scenes[:_CHOSEN_ON]
-    best = sorted(every, key=lambda head: -quality(head, few))[:HEADS]
-    offsets = (
-        max((Head(head.layer, head.head, offset) for offset in OFFSETS), key=lambda one: quality(one, few))
-        for head in best
-    )
-    return tuple(sorted(offsets, key=lambda head: (head.layer, head.head)))
-
-
-def _alone(scene: _Read, head: Head, reader: Reader, background: Tensor) -> float:
-    """Return the mean reciprocal rank of answers, or of the turn before them, by one head's mass."""
-    keys = torch.cat([one.keys[:, head.layer, head.head // reader.group] for one in scene.stored]).float()
-    others = background[:, head.layer, head.head // reader.group].float()
-    owners = _owners(scene.stored)
-    every = [(place, answer) for place, answer in enumerate(scene.answers) if answer is not None]
-    answered = dict(every[::_EVERY])
-    lengths = [scene.queries[place].shape[2] for place in answered]
-    asking = torch.cat([scene.queries[place][head.layer, head.head] for place in answered])
-    asking = rotary.rotate(asking, torch.tensor(head.offset), reader.theta.cpu()) * reader.head_dim**-0.5
-    paid = mass(asking @ keys.T, owners.expand(len(asking), -1), len(scene.stored), asking @ others.T)
-    total = 0.0
-    for answer, one in zip(answered.values(), torch.split(paid, lengths), strict=True):
-        found = one.mean(0)
-        told = found[max(0, answer - 1) : answer + 1].max()
-        total += 1.0 / float((found >= told).sum())
-    return total / len(answered)
-
-
-def _example(scene: _Read, bare: Addressing, theta: Tensor) -> Example:
+def _example(scene: Heard, bare: Addressing, theta: Tensor) -> Example:
     index = AddressIndex(bare, theta, device="cpu")
     index.insert(enumerate(scene.stored))
-    pieces, size = len(scene.stored), 2 * len(bare.heads)
-    own = torch.zeros(len(scene.queries), pieces, size)
+    pieces, size = len(scene.stored), 2 * (len(bare.heads) + 1)
+    own = torch.zeros(len(scene.asked), pieces, size)
     background = []
-    for place, queries in enumerate(scene.queries):
-        found = index.find(queries[bare.layers])
+    for place, one in enumerate(scene.asked):
+        found = index.find(Asked(one.queries[bare.layers], one.values))
         own[place, found.pieces] = found.evidence
         background.append(found.background)
-    target = torch.zeros(len(scene.queries), pieces)
+    target = torch.zeros(len(scene.asked), pieces)
     for place, answer in enumerate(scene.answers):
         if answer is not None:
             target[place, scene.catalogue.numbers([answer + 1])] = 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from memagent.backends.rope_map.addressing import Addressing
 
-_PENALTY = 0.1
+_PENALTY = 0.3
 _STEPS = 80
 _REFUSED = 0.6
 RECIPE = (_PENALTY, _STEPS, _REFUSED)
@@ -22,9 +22,9 @@ class Example:
     """A scene's questions.
 
     Attributes:
-        own: the evidence on its pieces: ``[questions, pieces, 2 * heads]``.
+        own: the evidence on its pieces: ``[questions, pieces, 2 * (heads + 1)]``.
         evidence: the same with the neighbours' share.
-        background: that on the pieces of the background: ``[questions, background pieces, 2 * heads]``.
+        background: that on the pieces of the background: ``[questions, background pieces, 2 * (heads + 1)]``.
         target: ``[questions, pieces]``: 1 for pieces that answer, all 0 for remarks that need no memory.
     """
 
@@ -40,7 +40,7 @@ def fit(bare: Addressing, examples: Sequence[Example]) -> Addressing:
     Weights are squares, so that attention never counts against a piece: without that they take opposite signs for
     heads that say the same, and carry over to people's questions less well.
     """
-    roots = torch.full((2 * len(bare.heads),), 0.3, requires_grad=True)
+    roots = torch.full((2 * (len(bare.heads) + 1),), 0.3, requires_grad=True)
     optimizer = torch.optim.LBFGS([roots], max_iter=_STEPS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

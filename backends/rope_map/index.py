@@ -1,7 +1,8 @@
-"""The addressing heads' keys of everything stored, findable by hashing: ``kernels.lsh``, one index a key head.
+"""What everything stored is addressed by, findable by hashing: the addressing heads' keys, and the joined values.
 
-Costs, with n stored tokens and a key head of 64 components: 2 * 64 bytes a token and head in memory beside the
-pages; a question touches a share of the keys that shrinks as n grows.
+One ``kernels.lsh`` index a key head, and one for the values. Costs, with n stored tokens and heads of 64
+components: 2 * 64 bytes a token and head in memory beside the pages; a question touches a share of the keys that shrinks as n
+grows.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from torch import Tensor
 
 from memagent.backends.attention import rotary
 from memagent.backends.attention.pieces import LONGEST
-from memagent.backends.attention.reader import KeysAndValues
+from memagent.backends.attention.reader import Asked, KeysAndValues
 from memagent.backends.errors import CheckpointError
-from memagent.backends.rope_map.addressing import Addressing, Found, evidence, mass
+from memagent.backends.rope_map.addressing import Addressing, Found, Head, evidence, mass
+from memagent.backends.rope_map.likeness import SHARPNESS
 from memagent.kernels.lsh import LSHIndex
 
 _HITS = 256
+_ALIKE = "alike"
 
 
 class AddressIndex:
@@ -36,7 +39,8 @@ class AddressIndex:
         self._device = device
         self._scaling = (2 * len(theta)) ** -0.5
         keys = sorted({addressing.key_head(head) for head in addressing.heads})
-        self._indexes = {key: LSHIndex(device=device) for key in keys}
+        self._keys = {key: LSHIndex(device=device) for key in keys}
+        self._alike = LSHIndex(device=device)
 
     def insert(self, pieces: Iterable[tuple[int, KeysAndValues]]) -> None:
         """Add pieces with their numbers."""
@@ -44,27 +48,31 @@ class AddressIndex:
         if not added:
             return
         ids = torch.cat([_ids(number, len(found.keys)) for number, found in added]).to(self._device)
-        for (layer, head), index in self._indexes.items():
+        for (layer, head), index in self._keys.items():
             keys = torch.cat([found.keys[:, layer, head] for _, found in added])
             index.insert(ids, keys.to(self._device))
+        values = torch.cat([found.values for _, found in added])
+        alike = self.addressing.likeness(values).to(values.dtype)
+        self._alike.insert(ids, alike.to(self._device))
 
     def delete(self, pieces: Iterable[tuple[int, int]]) -> None:
         """Remove pieces, given as (number, tokens)."""
         gone = [_ids(number, tokens) for number, tokens in pieces]
         if gone:
-            for index in self._indexes.values():
+            for index in (*self._keys.values(), self._alike):
                 index.delete(torch.cat(gone).to(self._device))
 
-    def find(self, queries: Tensor) -> Found:
+    def find(self, asked: Asked) -> Found:
         """Return the pieces that draw attention, with the evidence on them.
 
         Args:
-            queries: of the addressing layers, unrotated: ``[layers, heads, tokens, head_dim]``.
+            asked: queries of the addressing layers, and values of the first ``addressing.depth``.
         """
-        heads = range(len(self.addressing.heads))
-        seen = [self._ask(queries, place) for place in heads]
+        seen = [self._by_head(asked.queries, head) for head in self.addressing.heads]
+        asking = SHARPNESS * self.addressing.likeness(asked.values)
+        seen.append(self._ask(asking.to(self._device), self._alike, self.addressing.alike))
         numbers = torch.unique(torch.cat([own for own, _, _ in seen]))
-        stored = torch.zeros(len(numbers), 2, len(heads))
+        stored = torch.zeros(len(numbers), 2, len(seen))
         for place, (own, found, _) in enumerate(seen):
             stored[torch.searchsorted(numbers, own), :, place] = found
         background = torch.stack([other for _, _, other in seen], -1)
@@ -72,9 +80,10 @@ class AddressIndex:
 
     def state(self) -> dict[str, Tensor]:
         """Return all tensors, to be saved."""
+        named = {f"{layer}:{head}": index for (layer, head), index in self._keys.items()}
         return {
-            f"{layer}.{head}.{name}": tensor
-            for (layer, head), index in self._indexes.items()
+            f"{key}.{name}": tensor
+            for key, index in (named | {_ALIKE: self._alike}).items()
             for name, tensor in index.state().items()
         }
 
@@ -84,12 +93,14 @@ class AddressIndex:
         Raises:
             CheckpointError: it is of other heads.
         """
-        own: dict[tuple[int, int], dict[str, Tensor]] = {key: {} for key in self._indexes}
+        own: dict[str, dict[str, Tensor]] = {name.partition(".")[0]: {} for name in self.state()}
         try:
             for name, tensor in state.items():
-                layer, head, rest = name.split(".", 2)
-                own[int(layer), int(head)][rest] = tensor
-            self._indexes = {key: LSHIndex.from_state(its, self._device) for key, its in own.items()}
+                key, _, part = name.partition(".")
+                own[key][part] = tensor
+            found = {key: LSHIndex.from_state(its, self._device) for key, its in own.items()}
+            self._alike = found.pop(_ALIKE)
+            self._keys = {key: found[f"{key[0]}:{key[1]}"] for key in self._keys}
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"its index is not one of the heads that address ({error})") from error
 
@@ -97,13 +108,22 @@ class AddressIndex:
     def bytes_in_memory(self) -> int:
         return sum(tensor.nbytes for tensor in self.state().values())
 
-    def _ask(self, queries: Tensor, place: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pieces one head finds, ascending, the evidence on them and that on the background's pieces."""
-        head = self.addressing.heads[place]
+    def _by_head(self, queries: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
         own = queries[self.addressing.layers.index(head.layer), head.head].to(self._device)
         asking = rotary.rotate(own, torch.tensor(head.offset), self._theta) * self._scaling
-        hits = self._indexes[self.addressing.key_head(head)].query(asking, _HITS)
-        others = (asking @ self.addressing.background[self.addressing.key_head(head)].T.to(asking)).cpu()
+        key = self.addressing.key_head(head)
+        return self._ask(asking, self._keys[key], self.addressing.background[key])
+
+    def _ask(self, asking: Tensor, index: LSHIndex, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the pieces found, ascending, the evidence on them and that on the background's pieces.
+
+        Args:
+            asking: what a question's tokens ask with, ``[tokens, dim]``, so that inner products are scores.
+            index: of what is stored.
+            background: the same of small talk, ``[background tokens, dim]``.
+        """
+        hits = index.query(asking, _HITS)
+        others = (asking @ background.T.to(asking)).cpu()
         scores, ids = hits.scores.cpu(), hits.ids.cpu()
         numbers, places = torch.unique(ids // LONGEST, return_inverse=True)
         talk, count = self.addressing.owners, int(self.addressing.owners.max()) + 1
