@@ -48,7 +48,7 @@ class Writer:
         self._newline = self._encode("\n")
         start = tokenizer.bos_token_id
         # What opens a text draws much attention and stands for nothing: it is read, never stored.
-        self._opening = [*([] if start is None else [start]), *self._encode(opening)]
+        self.opening = [*([] if start is None else [start]), *self._encode(opening)]
 
     def cut(self, turn: Turn) -> list[Piece]:
         """Cut a turn into pieces of at most ``LONGEST`` tokens."""
@@ -69,11 +69,15 @@ class Writer:
 
     def before(self, context: Sequence[Piece]) -> list[int]:
         """Return the tokens that a piece is read after: the opening, then the pieces before it."""
-        return [*self._opening, *(token for piece in context for token in (*piece.ids, *self._newline))]
+        return [*self.opening, *(token for piece in context for token in (*piece.ids, *self._newline))]
 
     def question(self, text: str) -> tuple[list[int], list[int]]:
         """Return the tokens a question is read after, and the question's own, at most ``LONGEST``: its last ones."""
-        return [*self._opening, *self._name("User")], self._encode(" " + text)[-LONGEST:]
+        return [*self.opening, *self._name("User")], self._encode(" " + text)[-LONGEST:]
+
+    def reply(self, text: str) -> tuple[list[int], list[int]]:
+        """Return the same for a question that is asked right after a piece, which stands there already."""
+        return [*self._newline, *self._name("User")], self.question(text)[1]
 
     def _name(self, name: str) -> list[int]:
         return self._encode(f"{name}:")[-LONGEST // 4 :]

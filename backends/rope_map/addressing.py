@@ -26,7 +26,7 @@ What one speaker says in a row is no dialogue: there each piece stands for itsel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -168,13 +168,21 @@ def gather(
         around: gives the number of the piece so many places after a piece in the same dialogue, or None.
         without: pieces that are neither scored nor evidence: the same question, asked before, is no answer to it.
     """
-    scores: dict[int, float] = {}
     every = zip(found.pieces, (found.evidence @ weights).tolist(), strict=True)
     own = {piece: value for piece, value in every if piece not in without}
+    above = max(own.values(), default=0.0) - float((found.background @ weights).max())
+    return Scores(credited(own, around, without=without), above)
+
+
+def credited(
+    own: Mapping[int, float], around: Callable[[int, int], int | None], *, without: Collection[int] = ()
+) -> dict[int, float]:
+    """Credit each piece with what is its own and with its share of what is its neighbours'."""
+    credit: dict[int, float] = {}
     for piece, value in own.items():
         for shift, share in NEIGHBOURS.items():
             # What counts for the piece `shift` places back is found here.
             target = around(piece, -shift)
             if target is not None and target not in without:
-                scores[target] = scores.get(target, 0.0) + share * value
-    return Scores(scores, max(own.values(), default=0.0) - float((found.background @ weights).max()))
+                credit[target] = credit.get(target, 0.0) + share * value
+    return credit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,11 +32,12 @@ from memagent.backends.protocol import (
     Turn,
 )
 from memagent.backends.rope_map import calibration
-from memagent.backends.rope_map.addressing import Addressing, gather
+from memagent.backends.rope_map.addressing import Addressing, credited, gather
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pages import PageStore
 from memagent.backends.rope_map.quantize import Precision
+from memagent.backends.rope_map.rereading import gains
 from memagent.backends.tensors import save_tensors
 from memagent.backends.text import letters
 
@@ -55,6 +56,8 @@ class RopeMapConfig:
         mode: span (whole pieces, chosen by the addressing heads) or token (the paper's plain form: every head
             takes the best single tokens out of all of memory; slow, and lost among many memories).
         spans: most pieces attended to in one reply.
+        reread: the question is read anew after each of so many of the best pieces, to see which makes it likeliest;
+            0: addressing has the last word, in a third of the time.
         top_k: memory tokens each query of each head attends to in mode token.
         placement: where attended pieces stand: consecutive (in order, right before the prompt) or fixed (all at
             position 0, all queries at the offset).
@@ -67,6 +70,7 @@ class RopeMapConfig:
     abstain: bool = True
     mode: Literal["span", "token"] = "span"
     spans: Annotated[int, Field(ge=1, le=64)] = 3
+    reread: Annotated[int, Field(ge=0, le=256)] = 20
     top_k: Annotated[int, Field(ge=1, le=4096)] = 16
     placement: Placement = "consecutive"
     offset: Annotated[int, Field(ge=0, le=1_000_000)] = 4096
@@ -253,6 +257,10 @@ class RopeMap(MemoryBackend):
         device = str(self._reader.model.device)
         return AddressIndex(self._addressing, self._reader.theta, device)
 
+    @cached_property
+    def _opening(self) -> KeysAndValues:
+        return next(self._reader.read([Row([], self._writer.opening)]))
+
     def _store(self, numbers: Sequence[int]) -> None:
         """Read pieces with the model, and keep what its layers made of them."""
         rows = [
@@ -281,12 +289,25 @@ class RopeMap(MemoryBackend):
         asked = letters(query)
         same = {number for number in found.pieces if letters(self._catalogue[number].text) == asked}
         scores = gather(found, known.weights, self._catalogue.around, without=same)
-        ranked = sorted(scores.pieces.items(), key=lambda item: (-item[1], item[0]))
+        if self.config.abstain and scores.above < known.threshold:
+            return []
+        ranked = self._reread(query, _ranked(scores.pieces), same)
         if not self.config.abstain:
             return ranked
-        if scores.above < known.threshold:
-            return []
         return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
+
+    def _reread(
+        self, query: str, ranked: list[tuple[int, float]], same: Collection[int]
+    ) -> list[tuple[int, float]]:
+        """Rank pieces anew, given with their scores, best first: the first few gain by how likely they make ``query``."""
+        tried = {number: self._pages.get(number) for number, _ in ranked[: self.config.reread]}
+        if len(tried) < 2:
+            return ranked
+        gained = gains(self._reader, self._opening, tried, Row(*self._writer.reply(query)))
+        scores = dict(ranked)
+        for number, gain in credited(gained, self._catalogue.around, without=same).items():
+            scores[number] = scores.get(number, 0.0) + gain
+        return _ranked(scores)
 
     def _memory(self, chosen: dict[int, float]) -> Attended:
         """Load pieces, given with their scores."""
@@ -314,5 +335,11 @@ class RopeMap(MemoryBackend):
             role=turn.role,
             speaker=turn.speaker,
             created_at=turn.created_at,
-            why=f"{len(self._addressing.heads)} attention heads found it; a piece with a score 1 lower is e times less likely.",
+            why=f"{len(self._addressing.heads)} attention heads and the likeness of {len(self._addressing.likeness.heads)} "
+            "heads' values found it; a piece with a score 1 lower is e times less likely.",
         )
+
+
+def _ranked(scores: Mapping[int, float]) -> list[tuple[int, float]]:
+    """Return pieces with their scores, best first; of equals the older one."""
+    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

@@ -56,7 +56,7 @@ class Likeness:
             float32 ``[tokens, heads * head_dim]``.
         """
         layers, kv_heads = (list(places) for places in zip(*self.heads, strict=True))
-        chosen = values[:, layers, kv_heads].float().to(self.mean.device)
+        chosen: Tensor = values[:, layers, kv_heads].float().to(self.mean.device)
         white = torch.einsum("thd,hde->the", chosen - self.mean, self.whitening)
         joined: Tensor = torch.nn.functional.normalize(white, dim=-1).flatten(1)
         return joined * len(self.heads) ** -0.5
