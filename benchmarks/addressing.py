@@ -98,8 +98,8 @@ def capture(texts: Sequence[str]) -> dict[str, torch.Tensor]:
         for place, name in enumerate(names[:: len(names) // 200 or 1])
     ]
     # The first token is left out: it is a sink itself.
-    questions = reader.queries([Row(tokens[:1], tokens[1:]) for tokens in asked], [LAYER])
-    queries = torch.cat([found[0, HEAD] for found in questions])
+    questions = reader.ask([Row(tokens[:1], tokens[1:]) for tokens in asked], [LAYER], LAYER + 1)
+    queries = torch.cat([found.queries[0, HEAD] for found in questions])
     return {
         "keys": torch.cat(keys),
         "queries": rotary.rotate(queries, torch.tensor(OFFSET), reader.theta.cpu()),

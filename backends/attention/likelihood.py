@@ -27,12 +27,15 @@ def likelihoods(reader: Reader, opening: KeysAndValues, pieces: Sequence[KeysAnd
     Returns:
         float32 ``[pieces]`` on the CPU, in nats, summed over the text's tokens; higher is likelier.
     """
-    ids = torch.tensor([[*row.before, *row.ids]], device=reader.model.device).expand(len(pieces), -1)
-    text = ids[:, len(row.before) :, None]
+    ids = torch.tensor([[*row.before, *row.ids]], device=reader.model.device)
+    text = ids[0, len(row.before) :, None]
     with torch.inference_mode(), watched(reader.model, _Each(reader, opening, pieces)):
-        logits = reader.model(input_ids=ids, use_cache=False, logits_to_keep=len(row.ids) + 1).logits[:, :-1]
-        told: Tensor = logits.float().log_softmax(-1).gather(2, text)
-    return told.sum((1, 2)).cpu()
+        run = reader.model.model(input_ids=ids.expand(len(pieces), -1), use_cache=False)
+        head = reader.model.get_output_embeddings()
+        # One piece at a time: the logits of a long text over a large vocabulary take more memory than all else.
+        each = (head(states).float() for states in run.last_hidden_state[:, len(row.before) - 1 : -1])
+        told = [(logits.gather(1, text)[:, 0] - logits.logsumexp(1)).sum() for logits in each]
+    return torch.stack(told).cpu()
 
 
 class _Each:

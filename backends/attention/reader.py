@@ -68,14 +68,14 @@ class Reader:
         """Query heads that share one key/value head."""
         return self.heads // self.kv_heads
 
-    def read(self, rows: Sequence[Row]) -> Iterator[KeysAndValues]:
-        """Yield keys and values of each row, in order.
+    def read(self, rows: Sequence[Row], *, depth: int | None = None) -> Iterator[KeysAndValues]:
+        """Yield keys and values of each row, in order, up to layer ``depth`` (exclusive; all by default).
 
         Rows are read one by one: in a batch a row's numbers would depend on the others of the batch, by rounding, and
         the same journal would not give the same map.
         """
         for row in rows:
-            capture = _Capture(self.theta, self.depth, queried=None)
+            capture = _Capture(self.theta, depth or self.depth, queried=None)
             self._run(row, capture)
             yield KeysAndValues(_own(row, capture.keys), _own(row, capture.values))
 

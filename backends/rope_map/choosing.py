@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ def choose_heads(scenes: Sequence[Heard], reader: Reader, keys: Tensor, depth: i
     def quality(head: Head) -> float:
         shared = head.head // reader.group
         others = keys[:, head.layer, shared].float()
-        offset, scaling = torch.tensor(head.offset), reader.head_dim**-0.5
+        offset, scaling = torch.tensor(head.offset), 1 / math.sqrt(reader.head_dim)
 
         def asking(one: Asked) -> Tensor:
             return rotary.rotate(one.queries[head.layer, head.head], offset, reader.theta.cpu()) * scaling

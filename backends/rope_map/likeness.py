@@ -14,6 +14,7 @@ share a softmax of likeness as they share a head's attention. Values are never r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,8 +59,8 @@ class Likeness:
         layers, kv_heads = (list(places) for places in zip(*self.heads, strict=True))
         chosen: Tensor = values[:, layers, kv_heads].float().to(self.mean.device)
         white = torch.einsum("thd,hde->the", chosen - self.mean, self.whitening)
-        joined: Tensor = torch.nn.functional.normalize(white, dim=-1).flatten(1)
-        return joined * len(self.heads) ** -0.5
+        joined = torch.nn.functional.normalize(white, dim=-1).flatten(1)
+        return joined / math.sqrt(len(self.heads))
 
 
 def learn(heads: Sequence[tuple[int, int]], values: Tensor) -> Likeness:

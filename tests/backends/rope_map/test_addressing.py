@@ -12,10 +12,12 @@ from torch import Tensor
 
 from memagent.backends.attention import rotary
 from memagent.backends.attention.pieces import Writer
+from memagent.backends.attention.reader import Asked
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map.addressing import FLOOR, NEIGHBOURS, Found, Head, evidence, gather, mass
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
+from memagent.backends.rope_map.likeness import SHARPNESS
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.tiny import addressing, drawn, said, tiny, tokenizer
 
@@ -169,25 +171,38 @@ def test_a_catalogue_comes_back_as_it_was(tmp_path: Path) -> None:
 # the index
 
 
+def raw(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
 def index_of(*numbers: int) -> AddressIndex:
     index = AddressIndex(addressing(), rotary.frequencies(tiny().model), device="cpu")
     index.insert([(number, drawn(6 + number, seed=number)) for number in numbers])
     return index
 
 
-def naive(numbers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
+def question(seed: int = 5) -> Asked:
+    """Queries of the addressing layers and values, as of seven tokens."""
+    return Asked(random(2, make.HEADS, 7, make.HEAD_DIM, seed=seed), drawn(7, seed=seed).values)
+
+
+def naive(numbers: list[int], asked: Asked) -> tuple[Tensor, Tensor]:
     """Masses over everything, by one softmax for each head and token."""
     theta, known = rotary.frequencies(tiny().model), addressing()
-    stored, background = [], []
+    told, stored, background = [], [], []
     for head in known.heads:
         shared = head.head // known.group
         asking = rotary.rotate(
-            queries[known.layers.index(head.layer), head.head], torch.tensor(head.offset), theta
+            asked.queries[known.layers.index(head.layer), head.head], torch.tensor(head.offset), theta
         )
         keys = [drawn(6 + number, seed=number).keys[:, head.layer, shared].float() for number in numbers]
         talk = known.background[head.layer, shared]
-        share = (asking @ torch.cat([*keys, talk]).T / make.HEAD_DIM**0.5).softmax(1)
-        parts = share.split([*map(len, keys), *[5] * 4], dim=1)
+        told.append((asking @ torch.cat([*keys, talk]).T / make.HEAD_DIM**0.5).softmax(1))
+    alike = [known.likeness(drawn(6 + number, seed=number).values).bfloat16().float() for number in numbers]
+    cosines = known.likeness(asked.values) @ torch.cat([*alike, known.alike]).T
+    told.append((SHARPNESS * cosines).softmax(1))
+    for share in told:
+        parts = share.split([*(6 + number for number in numbers), *[5] * 4], dim=1)
         sums = torch.stack([part.sum(1) for part in parts], 1)
         stored.append(sums[:, : len(numbers)])
         background.append(sums[:, len(numbers) :])
@@ -198,10 +213,10 @@ def naive(numbers: list[int], queries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_the_index_finds_what_a_plain_softmax_over_everything_gives() -> None:
-    queries = random(2, make.HEADS, 7, make.HEAD_DIM, seed=5)
-    found = index_of(0, 2, 5, 9).find(queries)
+    asked = question()
+    found = index_of(0, 2, 5, 9).find(asked)
     assert found.pieces == [0, 2, 5, 9]
-    stored, background = naive([0, 2, 5, 9], queries)
+    stored, background = naive([0, 2, 5, 9], asked)
     torch.testing.assert_close(found.evidence, stored, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.background, background, atol=1e-4, rtol=1e-4)
 
@@ -209,21 +224,21 @@ def test_the_index_finds_what_a_plain_softmax_over_everything_gives() -> None:
 def test_a_piece_taken_out_of_the_index_is_found_no_more_and_no_part_of_it_is_stored() -> None:
     index, without = index_of(0, 2, 5, 9), index_of(0, 5, 9)
     index.delete([(2, 8)])
-    queries = random(2, make.HEADS, 7, make.HEAD_DIM, seed=5)
-    assert index.find(queries).pieces == [0, 5, 9]
-    torch.testing.assert_close(index.find(queries).evidence, without.find(queries).evidence)
-    gone = drawn(8, seed=2).keys[:, 0, 0].contiguous().view(torch.uint8).numpy().tobytes()
-    assert gone not in b"".join(
-        one.contiguous().view(torch.uint8).numpy().tobytes() for one in index.state().values()
-    )
+    assert index.find(question()).pieces == [0, 5, 9]
+    torch.testing.assert_close(index.find(question()).evidence, without.find(question()).evidence)
+    told = drawn(8, seed=2)
+    everything = b"".join(raw(one) for one in index.state().values())
+    assert raw(drawn(6, seed=0).keys[:, 0, 0]) in everything
+    assert raw(told.keys[:, 0, 0]) not in everything
+    assert raw(addressing().likeness(told.values).bfloat16()) not in everything
     index.delete([])
     index.insert([])
 
 
 def test_an_empty_index_finds_nothing_but_the_background() -> None:
-    found = index_of().find(random(2, make.HEADS, 7, make.HEAD_DIM))
+    found = index_of().find(question(0))
     assert found.pieces == []
-    assert found.background.shape == (4, 6)
+    assert found.background.shape == (4, 8)
     scores = gather(found, addressing().weights, lambda piece, shift: None)
     assert scores.pieces == {}
     assert scores.above < 0
@@ -232,20 +247,21 @@ def test_an_empty_index_finds_nothing_but_the_background() -> None:
 def test_an_index_restored_finds_the_same() -> None:
     index, again = index_of(0, 2), index_of()
     again.restore(index.state())
-    queries = random(2, make.HEADS, 7, make.HEAD_DIM, seed=5)
-    assert torch.equal(again.find(queries).evidence, index.find(queries).evidence)
+    assert torch.equal(again.find(question()).evidence, index.find(question()).evidence)
     assert again.bytes_in_memory == index.bytes_in_memory > 0
 
 
-@pytest.mark.parametrize("change", ["another head", "a head missing", "a part missing"])
+@pytest.mark.parametrize("change", ["another head", "a head missing", "a part missing", "no values"])
 def test_the_state_of_another_index_is_refused(change: str) -> None:
     state = index_of(0, 2).state()
     if change == "another head":
-        state = {name.replace("1.", "2.", 1): one for name, one in state.items()}
+        state = {name.replace("1:", "2:", 1): one for name, one in state.items()}
     elif change == "a head missing":
-        state = {name: one for name, one in state.items() if not name.startswith("0.")}
+        state = {name: one for name, one in state.items() if not name.startswith("0:")}
+    elif change == "no values":
+        state = {name: one for name, one in state.items() if not name.startswith("alike")}
     else:
-        del state["0.0.keys"]
+        del state["0:0.keys"]
     with pytest.raises(CheckpointError):
         index_of().restore(state)
 
@@ -258,5 +274,6 @@ def test_a_state_with_strange_names_is_refused() -> None:
 def test_layers_and_key_heads_are_those_of_the_heads() -> None:
     known = addressing()
     assert known.layers == [0, 1]
+    assert known.depth == 2
     assert [known.key_head(head) for head in known.heads] == [(0, 0), (1, 0), (1, 1)]
     assert known.key_head(Head(2, 3, 64)) == (2, 1)

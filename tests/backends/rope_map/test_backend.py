@@ -129,9 +129,10 @@ def test_stats_tell_what_a_token_takes(make_map: MakeMap, precision: Precision, 
     assert codes <= stats.extras["page_bytes_per_token"] < codes * 1.1 + 8  # type: ignore[operator]
     both = stats.extras["page_bytes_per_token"] + stats.extras["index_bytes_per_token"]  # type: ignore[operator]
     assert both == pytest.approx(stats.bytes_on_disk / stats.tokens, abs=1)
-    assert stats.bytes_in_memory >= stats.tokens * 3 * 16 * 2
+    assert stats.bytes_in_memory >= stats.tokens * (3 + 2) * 16 * 2
     assert (stats.extras["precision"], stats.extras["model"]) == (precision, "tiny-llama-0")
     assert stats.extras["addressing_heads"] == "(0,1)@64 (1,0)@128 (1,3)@256"
+    assert stats.extras["value_heads"] == "(0,1) (1,0)"
     assert make_map().stats().extras["page_bytes_per_token"] == 0
 
 

@@ -14,7 +14,7 @@ import torch
 from memagent.backends.attention.pieces import Writer
 from memagent.backends.attention.reader import Reader
 from memagent.backends.protocol import silent
-from memagent.backends.rope_map import calibration, fitting, generated
+from memagent.backends.rope_map import calibration, choosing, fitting, generated
 from memagent.backends.rope_map.addressing import Addressing
 from tests.backends.rope_map.tiny import Tiny, addressing, tiny, tokenizer
 
@@ -22,6 +22,10 @@ from tests.backends.rope_map.tiny import Tiny, addressing, tiny, tokenizer
 def same(one: Addressing, other: Addressing) -> bool:
     return (
         (one.heads, one.group, one.threshold) == (other.heads, other.group, other.threshold)
+        and one.likeness.heads == other.likeness.heads
+        and torch.equal(one.likeness.mean, other.likeness.mean)
+        and torch.equal(one.likeness.whitening, other.likeness.whitening)
+        and torch.equal(one.alike, other.alike)
         and torch.equal(one.weights, other.weights)
         and torch.equal(one.owners, other.owners)
         and one.background.keys() == other.background.keys()
@@ -92,10 +96,10 @@ def test_the_background_is_small_talk_that_no_remark_repeats() -> None:
 def learnt() -> Addressing:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calibration, "_SCENES", 1)
-        patch.setattr(calibration, "_CHOSEN_ON", 1)
         patch.setattr(fitting, "_STEPS", 5)
-        patch.setattr(calibration, "HEADS", 3)
-        patch.setattr(calibration, "OFFSETS", (64, 256))
+        patch.setattr(choosing, "HEADS", 3)
+        patch.setattr(choosing, "VALUE_HEADS", 2)
+        patch.setattr(choosing, "OFFSETS", (64, 256))
         patch.setattr(generated, "_FACTS", 8)
         return calibration.calibrate(Reader(tiny()), Writer(tokenizer()), 1, silent)
 
@@ -104,11 +108,19 @@ def test_heads_of_the_lower_half_are_chosen_with_their_offsets(learnt: Addressin
     assert len(learnt.heads) == 3
     assert all(head.layer == 0 and head.head < 4 and head.offset in (64, 256) for head in learnt.heads)
     assert list(learnt.heads) == sorted(learnt.heads, key=lambda head: (head.layer, head.head))
-    assert learnt.weights.shape == (6,)
+    assert learnt.weights.shape == (8,)
     assert learnt.weights.isfinite().all()
     assert learnt.background.keys() == {learnt.key_head(head) for head in learnt.heads}
     assert all(len(keys) == len(learnt.owners) for keys in learnt.background.values())
     assert sorted(set(learnt.owners.tolist())) == list(range(160))
+
+
+def test_heads_of_any_layer_are_chosen_for_their_values(learnt: Addressing) -> None:
+    assert len(learnt.likeness.heads) == 2
+    assert list(learnt.likeness.heads) == sorted(learnt.likeness.heads)
+    assert set(learnt.likeness.heads) <= {(layer, head) for layer in range(3) for head in range(2)}
+    assert learnt.alike.shape == (len(learnt.owners), 2 * 16)
+    assert learnt.depth == max(1 + learnt.layers[-1], 1 + learnt.likeness.heads[-1][0])
 
 
 def test_evidence_that_tells_gets_the_weight_and_remarks_stay_below() -> None:
@@ -116,11 +128,11 @@ def test_evidence_that_tells_gets_the_weight_and_remarks_stay_below() -> None:
     bare = replace(addressing(), weights=torch.empty(0))
     examples = []
     for _ in range(4):
-        evidence = torch.rand(40, 20, 6, generator=random)
+        evidence = torch.rand(40, 20, 8, generator=random)
         target = torch.zeros(40, 20)
         target[torch.arange(30), torch.randint(20, (30,), generator=random)] = 1  # the last ten are remarks
         evidence[:, :, 1] += 3 * target
-        background = torch.rand(40, 4, 6, generator=random)
+        background = torch.rand(40, 4, 8, generator=random)
         examples.append(fitting.Example(evidence, evidence, background, target))
     fitted = fitting.fit(bare, examples)
     assert int(fitted.weights.argmax()) == 1
@@ -174,6 +186,6 @@ def test_a_calibration_is_named_by_what_it_depends_on(monkeypatch: pytest.Monkey
         calibration.fingerprint(Tiny(local.name, "other weights", local.model, local.tokenizer), 2),
     ]
     assert calibration.fingerprint(Tiny("other name", local.digest, local.model, None), 2) == names[0]
-    monkeypatch.setattr(calibration, "HEADS", 13)
+    monkeypatch.setattr(choosing, "RECIPE", (13,))
     names.append(calibration.fingerprint(local, 2))
     assert len(set(names)) == 4

@@ -95,6 +95,8 @@ def test_what_opens_a_text_is_read_before_every_piece(writer: Writer) -> None:
 def test_a_question_is_written_like_what_a_user_says_and_its_end_counts(writer: Writer) -> None:
     before, own = writer.question("What is my dog called?")
     assert tokenizer().decode([*before[1:], *own]) == "Our conversation:\nUser: What is my dog called?"
+    after, same = writer.reply("What is my dog called?")
+    assert (tokenizer().decode(after), same) == ("\nUser:", own)
     _, own = writer.question("filler " * 500 + "What is my dog called?")
     assert len(own) == LONGEST
     assert tokenizer().decode(own).endswith("What is my dog called?")

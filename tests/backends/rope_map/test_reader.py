@@ -60,26 +60,27 @@ def test_layers_are_read_up_to_a_depth() -> None:
         assert torch.equal(some.values, every.values[:, :2])
 
 
-def test_the_layers_above_the_last_wanted_one_are_not_run() -> None:
+def test_values_are_given_up_to_a_depth_and_layers_above_it_are_not_run() -> None:
     local = tiny()
     reader, ran = Reader(local), []
     hooks = [
         layer.input_layernorm.register_forward_pre_hook(lambda *_, place=place: ran.append(place))
         for place, layer in enumerate(local.model.model.layers)
     ]
-    found = list(reader.queries(ROWS[:2], [0, 1]))
+    found = list(reader.ask(ROWS[:2], [1], 2))
     for hook in hooks:
         hook.remove()
     assert set(ran) == {0, 1}
-    assert [tuple(one.shape) for one in found] == [
-        (2, make.HEADS, len(row.ids), make.HEAD_DIM) for row in ROWS[:2]
-    ]
+    for row, one, read in zip(ROWS, found, reader.read(ROWS[:2]), strict=False):
+        assert one.queries.shape == (1, make.HEADS, len(row.ids), make.HEAD_DIM)
+        assert one.values.shape == (len(row.ids), 2, make.KV_HEADS, make.HEAD_DIM)
+        assert torch.equal(one.values, read.values[:, :2])
 
 
 def test_the_layers_asked_for_are_given_and_no_others() -> None:
     reader = Reader(tiny())
-    (every,), (some,) = reader.queries([ROWS[0]], [0, 1, 2]), reader.queries([ROWS[0]], [0, 2])
-    torch.testing.assert_close(some, every[[0, 2]])
+    (every,), (some,) = reader.ask([ROWS[0]], range(3), 3), reader.ask([ROWS[0]], [0, 2], 3)
+    torch.testing.assert_close(some.queries, every.queries[[0, 2]])
 
 
 def test_queries_and_keys_meet_as_the_model_lets_them() -> None:
@@ -87,7 +88,7 @@ def test_queries_and_keys_meet_as_the_model_lets_them() -> None:
     local = tiny()
     reader = Reader(local)
     row = Row([], tokens(12, seed=8))
-    (stored,), (asked,) = reader.read([row]), reader.queries([row], [0, 1, 2])
+    (stored,), (asked,) = reader.read([row]), reader.ask([row], range(3), 3)
     places = torch.arange(12)
     local.model.set_attn_implementation("eager")
     try:
@@ -97,7 +98,7 @@ def test_queries_and_keys_meet_as_the_model_lets_them() -> None:
         local.model.set_attn_implementation("sdpa")
     for layer in range(make.LAYERS):
         keys = rotary.rotate(stored.keys[:, layer].transpose(0, 1), places, reader.theta)
-        queries = rotary.rotate(asked[layer], places, reader.theta)
+        queries = rotary.rotate(asked.queries[layer], places, reader.theta)
         scores = queries @ keys.repeat_interleave(reader.group, 0).transpose(1, 2) * make.HEAD_DIM**-0.5
         hidden = torch.ones(12, 12, dtype=torch.bool).triu(1)
         mine = scores.masked_fill(hidden, -torch.inf).softmax(-1)
@@ -109,7 +110,7 @@ def test_reading_leaves_the_model_as_it_was() -> None:
     before = logits(local.model, ROWS[0].ids)
     reader = Reader(local)
     next(reader.read(ROWS))  # given up half-way
-    next(reader.queries(ROWS, [1]))
+    next(reader.ask(ROWS, [1], 2))
     assert torch.equal(logits(local.model, ROWS[0].ids), before)
     assert local.model.config._attn_implementation == "sdpa"
 

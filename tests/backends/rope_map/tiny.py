@@ -14,13 +14,14 @@ from torch import Tensor
 
 from memagent.backends.attention.reader import KeysAndValues
 from memagent.backends.protocol import Resources, Turn
-from memagent.backends.rope_map import generated
+from memagent.backends.rope_map import generated, likeness
 from memagent.backends.rope_map.addressing import Addressing, Head
 from memagent.backends.rope_map.backend import RopeMap, RopeMapConfig
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 3, 4, 2, 16
 HEADS_THAT_ADDRESS = (Head(0, 1, 64), Head(1, 0, 128), Head(1, 3, 256))
+VALUE_HEADS = ((0, 1), (1, 0))
 
 
 @dataclass
@@ -123,15 +124,18 @@ def drawn(count: int, seed: int = 0, *, layers: int = LAYERS) -> KeysAndValues:
 
 
 def addressing(threshold: float = 0.0) -> Addressing:
-    """Three heads that stand for learnt ones, before a background of four pieces of five tokens."""
+    """Three heads and the values of two that stand for learnt ones, before a background of four pieces of five tokens."""
     random = torch.Generator().manual_seed(7)
     keys = {(head.layer, head.head // (HEADS // KV_HEADS)) for head in HEADS_THAT_ADDRESS}
+    alike = likeness.learn(VALUE_HEADS, drawn(200, seed=7).values)
     return Addressing(
         heads=HEADS_THAT_ADDRESS,
         group=HEADS // KV_HEADS,
-        weights=torch.tensor([0.3, 0.2, 0.4, 0.1, 0.5, 0.2]),
+        likeness=alike,
+        weights=torch.tensor([0.3, 0.2, 0.4, 0.3, 0.1, 0.5, 0.2, 0.2]),
         threshold=threshold,
         background={key: torch.randn(20, HEAD_DIM, generator=random) for key in sorted(keys)},
+        alike=alike(drawn(20, seed=7).values),
         owners=torch.arange(20) // 5,
     )
 
