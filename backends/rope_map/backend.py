@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,19 +32,16 @@ from memagent.backends.protocol import (
     Turn,
 )
 from memagent.backends.rope_map import calibration
-from memagent.backends.rope_map.addressing import Addressing, credited, gather
+from memagent.backends.rope_map.addressing import Addressing
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pages import PageStore
 from memagent.backends.rope_map.quantize import Precision
-from memagent.backends.rope_map.rereading import gains
+from memagent.backends.rope_map.search import Search
 from memagent.backends.tensors import save_tensors
-from memagent.backends.text import letters
 
 _FORMAT = 2
 _STEP = 64
-# A piece that is so many times less likely than the best one is left out: e to the power of this.
-_MARGIN = 3.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ class RopeMap(MemoryBackend):
 
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
         best: dict[int, Recollection] = {}
-        for number, score in self._address(query):
+        for number, score in self._search.find(query):
             seq = self._catalogue[number].turn.seq
             if len(best) == limit:
                 break
@@ -147,7 +144,9 @@ class RopeMap(MemoryBackend):
         if self.config.mode == "token":
             found = [(number, 0.0) for number in self._pages.pieces() if number not in excluded]
         else:
-            addressed = ((number, score) for number, score in self._address(query) if number not in excluded)
+            addressed = (
+                (number, score) for number, score in self._search.find(query) if number not in excluded
+            )
             found = list(islice(addressed, self.config.spans))
         if not found:
             yield Attachment()
@@ -258,8 +257,16 @@ class RopeMap(MemoryBackend):
         return AddressIndex(self._addressing, self._reader.theta, device)
 
     @cached_property
-    def _opening(self) -> KeysAndValues:
-        return next(self._reader.read([Row([], self._writer.opening)]))
+    def _search(self) -> Search:
+        return Search(
+            self._reader,
+            self._writer,
+            self._catalogue,
+            self._pages,
+            self._index,
+            reread=self.config.reread,
+            abstain=self.config.abstain,
+        )
 
     def _store(self, numbers: Sequence[int]) -> None:
         """Read pieces with the model, and keep what its layers made of them."""
@@ -276,38 +283,6 @@ class RopeMap(MemoryBackend):
         while step := list(islice(read, _STEP)):
             self._pages.add(step)
             self._index.insert(step)
-
-    def _address(self, query: str) -> list[tuple[int, float]]:
-        """Return pieces with their scores, best first: those that seem relevant, or all that drew any attention."""
-        if not self._catalogue.turns:
-            return []
-        row = Row(*self._writer.question(query))
-        if not row.ids:
-            return []
-        known = self._addressing
-        found = self._index.find(next(self._reader.ask([row], known.layers, known.depth)))
-        asked = letters(query)
-        same = {number for number in found.pieces if letters(self._catalogue[number].text) == asked}
-        scores = gather(found, known.weights, self._catalogue.around, without=same)
-        if self.config.abstain and scores.above < known.threshold:
-            return []
-        ranked = self._reread(query, _ranked(scores.pieces), same)
-        if not self.config.abstain:
-            return ranked
-        return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
-
-    def _reread(
-        self, query: str, ranked: list[tuple[int, float]], same: Collection[int]
-    ) -> list[tuple[int, float]]:
-        """Rank pieces anew, given with their scores, best first: the first few gain by how likely they make ``query``."""
-        tried = {number: self._pages.get(number) for number, _ in ranked[: self.config.reread]}
-        if len(tried) < 2:
-            return ranked
-        gained = gains(self._reader, self._opening, tried, Row(*self._writer.reply(query)))
-        scores = dict(ranked)
-        for number, gain in credited(gained, self._catalogue.around, without=same).items():
-            scores[number] = scores.get(number, 0.0) + gain
-        return _ranked(scores)
 
     def _memory(self, chosen: dict[int, float]) -> Attended:
         """Load pieces, given with their scores."""
@@ -338,8 +313,3 @@ class RopeMap(MemoryBackend):
             why=f"{len(self._addressing.heads)} attention heads and the likeness of {len(self._addressing.likeness.heads)} "
             "heads' values found it; a piece with a score 1 lower is e times less likely.",
         )
-
-
-def _ranked(scores: Mapping[int, float]) -> list[tuple[int, float]]:
-    """Return pieces with their scores, best first; of equals the older one."""
-    return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

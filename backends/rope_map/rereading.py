@@ -1,12 +1,13 @@
 """Rereading a question after each piece that may answer it: what answers it makes it likelier.
 
 Addressing compares tokens; the whole model knows more of what belongs together. So the best pieces are tried one by one:
-their keys and values are attended as if each had been said right before the question (``attention/likelihood.py``),
-and a piece gains
+their keys and values are attended as if each had been said right before the question (``attention/likelihood.py``). By how
+much a piece lifts the question is
 
-    WEIGHT * max(0, REACH + log P(question | piece) - max over pieces of log P(question | piece))
+    lift(piece) = log P(question | piece) - log P(question)
 
-Both constants were chosen on the development data of LoCoMo and on the twelve facts of the tests.
+and the piece gains ``WEIGHT * max(0, REACH + lift - max lift)``. One that lifts it by less than ``LEAST`` has nothing to
+do with it. The constants were chosen on the development data of LoCoMo and on the twelve facts of the tests.
 """
 
 from __future__ import annotations
@@ -22,16 +23,25 @@ WEIGHT = 0.5
 REACH = 12.0
 """In nats: a piece after which the question is so much less likely than after the best one gains nothing."""
 
+LEAST = 1.0
+"""In nats: what is relevant makes the question at least e times as likely."""
 
-def gains(
+
+def lifts(
     reader: Reader, opening: KeysAndValues, pieces: Mapping[int, KeysAndValues], row: Row
 ) -> dict[int, float]:
-    """Return what each piece gains by its number, 0 or more.
+    """Return by how much each piece makes the question likelier, by its number, in nats; below 0: less likely.
 
     Args:
         opening: what everything is read after.
         row: what stands between a piece and the question, and the question.
     """
-    likely = likelihoods(reader, opening, list(pieces.values()), row)
-    gained = WEIGHT * (REACH + likely - likely.max()).clamp_min(0.0)
-    return dict(zip(pieces, gained.tolist(), strict=True))
+    nothing = KeysAndValues(opening.keys[:0], opening.values[:0])
+    likely = likelihoods(reader, opening, [nothing, *pieces.values()], row)
+    return dict(zip(pieces, (likely[1:] - likely[0]).tolist(), strict=True))
+
+
+def gains(lifted: Mapping[int, float]) -> dict[int, float]:
+    """Return what each piece gains, 0 or more, from all their lifts."""
+    best = max(lifted.values(), default=0.0)
+    return {number: WEIGHT * max(0.0, REACH + lift - best) for number, lift in lifted.items()}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from memagent.backends.attention.likelihood import likelihoods
 from memagent.backends.attention.reader import Reader, Row
-from memagent.backends.rope_map import rereading
+from memagent.backends.rope_map import calibration, rereading
 from memagent.backends.rope_map.addressing import NEIGHBOURS, credited
-from memagent.backends.rope_map.rereading import REACH, WEIGHT
+from memagent.backends.rope_map.rereading import LEAST, REACH, WEIGHT
 from tests.backends.rope_map.conftest import MakeMap
 from tests.backends.rope_map.facts import FACTS, scores
-from tests.backends.rope_map.tiny import logits, tiny, tokens
+from tests.backends.rope_map.tiny import addressing, logits, tiny, tokens
 
 OPENING = tokens(4, seed=1)
 PIECES = [tokens(count, seed=10 + count) for count in (3, 11, 1, 7)]
@@ -44,12 +46,20 @@ def test_likelihoods_leave_the_model_as_it_was() -> None:
     assert local.model.config._attn_implementation == "sdpa"
 
 
-def test_the_best_piece_gains_most_and_what_is_far_behind_it_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    likely = torch.tensor([-30.0, -20.0, -21.5, -33.0])
-    monkeypatch.setattr(rereading, "likelihoods", lambda *_: likely)
+def test_a_lift_is_told_against_no_piece_at_all() -> None:
     reader = Reader(tiny())
-    (piece,) = reader.read([Row([], PIECES[0])])
-    gained = rereading.gains(reader, piece, dict.fromkeys((7, 3, 9, 1), piece), ROW)
+    opening = next(reader.read([Row([], OPENING)]))
+    pieces = dict(zip((7, 3), reader.read([Row(OPENING, piece) for piece in PIECES[:2]]), strict=True))
+    alone = logits(reader.model, [*OPENING, *ROW.before, *ROW.ids]).float().log_softmax(-1)[:-1]
+    without = alone[-len(ROW.ids) :].gather(1, torch.tensor(ROW.ids)[:, None]).sum()
+    after = likelihoods(reader, opening, list(pieces.values()), ROW)
+    assert rereading.lifts(reader, opening, pieces, ROW) == pytest.approx(
+        {7: float(after[0] - without), 3: float(after[1] - without)}, abs=1e-3
+    )
+
+
+def test_the_best_piece_gains_most_and_what_is_far_behind_it_nothing() -> None:
+    gained = rereading.gains({7: -10.0, 3: 0.0, 9: -1.5, 1: -13.0})
     assert gained == pytest.approx(
         {7: WEIGHT * (REACH - 10), 3: WEIGHT * REACH, 9: WEIGHT * (REACH - 1.5), 1: 0}
     )
@@ -58,22 +68,30 @@ def test_the_best_piece_gains_most_and_what_is_far_behind_it_nothing(monkeypatch
 def test_what_is_gained_adds_to_what_addressing_found(
     make_map: MakeMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend, bare = make_map(*FACTS), make_map(*FACTS, reread=0)
-    alone = scores(bare)
-    tried: list[int] = []
+    backend, alone = make_map(*FACTS), scores(make_map(*FACTS, reread=0))
+    lifted: list[dict[int, float]] = []
 
-    def gains(_reader: object, _opening: object, pieces: dict[int, object], _row: object) -> dict[int, float]:
-        tried.extend(pieces)
-        return {number: 100.0 if number == worst else 0.0 for number in pieces}
+    def remembered(*arguments: Any) -> dict[int, float]:
+        lifted.append(rereading.lifts(*arguments))
+        return lifted[-1]
 
-    worst = min(range(len(FACTS)), key=lambda number: alone[FACTS[number]])
-    monkeypatch.setattr("memagent.backends.rope_map.backend.gains", gains)
+    monkeypatch.setattr("memagent.backends.rope_map.search.lifts", remembered)
     found = scores(backend)
-    assert sorted(tried) == list(range(len(FACTS)))
-    assert max(found, key=lambda text: found[text]) == FACTS[worst]
-    shares = credited({worst: 100.0}, backend._catalogue.around)
+    assert sorted(lifted[0]) == list(range(len(FACTS)))
+    shares = credited(rereading.gains(lifted[0]), backend._catalogue.around)
     for number, text in enumerate(FACTS):
-        assert found[text] == pytest.approx(alone[text] + shares.get(number, 0.0), rel=1e-5)
+        assert found[text] == pytest.approx(alone[text] + shares[number], rel=1e-5)
+
+
+def test_an_abstaining_memory_leaves_out_what_does_not_lift_the_question(
+    make_map: MakeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: addressing(-1e9))
+    monkeypatch.setattr("memagent.backends.rope_map.search._MARGIN", 1e9)
+    lift = dict.fromkeys(range(len(FACTS)), LEAST - 0.01) | {1: LEAST, 4: 9.0}
+    monkeypatch.setattr("memagent.backends.rope_map.search.lifts", lambda *_: lift)
+    assert set(scores(make_map(*FACTS, abstain=True))) == {FACTS[1], FACTS[4]}
+    assert len(scores(make_map(*FACTS))) == len(FACTS)
 
 
 def test_so_many_pieces_are_reread_as_the_settings_say(make_map: MakeMap) -> None:
