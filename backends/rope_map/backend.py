@@ -80,8 +80,9 @@ class RopeMap(MemoryBackend):
     """Keeps the keys and values the model computed while it read, and lets its attention find and use them.
 
     Remembering costs reading a turn with the model, after the turns before it. Recalling runs a question through the
-    lower layers and searches a few heads' keys. A reply attends to the pieces found, a few dozen tokens, in every
-    layer. The map grows with what it reads: some 12 KB a token for a model of half a billion parameters.
+    model, searches a few heads' keys and values, and reads the question again after each of the best pieces. A reply attends
+    to the pieces found, a few dozen tokens, in every layer. The map grows with what it reads: some 14 KB a token for
+    a model of half a billion parameters.
     """
 
     name: ClassVar[str] = "rope_map"
