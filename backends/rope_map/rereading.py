@@ -23,8 +23,11 @@ WEIGHT = 0.5
 REACH = 12.0
 """In nats: a piece after which the question is so much less likely than after the best one gains nothing."""
 
-LEAST = 1.0
-"""In nats: what is relevant makes the question at least e times as likely."""
+LEAST = 3.0
+"""In nats: what is relevant makes the question at least twenty times as likely."""
+
+CREDIT = 0.25
+"""How much each nat above that adds to what addressing has found, where it is asked whether anything is relevant at all."""
 
 
 def lifts(

@@ -11,7 +11,7 @@ from memagent.backends.rope_map.addressing import credited, gather
 from memagent.backends.rope_map.catalogue import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
 from memagent.backends.rope_map.pages import PageStore
-from memagent.backends.rope_map.rereading import LEAST, gains, lifts
+from memagent.backends.rope_map.rereading import CREDIT, LEAST, gains, lifts
 from memagent.backends.text import letters
 
 _MARGIN = 3.0
@@ -54,10 +54,11 @@ class Search:
         found = self._index.find(next(self._reader.ask([row], known.layers, known.depth)))
         same = self._same(query, found.pieces)
         addressed = gather(found, known.weights, self._catalogue.around, without=same)
-        if self._abstain and addressed.above < known.threshold:
-            return []
         tried = [number for number, _ in _ranked(addressed.pieces)[: self._reread]]
         lifted = self._lifts(query, tried)
+        above = addressed.above + CREDIT * (max(lifted.values(), default=LEAST) - LEAST)
+        if self._abstain and above < known.threshold:
+            return []
         gained = credited(gains(lifted), self._catalogue.around, without=same)
         pieces = addressed.pieces.keys() | gained.keys()
         ranked = _ranked(

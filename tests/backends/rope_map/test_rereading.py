@@ -10,10 +10,10 @@ import torch
 from memagent.backends.attention.likelihood import likelihoods
 from memagent.backends.attention.reader import Reader, Row
 from memagent.backends.rope_map import calibration, rereading
-from memagent.backends.rope_map.addressing import NEIGHBOURS, credited
-from memagent.backends.rope_map.rereading import LEAST, REACH, WEIGHT
+from memagent.backends.rope_map.addressing import NEIGHBOURS, credited, gather
+from memagent.backends.rope_map.rereading import CREDIT, LEAST, REACH, WEIGHT
 from tests.backends.rope_map.conftest import MakeMap
-from tests.backends.rope_map.facts import FACTS, scores
+from tests.backends.rope_map.facts import FACTS, QUESTION, scores
 from tests.backends.rope_map.tiny import addressing, logits, tiny, tokens
 
 OPENING = tokens(4, seed=1)
@@ -92,6 +92,22 @@ def test_an_abstaining_memory_leaves_out_what_does_not_lift_the_question(
     monkeypatch.setattr("memagent.backends.rope_map.search.lifts", lambda *_: lift)
     assert set(scores(make_map(*FACTS, abstain=True))) == {FACTS[1], FACTS[4]}
     assert len(scores(make_map(*FACTS))) == len(FACTS)
+
+
+def test_what_lifts_the_question_makes_up_for_weak_addressing(
+    make_map: MakeMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = make_map(*FACTS)
+    search = backend._search
+    known = backend._addressing
+    found = search._index.find(
+        next(backend._reader.ask([Row(*search._writer.question(QUESTION))], known.layers, known.depth))
+    )
+    above = gather(found, known.weights, backend._catalogue.around).above
+    for lift, expected in ((11.01, True), (10.99, False)):
+        monkeypatch.setattr("memagent.backends.rope_map.search.lifts", lambda *_, lift=lift: {0: lift})
+        monkeypatch.setattr(calibration, "calibrate", lambda *_: addressing(above + CREDIT * (11 - LEAST)))
+        assert bool(make_map(*FACTS, abstain=True).recall(QUESTION)) is expected
 
 
 def test_so_many_pieces_are_reread_as_the_settings_say(make_map: MakeMap) -> None:
