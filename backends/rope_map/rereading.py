@@ -6,8 +6,8 @@ much a piece lifts the question is
 
     lift(piece) = log P(question | piece) - log P(question)
 
-and the piece gains ``WEIGHT * max(0, REACH + lift - max lift)``. One that lifts it by less than ``LEAST`` has nothing to
-do with it. The constants were chosen on the development data of LoCoMo and on the twelve facts of the tests.
+and the piece gains ``WEIGHT * max(0, REACH + lift - max lift)``. A question that none lifts by ``LEAST`` is about
+nothing that is remembered. The constants were chosen on the development data of LoCoMo and on the twelve facts of the tests.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ REACH = 12.0
 """In nats: a piece after which the question is so much less likely than after the best one gains nothing."""
 
 LEAST = 3.0
-"""In nats: what is relevant makes the question at least twenty times as likely."""
+"""In nats: some piece has to make the question at least twenty times as likely, or nothing is relevant."""
 
-CREDIT = 0.25
+CREDIT = 0.1
 """How much each nat above that adds to what addressing has found, where it is asked whether anything is relevant at all."""
 
 

@@ -56,8 +56,7 @@ class Search:
         addressed = gather(found, known.weights, self._catalogue.around, without=same)
         tried = [number for number, _ in _ranked(addressed.pieces)[: self._reread]]
         lifted = self._lifts(query, tried)
-        above = addressed.above + CREDIT * (max(lifted.values(), default=LEAST) - LEAST)
-        if self._abstain and above < known.threshold:
+        if self._abstain and not self._relevant(addressed.above, lifted):
             return []
         gained = credited(gains(lifted), self._catalogue.around, without=same)
         pieces = addressed.pieces.keys() | gained.keys()
@@ -66,11 +65,12 @@ class Search:
         )
         if not self._abstain:
             return ranked
-        return [
-            (number, score)
-            for number, score in ranked
-            if score >= ranked[0][1] - _MARGIN and lifted.get(number, LEAST) >= LEAST
-        ]
+        return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
+
+    def _relevant(self, above: float, lifted: Mapping[int, float]) -> bool:
+        """Tell whether anything is, given how far addressing's best is above the background and what pieces lift."""
+        best = max(lifted.values(), default=LEAST)
+        return best >= LEAST and above + CREDIT * (best - LEAST) >= self._index.addressing.threshold
 
     def _same(self, query: str, pieces: Iterable[int]) -> set[int]:
         """Return the pieces that ask the same: a question asked before is no answer to it."""

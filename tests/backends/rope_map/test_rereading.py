@@ -83,15 +83,15 @@ def test_what_is_gained_adds_to_what_addressing_found(
         assert found[text] == pytest.approx(alone[text] + shares[number], rel=1e-5)
 
 
-def test_an_abstaining_memory_leaves_out_what_does_not_lift_the_question(
+def test_an_abstaining_memory_finds_nothing_where_no_piece_lifts_the_question(
     make_map: MakeMap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibration, "calibrate", lambda *_: addressing(-1e9))
-    monkeypatch.setattr("memagent.backends.rope_map.search._MARGIN", 1e9)
-    lift = dict.fromkeys(range(len(FACTS)), LEAST - 0.01) | {1: LEAST, 4: 9.0}
-    monkeypatch.setattr("memagent.backends.rope_map.search.lifts", lambda *_: lift)
-    assert set(scores(make_map(*FACTS, abstain=True))) == {FACTS[1], FACTS[4]}
-    assert len(scores(make_map(*FACTS))) == len(FACTS)
+    for lift, expected in ((LEAST, True), (LEAST - 0.01, False)):
+        lifted = dict.fromkeys(range(len(FACTS)), -1.0) | {4: lift}
+        monkeypatch.setattr("memagent.backends.rope_map.search.lifts", lambda *_, its=lifted: its)
+        assert bool(make_map(*FACTS, abstain=True).recall(QUESTION)) is expected
+        assert len(scores(make_map(*FACTS))) == len(FACTS)
 
 
 def test_what_lifts_the_question_makes_up_for_weak_addressing(
