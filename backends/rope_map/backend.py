@@ -311,6 +311,6 @@ class RopeMap(MemoryBackend):
             role=turn.role,
             speaker=turn.speaker,
             created_at=turn.created_at,
-            why=f"{len(self._addressing.heads)} attention heads and the likeness of {len(self._addressing.likeness.heads)} "
-            "heads' values found it; a piece with a score 1 lower is e times less likely.",
+            why=f"Found by {len(self._addressing.heads)} attention heads and the values of "
+            f"{len(self._addressing.likeness.heads)}; a piece with a score 1 lower is e times less likely.",
         )
