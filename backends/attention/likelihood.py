@@ -39,7 +39,11 @@ def likelihoods(reader: Reader, opening: KeysAndValues, pieces: Sequence[KeysAnd
 
 
 class _Each:
-    """Each sample of a batch attends to a piece of its own, whose last token stands right before the sample's first."""
+    """Each sample of a batch attends to a piece of its own, whose last token stands right before the sample's first.
+
+    ``kernels.memory_attention`` hides memory tokens from all samples alike; here each sample hides what its own shorter piece
+    is filled up with, so the keys are joined and masked for PyTorch's attention.
+    """
 
     def __init__(self, reader: Reader, opening: KeysAndValues, pieces: Sequence[KeysAndValues]) -> None:
         device, dtype = reader.model.device, reader.model.dtype

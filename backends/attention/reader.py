@@ -87,9 +87,7 @@ class Reader:
         for row in rows:
             capture = _Capture(self.theta, depth, queried)
             self._run(row, capture)
-            own = slice(len(row.before), len(row.before) + len(row.ids))
-            queries = torch.stack([tensor[0, :, own] for tensor in capture.queries])
-            yield Asked(queries, _own(row, capture.values))
+            yield Asked(_own(row, capture.queries).permute(1, 2, 0, 3), _own(row, capture.values))
 
     def _run(self, row: Row, capture: _Capture) -> None:
         ids = torch.tensor([[*row.before, *row.ids]], device=self.model.device)
@@ -102,7 +100,7 @@ class _Enough(Exception):  # noqa: N818 - nothing went wrong
 
 
 def _own(row: Row, layers: Sequence[Tensor]) -> Tensor:
-    """Take a row's own tokens from each layer's ``[1, kv_heads, tokens, head_dim]``."""
+    """Take a row's own tokens from each layer's ``[1, heads, tokens, head_dim]``: ``[tokens, layers, heads, head_dim]``."""
     own = slice(len(row.before), len(row.before) + len(row.ids))
     return torch.stack([tensor[0, :, own] for tensor in layers]).permute(2, 0, 1, 3).contiguous()
 
