@@ -9,7 +9,7 @@ from typing import Self
 
 from memagent.agent.conversation import Conversation, Settings
 from memagent.agent.events import Event, Recalled, Seconds, TurnEnded, Usage
-from memagent.agent.forgetting import Forgotten, forget
+from memagent.agent.forgetting import Forgotten
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.models.catalogue import DEFAULT_MODEL
@@ -88,8 +88,8 @@ class Agent:
         return collect(list(self.conversation(session).send(text)))
 
     def forget(self, *seqs: int) -> Forgotten:
-        """Forget turns everywhere; see ``forgetting.forget``."""
-        return forget(self.memory, seqs)
+        """Forget turns everywhere; see ``Memory.forget``."""
+        return self.memory.forget(seqs)
 
     def close(self) -> None:
         self.memory.close()

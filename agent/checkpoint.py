@@ -2,9 +2,10 @@
 
     <backend folder>/CURRENT            the current generation's name, its manifest's SHA-256
     <backend folder>/000042/            one generation: what the backend saved, and manifest.json
-    <backend folder>/scratch/           working files of the open backend; never trusted again
+    <backend folder>/scratch/           working files of the process that holds the lock; never trusted again
+    <backend folder>/readers/           working files of processes that only read; see workspace.py
 
-A generation never changes after it is written. Its manifest holds what it covers of the journal, the
+A generation never changes after it is written. Its manifest holds how far it has followed the journal, the
 fingerprint of what made it, and the SHA-256 of every file, checked before a byte is handed to a
 backend: databases and indexes may crash on damaged files instead of refusing them.
 """
@@ -21,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from memagent.agent.home import make_private, make_tree_private, write_private
+from memagent.agent.journal.records import Extent
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Fingerprint
 
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "manifest.json"
 
 
@@ -42,25 +44,63 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A verified stored state.
+    """What the manifest of a stored state says.
 
     Attributes:
-        last_id: what the journal had at ``position``, to notice a journal restored from a backup.
+        extent: how far it has followed the journal, and what vouches for the journal up to there.
         settings: the backend's settings it was made with, as typed.
+        files: the SHA-256 of every file, by relative path.
+        costly: reading the journal again would take long.
     """
 
     directory: Path
-    position: Position
     manifest_sha256: str
-    journal: str
     user: str
     fingerprint: Fingerprint
-    last_id: str
+    extent: Extent
     settings: dict[str, str]
+    files: dict[str, str]
+    costly: bool
+
+    @property
+    def position(self) -> Position:
+        return Position(self.extent.seq, self.extent.forgetting)
+
+    def check_fingerprint(self, fingerprint: Fingerprint) -> None:
+        """Make sure that the state is of this model and these settings.
+
+        Raises:
+            ForeignStateError: it is not; the message says in what.
+        """
+        keys = sorted({*self.fingerprint, *fingerprint})
+        changed = [key for key in keys if self.fingerprint.get(key) != fingerprint.get(key)]
+        if changed:
+            raise ForeignStateError(
+                "; ".join(
+                    f"its {key} is {_short(self.fingerprint.get(key))}, now it is {_short(fingerprint.get(key))}"
+                    for key in changed
+                )
+            )
+
+    def check_files(self) -> None:
+        """Make sure that every file is what was written. Cost: reads the state once, about 1 GB a second.
+
+        Raises:
+            CheckpointError: one is not.
+        """
+        try:
+            files = _hash_files(self.directory)
+        except OSError as error:
+            raise CheckpointError(f"its files cannot be read ({error})") from error
+        wrong = sorted(path for path in {*files, *self.files} if files.get(path) != self.files.get(path))
+        if wrong:
+            raise CheckpointError(
+                f"{len(wrong)} of its files are not what was written, {wrong[0]} among them"
+            )
 
 
 class CheckpointStore:
-    """The stored states of one backend for one user. Use it only while holding the backend's lock."""
+    """The stored states of one backend for one user. Only who holds the backend's lock may change them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -72,84 +112,49 @@ class CheckpointStore:
         Raises:
             CheckpointError: the pointer to it is damaged.
         """
-        if not self._current.exists():
+        try:
+            pointer = self._current.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
             return None
-        said = self._current.read_text(encoding="utf-8", errors="replace")
-        name, _, digest = said.strip().partition(" ")
-        if not name.isdigit() or len(digest) != 64:
-            raise CheckpointError(f"{self._current} names no generation but {said[:40]!r}")
+        except OSError as error:
+            raise CheckpointError(f"{self._current} cannot be read: {error.strerror}") from error
+        name, _, digest = pointer.strip().partition(" ")
+        if not (name.isascii() and name.isdigit()) or len(digest) != 64:
+            raise CheckpointError(f"{self._current} names no generation but {pointer[:40]!r}")
         return name, digest
 
-    def verify(self, journal_id: str, user: str, fingerprint: Fingerprint) -> Checkpoint | None:
-        """Check the current generation and that it is ours; None if there is none.
+    def read(self) -> Checkpoint | None:
+        """Read the current generation's manifest; None if there is none. Its files are not looked at.
 
         Raises:
-            ForeignStateError: it was made by another model, or with other settings.
-            CheckpointError: it is damaged, or belongs to another journal, user or format.
-        """
-        found = self.inspect()
-        if found is None:
-            return None
-        if (found.journal, found.user) != (journal_id, user):
-            raise CheckpointError("it belongs to another journal")
-        keys = sorted({*found.fingerprint, *fingerprint})
-        changed = [key for key in keys if found.fingerprint.get(key) != fingerprint.get(key)]
-        if changed:
-            raise ForeignStateError(
-                "; ".join(
-                    f"its {key} is {_short(found.fingerprint.get(key))}, now it is {_short(fingerprint.get(key))}"
-                    for key in changed
-                )
-            )
-        return found
-
-    def inspect(self) -> Checkpoint | None:
-        """Check the current generation byte by byte, whoever made it; None if there is none.
-
-        Cost: reading the stored state once (about 1 GB a second).
-
-        Raises:
-            CheckpointError: it is damaged or of another format.
+            CheckpointError: the manifest is damaged, or of another format.
         """
         current = self.current()
         if current is None:
             return None
         name, digest = current
-        directory = self.folder / name
-        manifest = _read_manifest(directory, digest)
-        if manifest["format"] != _FORMAT:
-            raise CheckpointError(f"it has format {manifest['format']!r}, this memagent writes {_FORMAT}")
-        files = _hash_files(directory)
-        if files != manifest["files"]:
-            wrong = sorted(
-                path
-                for path in {*files, *manifest["files"]}
-                if files.get(path) != manifest["files"].get(path)
-            )
-            raise CheckpointError(
-                f"{len(wrong)} of its files are not what was written, {wrong[0]} among them"
-            )
-        return Checkpoint(
-            directory,
-            Position(**manifest["position"]),
-            digest,
-            manifest["journal"],
-            manifest["user"],
-            manifest["fingerprint"],
-            manifest["last_id"],
-            manifest["settings"],
-        )
+        return _read_manifest(self.folder / name, digest)
+
+    def inspect(self) -> Checkpoint | None:
+        """Check the current generation byte by byte, whoever made it; None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged or of another format.
+        """
+        found = self.read()
+        if found is not None:
+            found.check_files()
+        return found
 
     def write(
         self,
         save: Callable[[Path], None],
         *,
-        journal_id: str,
         user: str,
         fingerprint: Fingerprint,
-        position: Position,
-        last_id: str = "",
+        extent: Extent,
         settings: Mapping[str, str] | None = None,
+        costly: bool = False,
     ) -> Checkpoint:
         """Store a state: a new directory, synced to disk, made current by one atomic rename.
 
@@ -166,12 +171,11 @@ class CheckpointStore:
             save(directory)
             manifest = {
                 "format": _FORMAT,
-                "journal": journal_id,
                 "user": user,
                 "fingerprint": dict(fingerprint),
-                "position": asdict(position),
-                "last_id": last_id,
+                "extent": asdict(extent),
                 "settings": dict(settings or {}),
+                "costly": costly,
                 "files": _hash_files(directory),
             }
             content = json.dumps(manifest, indent=1, sort_keys=True).encode()
@@ -181,46 +185,71 @@ class CheckpointStore:
             _sync_tree(directory)
             _replace(self._current, f"{generation} {digest}")
         except BaseException as error:
-            shutil.rmtree(directory, ignore_errors=True)
+            if self._name() != generation:
+                shutil.rmtree(directory, ignore_errors=True)
             if not isinstance(error, OSError):
                 raise
             raise StorageError(
                 f"The memory's state could not be stored in {self.folder}: {error.strerror or error}. "
                 "No turn is lost: the journal has them, and the next start reads them again. Free some space."
             ) from error
-        self._remove_others(generation)
-        return Checkpoint(
-            directory, position, digest, journal_id, user, fingerprint, last_id, dict(settings or {})
-        )
+        self.remove_others()
+        return _read_manifest(directory, digest)
 
     def discard(self) -> bool:
-        """Remove every stored state, which the journal can rebuild; True if there was one."""
+        """Remove every stored state, which the journal can rebuild; True if there was one.
+
+        Raises:
+            StorageError: one could not be removed.
+        """
         held = self._current.exists()
-        self._current.unlink(missing_ok=True)
-        self._remove_others(keep=None)
+        try:
+            self._current.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self._current} cannot be removed: {error.strerror}.") from error
+        self.remove_others()
         return held
 
-    def fresh_scratch(self) -> Path:
-        """Return an empty folder for working files; what an earlier process left there is removed."""
-        scratch = self.folder / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
-        return make_private(scratch)
+    def remove_others(self) -> None:
+        """Remove what a crash left of older and of half-written generations.
 
-    def has_scratch(self) -> bool:
-        return (self.folder / "scratch").exists()
+        Raises:
+            StorageError: one could not be removed.
+        """
+        kept = self._name()
+        for entry in self.folder.glob("[0-9]*"):
+            if entry.name != kept:
+                remove_tree(entry)
+        self._current.with_suffix(".new").unlink(missing_ok=True)
 
-    def drop_scratch(self) -> None:
-        shutil.rmtree(self.folder / "scratch", ignore_errors=True)
+    def _name(self) -> str | None:
+        """The current generation's name; None if there is none or the pointer is damaged."""
+        try:
+            current = self.current()
+        except CheckpointError:
+            return None
+        return current[0] if current is not None else None
 
     def _highest(self) -> int:
         return max(
             (int(entry.name) for entry in self.folder.glob("[0-9]*") if entry.name.isdigit()), default=0
         )
 
-    def _remove_others(self, keep: str | None) -> None:
-        for entry in self.folder.glob("[0-9]*"):
-            if entry.name != keep:
-                shutil.rmtree(entry, ignore_errors=True)
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all in it; nothing if it is not there.
+
+    Raises:
+        StorageError: it could not be removed whole.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(
+            f"{path} cannot be removed: {error.strerror}. It may hold forgotten turns."
+        ) from error
 
 
 def _short(value: object) -> str:
@@ -229,7 +258,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 32 else f"{text[:12]}...{text[0]}"
 
 
-def _read_manifest(directory: Path, digest: str) -> dict[str, Any]:
+def _read_manifest(directory: Path, digest: str) -> Checkpoint:
     """Read a manifest that the pointer vouches for: what is in it is what was written."""
     try:
         content = (directory / _MANIFEST).read_bytes()
@@ -237,8 +266,39 @@ def _read_manifest(directory: Path, digest: str) -> dict[str, Any]:
         raise CheckpointError(f"its manifest cannot be read ({error})") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise CheckpointError("its manifest is not what was written")
-    manifest: dict[str, Any] = json.loads(content)
-    return manifest
+    try:
+        manifest: dict[str, Any] = json.loads(content)
+        if manifest["format"] != _FORMAT:
+            raise CheckpointError(f"it has format {manifest['format']!r}, this memagent writes {_FORMAT}")
+        found = Checkpoint(
+            directory,
+            digest,
+            manifest["user"],
+            manifest["fingerprint"],
+            Extent(**manifest["extent"]),
+            manifest["settings"],
+            manifest["files"],
+            manifest["costly"],
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"its manifest is not one of memagent's ({error})") from error
+    _check_types(found)
+    return found
+
+
+def _check_types(found: Checkpoint) -> None:
+    extent = found.extent
+    if not (
+        isinstance(found.user, str)
+        and isinstance(found.costly, bool)
+        and all(isinstance(value, dict) for value in (found.fingerprint, found.settings, found.files))
+        and all(isinstance(value, int) and value >= 0 for value in (extent.seq, extent.forgetting))
+        and all(
+            isinstance(value, str)
+            for value in (extent.head, extent.forgetting_head, *found.settings.values())
+        )
+    ):
+        raise CheckpointError("its manifest is not one of memagent's")
 
 
 def _hash_files(directory: Path) -> dict[str, str]:

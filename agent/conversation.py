@@ -15,7 +15,7 @@ from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.agent.prompt import SYSTEM, SYSTEM_IN_MIND, Budget, Prompt, assemble
-from memagent.backends.errors import SettingError
+from memagent.backends.errors import InputError, SettingError
 from memagent.backends.protocol import Attachment, LocalModel, Recollection, Turn
 
 Channel = Literal["auto", "text", "model", "both"]
@@ -72,17 +72,25 @@ class Conversation:
     def send(self, text: str) -> Iterator[Event]:
         """Say something and yield what happens until the reply is complete.
 
-        The message is in the journal before the model is asked, so nothing typed is lost when a
-        reply fails. The reply is journalled as far as it came, also when stopped or abandoned.
+        The message is in the journal before the model is asked, and also if memory fails, so nothing typed is lost.
+        The reply is journalled as far as it came, also when stopped or abandoned. The memory is held only while it
+        recalls and stores, so others may use it during a reply.
 
         Raises:
             InputError: the message is empty or does not fit the model's window; nothing was stored.
+            SettingError: the reply asked for does not fit the window; nothing was stored.
             MemagentError: memory, journal or model failed.
         """
         check_text(text)
         self._stop.clear()
         began = time.monotonic()
-        recalled, prompt = self._recall(text)
+        try:
+            recalled, prompt = self._recall(text)
+        except (InputError, SettingError):  # said to have stored nothing
+            raise
+        except Exception:  # whatever failed, what was typed is kept
+            self.memory.journal.append(self.session, "user", text)
+            raise
         asked = self.memory.journal.append(self.session, "user", text)
         yield TurnBegan(asked)
         reply = _Reply(began, recalled)

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 
 from memagent.agent.checkpoint import CheckpointStore
+from memagent.agent.forgetting import finish
 from memagent.agent.home import Home
-from memagent.agent.memory import backend_lock, open_journal
+from memagent.agent.journal import Journal
+from memagent.agent.journal.mark import UnreadableMarkError
+from memagent.agent.journal.schema import OutdatedSchemaError
+from memagent.agent.lock import BackendLock, backend_lock
+from memagent.agent.loss import examine_loss
+from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.models.convert import damage
 from memagent.agent.models.fetch import check
 from memagent.agent.models.resolve import transformers_folder
+from memagent.agent.workspace import Scratch, remove_dead_readers
 from memagent.backends import registry
 from memagent.backends.errors import BusyError, CheckpointError, MemagentError
 
@@ -47,21 +57,14 @@ def examine(home: Home, *, mend: bool = False) -> Iterator[Finding]:
     """Look at everything and yield what is found.
 
     Args:
-        mend: also remove what only wastes space or is damaged and can be rebuilt, tighten file
-            modes, and rewrite journals so that no forgotten bytes are left in their files.
+        mend: also remove what only wastes space or is damaged and can be rebuilt, tighten the modes of memagent's own
+            files, bring journals to this version, and finish what a forgetting has left to do.
     """
     yield from _versions()
     yield from _home(home, mend)
-    if home.root.is_dir() and os.access(home.root, os.W_OK):
+    if home.root.is_dir() and os.access(home.root, os.R_OK | os.X_OK):
         for user in home.users():
-            if home.journal_url is None and not home.journal_file(user).exists():
-                yield Finding(
-                    "journal", "note", f"{home.user_folder(user)} holds no journal; it is left alone."
-                )
-                continue
-            yield from _journal(home, user, mend)
-            for backend in home.backends_of(user):
-                yield from _backend(home, user, backend, mend)
+            yield from _user(home, user, mend)
     yield from _models(home)
 
 
@@ -95,14 +98,10 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
     yield Finding(
         "home", level, f"{root}, {free / 1e9:.1f} GB free", "" if level == "good" else "Free some space."
     )
-    open_ones = [
-        path
-        for path in [root, *root.rglob("*")]
-        if not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
-    ]
+    open_ones = [path for path in _own_files(root) if _mode(path) & 0o077]
     if open_ones and mend:
         for path in open_ones:
-            path.chmod(stat.S_IMODE(path.stat().st_mode) & 0o700)
+            path.chmod(_mode(path) & 0o700)
     if open_ones:
         yield Finding(
             "home",
@@ -112,29 +111,132 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
         )
 
 
+def _own_files(root: Path) -> Iterator[Path]:
+    """Yield what memagent writes under a home, which may be a folder that holds other things too."""
+    users = root / "users"
+    if users.is_dir() and not users.is_symlink():
+        yield users
+        for user in users.iterdir():
+            if user.is_dir() and not user.is_symlink():
+                yield user
+                backends = user / "backends"
+                for path in [*user.glob("journal*"), backends, *backends.rglob("*")]:
+                    if path.exists() and not path.is_symlink():
+                        yield path
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:  # a process beside us has removed it
+        return 0
+
+
+def _user(home: Home, user: str, mend: bool) -> Iterator[Finding]:
+    loss = examine_loss(home, user)
+    if home.journal_url is None and not home.journal_file(user).exists() and not (loss and loss.claims):
+        yield Finding("journal", "note", f"{home.user_folder(user)} holds no journal; it is left alone.")
+        return
+    if loss is not None:
+        yield from _loss(user, loss.journal, [claim.claimant for claim in loss.claims])
+    if loss is None or not loss.journal:
+        yield from _journal(home, user, mend and loss is None)
+    if loss is None:
+        for backend in home.backends_of(user):
+            yield from _backend(home, user, backend, mend)
+
+
+def _loss(user: str, journal: str, claimants: list[str]) -> Iterator[Finding]:
+    who = " and ".join(name[0].lower() + name[1:] for name in claimants)
+    more = (
+        f" {who[0].upper()}{who[1:]} cover{'s' if len(claimants) == 1 else ''} turns that it does not have."
+        if who
+        else ""
+    )
+    yield Finding(
+        "journal",
+        "wrong",
+        f"{user}: {journal or 'Turns were lost, or an older or another journal was put in its place.'}{more}",
+        f"Put a newer backup in its place; or go on without: memagent accept-loss --user {shlex.quote(user)}",
+    )
+
+
 def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
     try:
-        with open_journal(home, user) as journal:
-            wrong = journal.check()
-            if wrong:
+        with open_journal(home, user, read_only=not mend, trusting=True) as journal:
+            wrong = journal.audit()
+            for fault in wrong:
                 yield Finding(
                     "journal",
                     "wrong",
-                    f"{user}: {wrong[0]}",
-                    "Make a copy of the file, then: memagent export, and import into a new home; else restore a backup.",
+                    f"{user}: {fault}",
+                    "Keep a copy of the file; restore a backup, or import an export into a new home.",
                 )
+            if wrong:
                 return
-            if mend:
-                journal.purge()
-            for backend, host, seq in journal.checkpoints():
-                yield Finding("journal", "good", f"{user}: {backend} on {host} was stored up to turn {seq:,}")
+            yield from _mark(journal, user, mend)
+            yield from _unfinished(home, journal, mend)
+            for backend, place, seq in journal.checkpoints():
+                where = f" at {place}" if place else ""
+                yield Finding("journal", "good", f"{user}: {backend}{where} was stored up to turn {seq:,}")
+            yield Finding("journal", "good", f"{user}: the chain of digests proves every turn and forgetting")
             yield Finding(
                 "journal",
                 "good",
                 f"{user}: {journal.count():,} turns in {len(journal.sessions()):,} sessions",
             )
+    except OutdatedSchemaError as error:
+        yield Finding("journal", "note", f"{user}: {error}", "memagent doctor --mend")
     except MemagentError as error:
         yield Finding("journal", "wrong", f"{user}: {error}", "Restore the file from a backup or an export.")
+
+
+def _mark(journal: Journal, user: str, mend: bool) -> Iterator[Finding]:
+    mark = journal.mark
+    if mark is None:
+        return
+    try:
+        mark.read()
+    except UnreadableMarkError as error:
+        if mend:
+            mark.replace(journal.extent())
+        yield Finding(
+            "journal", "note", f"{user}: {error}", "" if mend else "memagent doctor --mend writes it anew."
+        )
+
+
+def _unfinished(home: Home, journal: Journal, mend: bool) -> Iterator[Finding]:
+    """Finish what forgettings left to do, or say what that is."""
+
+    def open_beside(backend: str, settings: object, lock: BackendLock) -> Memory:
+        return Memory.open(home, journal.user, backend, settings, lock=lock, strict=True, follow=False)  # type: ignore[arg-type]
+
+    if mend:
+        if not journal.unfinished():
+            journal.purge()
+        discarded, remaining = finish(home, journal, open_beside)
+        for name in discarded:
+            yield Finding(
+                "journal", "note", f"{journal.user}: removed the state of {name}, which could not forget."
+            )
+        for left in remaining:
+            what = left.backend or "the journal's file"
+            yield Finding(
+                "journal",
+                "note",
+                f"{journal.user}: {what} may still hold forgotten turns. {left.reason}",
+                left.command,
+            )
+        return
+    for due in journal.unfinished():
+        what = f"the stored memory of {due.backend}" if due.backend else "the journal's file"
+        where = f" at {due.place}" if due.place else ""
+        yield Finding(
+            "journal",
+            "note",
+            f"{journal.user}: a forgetting is unfinished: {what}{where} may still hold what was forgotten.",
+            "memagent doctor --mend",
+        )
 
 
 def _backend(home: Home, user: str, name: str, mend: bool) -> Iterator[Finding]:
@@ -147,23 +249,26 @@ def _backend(home: Home, user: str, name: str, mend: bool) -> Iterator[Finding]:
             f"Install it, or remove {home.backend_folder(user, name)}",
         )
         return
-    lock = backend_lock(home, user, name)
-    try:
-        lock.acquire(wait_seconds=0)
-    except BusyError:
-        yield Finding("backend", "note", f"{where}: in use by {lock.holder()}")
-        return
-    try:
+    with ExitStack() as stack:
+        if os.access(home.backend_folder(user, name), os.W_OK):
+            lock = backend_lock(home, user, name)
+            try:
+                lock.acquire(wait_seconds=0)
+            except BusyError:
+                yield Finding("backend", "note", f"{where}: in use by {lock.holder()}")
+                return
+            stack.callback(lock.release)
         yield from _state(home, user, name, where, mend)
-    finally:
-        lock.release()
 
 
 def _state(home: Home, user: str, name: str, where: str, mend: bool) -> Iterator[Finding]:
-    store = CheckpointStore(home.backend_folder(user, name))
-    if store.has_scratch():
+    folder = home.backend_folder(user, name)
+    store, scratch = CheckpointStore(folder), Scratch(folder)
+    if mend:
+        remove_dead_readers(folder)
+    if scratch.exists():
         if mend:
-            store.drop_scratch()
+            scratch.drop()
         yield Finding(
             "backend",
             "note",
@@ -180,14 +285,14 @@ def _state(home: Home, user: str, name: str, where: str, mend: bool) -> Iterator
             "backend",
             "note" if mend else "wrong",
             f"{where}: {error}; {said} is rebuilt at next use.",
-            "" if mend else f"memagent backends rebuild {name} --user {user}",
+            "" if mend else f"memagent backends rebuild {name} --user {shlex.quote(user)}",
         )
         return
     if found is None:
         yield Finding("backend", "good", f"{where}: nothing stored; it reads the journal when used.")
         return
     try:
-        with open_journal(home, user) as journal:
+        with open_journal(home, user, read_only=True) as journal:
             behind = journal.last()[0] - found.position.seq
     except MemagentError:  # reported with the journal
         return

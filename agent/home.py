@@ -1,17 +1,22 @@
 """Where things live on disk, with private modes.
 
 MEMAGENT_HOME/                      default: the platform's user data folder
+    place                           this home's id, for journals that several homes share
     users/<user>/journal.sqlite3    the journal (unless MEMAGENT_JOURNAL names a database by URL)
+    users/<user>/journal.mark       how far the journal has been
     users/<user>/backends/<name>/   checkpoints and lock of one backend
 MEMAGENT_MODELS/                    default: the platform's user cache folder
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
+from uuid import uuid4
 
 from memagent.backends.errors import InputError, StorageError
 
@@ -112,6 +117,32 @@ class Home:
     def journal_file(self, user: str) -> Path:
         return self.user_folder(user) / "journal.sqlite3"
 
+    def mark_file(self, user: str) -> Path:
+        """Where the high-water mark of a user's journal is kept: one for each database the home was used with."""
+        if self.journal_url is None:
+            return self.user_folder(user) / "journal.mark"
+        name = hashlib.sha256(_without_password(self.journal_url).encode()).hexdigest()[:12]
+        return self.user_folder(user) / f"journal-{name}.mark"
+
+    def place(self) -> str:
+        """Name this home among all that share its journal: empty where the journal lies in it.
+
+        Not the machine's name: a container has another one each time it starts.
+        """
+        if self.journal_url is None:
+            return ""
+        file = make_private(self.root) / "place"
+        if not file.exists():
+            fresh = file.with_name(f"place.{uuid4().hex}")
+            write_private(fresh, f"{socket.gethostname()} {uuid4().hex[:12]}".encode())
+            try:
+                os.link(fresh, file)  # of two processes one wins
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        return file.read_text(encoding="utf-8").strip()
+
     def backend_folder(self, user: str, backend: str) -> Path:
         return self.user_folder(user) / "backends" / backend
 
@@ -124,3 +155,9 @@ class Home:
         """Names of the backends that have stored state for a user."""
         folder = self.user_folder(user) / "backends"
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def _without_password(url: str) -> str:
+    before, at, host = url.rpartition("@")
+    scheme, _, account = before.partition("://")
+    return f"{scheme}://{account.partition(':')[0]}@{host}" if at else url

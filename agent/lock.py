@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memagent.agent.home import make_private, write_private
+from memagent.agent.home import Home, make_private, write_private
 from memagent.backends.errors import BusyError, StorageError
 
 DEFAULT_WAIT_SECONDS = 10.0
@@ -75,3 +75,8 @@ class BackendLock:
             return f"process {said['pid']} ({said['command']}) since {said['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
+
+
+def backend_lock(home: Home, user: str, backend: str) -> BackendLock:
+    """Return the lock of one user's backend, not yet acquired."""
+    return BackendLock(home.backend_folder(user, backend), f"The {backend} memory of user {user!r}")

@@ -1,79 +1,54 @@
-"""Moving a journal between machines: JSON lines, complete and exact.
+"""Moving a journal between machines as JSON lines, complete and exact; see ``journal.lines`` for what they hold.
 
-The first line is a header; then come sessions, turns and forgettings, each a JSON object with a
-``kind``. Exporting what was imported into an empty journal gives the same lines again.
+Exporting what was imported into an empty journal gives the same lines again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-from memagent.agent.journal import Journal
-from memagent.agent.journal.records import NewTurn, check_name, check_text
-from memagent.backends.errors import InputError, MemagentError
+from memagent.agent.journal import Journal, JournalReader
+from memagent.agent.journal.chain import GENESIS, timestamp, turn_head
+from memagent.agent.journal.lines import (
+    FORMAT,
+    ForgettingLine,
+    Proof,
+    SessionLine,
+    Source,
+    TurnLine,
+    prove,
+    read_lines,
+)
+from memagent.agent.journal.records import Forgetting, NewTurn, Tombstone
+from memagent.backends.errors import InputError
 from memagent.backends.protocol import Turn
 
-FORMAT = 1
+__all__ = ["Exported", "Imported", "export", "load", "open_source", "prove"]
+
 _BATCH = 5000
-_LARGEST_SEQ = 2**53
 
 
-def _in_utc(when: datetime) -> datetime:
-    try:
-        return when.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("the time is outside of the years 1 to 9999 in UTC") from error
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export wrote.
 
+    Attributes:
+        turns: how many.
+        missing: turns that the journal should have and does not; see ``memagent doctor``.
+    """
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-
-
-class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Header(_Line):
-    kind: Literal["memagent"]
-    format: int
-    user: str
-
-
-class SessionLine(_Line):
-    kind: Literal["session"]
-    name: str
-    created_at: Moment
-
-
-class TurnLine(_Line):
-    kind: Literal["turn"]
-    seq: int = Field(ge=1, le=_LARGEST_SEQ)
-    id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    session: str
-    role: Literal["user", "assistant", "system", "tool"]
-    speaker: str | None = None
-    text: str
-    created_at: Moment
-    in_view: tuple[int, ...] = ()
-    derived: bool = False
-
-
-class ForgettingLine(_Line):
-    kind: Literal["forgetting"]
-    seq: int = Field(ge=0, le=_LARGEST_SEQ)
-    id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    forgotten_at: Moment
-
-
-Line = Annotated[Header | SessionLine | TurnLine | ForgettingLine, Field(discriminator="kind")]
-_LINE: TypeAdapter[Header | SessionLine | TurnLine | ForgettingLine] = TypeAdapter(Line)
+    turns: int
+    missing: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,49 +68,66 @@ class Imported:
     to_forget: tuple[int, ...]
 
 
-def export(journal: Journal, file: TextIO, *, session: str | None = None) -> int:
-    """Write a journal, or one session of it, as JSON lines; return the number of turns written."""
-    _write(file, {"kind": "memagent", "format": FORMAT, "user": journal.user})
-    for one in journal.sessions():
-        if session in (None, one.name):
-            _write(
-                file,
-                {
-                    "kind": "session",
-                    "name": one.name,
-                    "created_at": one.created_at.isoformat(timespec="microseconds"),
-                },
-            )
-    written = 0
-    for turn in journal.turns(session=session):
-        _write(file, _turn_fields(turn))
-        written += 1
-    if session is None:
-        for gone in journal.forgettings():
-            when = gone.forgotten_at.isoformat(timespec="microseconds")
-            _write(file, {"kind": "forgetting", "seq": gone.seq, "id": gone.turn_id, "forgotten_at": when})
-    return written
+def export(journal: JournalReader, file: TextIO, *, session: str | None = None) -> Exported:
+    """Write a journal as it is now, or one session of it, as JSON lines."""
+    with journal.snapshot() as reader:
+        _write(file, {"kind": "memagent", "format": FORMAT, "user": reader.user})
+        for one in reader.sessions():
+            if session in (None, one.name):
+                _write(file, {"kind": "session", "name": one.name, "created_at": timestamp(one.created_at)})
+        written = forgotten = missing = 0
+        head = GENESIS
+        chained: set[str] = set()
+        for entry in reader.entries():
+            if entry.turn is not None and session in (None, entry.turn.session):
+                _write(file, _turn_fields(entry.turn, entry.salt))
+                head = turn_head(head, entry.turn.seq, entry.turn.id, entry.leaf)
+                written += 1
+            elif entry.forgetting is not None and session is None:
+                _write(file, _forgetting_fields(entry.forgetting, entry.leaf))
+                head = turn_head(head, entry.forgetting.seq, entry.forgetting.turn_id, entry.leaf)
+                chained.add(entry.forgetting.turn_id)
+                forgotten += 1
+            missing += entry.turn is None and entry.forgetting is None
+        for gone in reader.forgettings() if session is None else ():
+            if gone.turn_id not in chained:
+                _write(file, _forgetting_fields(gone, None))
+                forgotten += 1
+        _write(file, {"kind": "end", "turns": written, "forgettings": forgotten, "head": head.hex()})
+    return Exported(written, missing)
 
 
-def validate(path: Path, advance: Callable[[int], None] = lambda size: None) -> int:
-    """Read a whole export without importing anything; return its number of lines.
+@contextmanager
+def open_source(path: Path, folder: Path) -> Iterator[tuple[Source, int]]:
+    """Open an export for reading it several times; also yields its size in bytes.
+
+    Args:
+        path: a file; or a pipe, which is copied into a nameless private file first; ``-`` is standard input.
+        folder: where that file lies; it is gone however the process ends.
 
     Raises:
-        InputError: the first bad line, by number, with what is wrong in it.
+        InputError: it cannot be read.
     """
-    count = 0
-    for number, raw, line in _lines(path):
-        if number == 1 and not isinstance(line, Header):
-            raise InputError(f"{path}, line 1: expected the header of an export, found a {line.kind}.")
-        advance(len(raw))
-        count = number
-    if not count:
-        raise InputError(f"{path} is empty; an export begins with a header line.")
-    return count
+    name = "Standard input" if str(path) == "-" else str(path)
+    with ExitStack() as stack:
+        try:
+            opened = os.fdopen(0, "rb", closefd=False) if str(path) == "-" else path.open("rb")
+            file: BinaryIO = stack.enter_context(opened)
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty()):
+                    raise InputError(f"{name} is a device; expected a file, a pipe or standard input.")
+                copy = stack.enter_context(tempfile.TemporaryFile(dir=folder))
+                shutil.copyfileobj(file, copy)
+                file = copy
+            size = file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise InputError(f"{name} cannot be read: {error.strerror}.") from error
+        yield Source(name, file), size
 
 
-def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> Imported:
-    """Add a validated export's turns to a journal, in batches, each committed.
+def load(journal: Journal, source: Source, advance: Callable[[int], None] = lambda size: None) -> Imported:
+    """Add a proved export's turns to a journal, in batches, each committed.
 
     Turns keep their ids, so importing twice, or again after an interruption, adds nothing twice. Into
     an empty journal they keep their seqs too and memory is bounded; merging holds one number a turn.
@@ -146,45 +138,50 @@ def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda s
     gone_here: set[int] = set()
     added = present = 0
     to_forget: list[int] = []
-    lines = _lines(path)
+    lines = read_lines(source, Proof())
     while batch := list(islice(lines, _BATCH)):
         journal.add_sessions(
-            {line.name: line.created_at for _, _, line in batch if isinstance(line, SessionLine)}
+            {line.name: line.created_at for _, line in batch if isinstance(line, SessionLine)}
         )
-        turns = {line.id: line for _, _, line in batch if isinstance(line, TurnLine)}
-        gone = [line for _, _, line in batch if isinstance(line, ForgettingLine)]
-        seen = journal.seen_ids([*turns, *(line.id for line in gone)])
-        here = {line.seq: seen[line.id] for line in turns.values() if seen.get(line.id)}
+        entries = [line for _, line in batch if isinstance(line, TurnLine | ForgettingLine)]
+        seen = journal.seen_ids([line.id for line in entries])
+        here = {
+            line.seq: seen[line.id] for line in entries if isinstance(line, TurnLine) and seen.get(line.id)
+        }
         if moved is not None:
             moved.update(here)
-        fresh = []
-        for line in turns.values():
-            if seen.get(line.id):
-                continue
+        to_forget += [
+            seen[line.id] for line in entries if isinstance(line, ForgettingLine) and seen.get(line.id)
+        ]
+        added += len(journal.extend(list(_new(entries, seen, gone_here)), moved))
+        present += len(here)
+        for raw, _ in batch:
+            advance(len(raw))
+    return Imported(added, present, len(gone_here), tuple(to_forget))
+
+
+def _new(
+    lines: Iterable[TurnLine | ForgettingLine], seen: dict[str, int], gone_here: set[int]
+) -> Iterator[NewTurn | Tombstone]:
+    """Yield what is not here yet; note in ``gone_here`` the file's seqs of turns that stay forgotten."""
+    for line in lines:
+        if isinstance(line, ForgettingLine):
+            if line.id not in seen:
+                leaf = bytes.fromhex(line.leaf) if line.leaf is not None else None
+                yield Tombstone(line.seq, line.id, line.forgotten_at, leaf)
+        elif not seen.get(line.id):
             saw_gone = line.role == "assistant" and not gone_here.isdisjoint(line.in_view)
             if line.id in seen or saw_gone:
                 gone_here.add(line.seq)
             else:
-                fresh.append(_new_turn(line))
-        added += len(journal.extend(fresh, moved))
-        present += len(here)
-        to_forget += [seen[line.id] for line in gone if seen.get(line.id)]
-        new_gone = [line for line in gone if line.id not in seen]
-        if new_gone:
-            taken = {turn.seq for turn in journal.get([line.seq for line in new_gone])}
-            journal.add_forgettings(
-                [(0 if line.seq in taken else line.seq, line.id, line.forgotten_at) for line in new_gone]
-            )
-        for _, raw, _ in batch:
-            advance(len(raw))
-    return Imported(added, present, len(gone_here), tuple(to_forget))
+                yield _new_turn(line)
 
 
 def _write(file: TextIO, fields: dict[str, Any]) -> None:
     file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
-def _turn_fields(turn: Turn) -> dict[str, Any]:
+def _turn_fields(turn: Turn, salt: bytes | None) -> dict[str, Any]:
     return {
         "kind": "turn",
         "seq": turn.seq,
@@ -193,10 +190,21 @@ def _turn_fields(turn: Turn) -> dict[str, Any]:
         "role": turn.role,
         "speaker": turn.speaker,
         "text": turn.text,
-        "created_at": turn.created_at.isoformat(timespec="microseconds"),
+        "created_at": timestamp(turn.created_at),
         "in_view": turn.in_view,
         "derived": turn.derived,
+        "salt": (salt or b"").hex(),
     }
+
+
+def _forgetting_fields(gone: Forgetting, leaf: bytes | None) -> dict[str, Any]:
+    fields = {
+        "kind": "forgetting",
+        "seq": gone.seq,
+        "id": gone.turn_id,
+        "forgotten_at": timestamp(gone.forgotten_at),
+    }
+    return fields if leaf is None else {**fields, "leaf": leaf.hex()}
 
 
 def _new_turn(line: TurnLine) -> NewTurn:
@@ -210,53 +218,5 @@ def _new_turn(line: TurnLine) -> NewTurn:
         derived=line.derived,
         id=line.id,
         seq=line.seq,
+        salt=bytes.fromhex(line.salt) if line.salt is not None else None,
     )
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes, Header | SessionLine | TurnLine | ForgettingLine]]:
-    """Yield number, bytes and content of each line.
-
-    Raises:
-        InputError: a line is not what an export holds.
-    """
-    last_seq = 0
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = _parse(path, number, raw)
-                if number > 1 and isinstance(line, Header):
-                    raise InputError(f"{path}, line {number}: a second header. Nothing was imported.")
-                if isinstance(line, TurnLine):
-                    if line.seq <= last_seq:
-                        raise InputError(
-                            f"{path}, line {number}: seq {line.seq} does not follow {last_seq}. Nothing was imported."
-                        )
-                    last_seq = line.seq
-                yield number, raw, line
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def _parse(path: Path, number: int, raw: bytes) -> Header | SessionLine | TurnLine | ForgettingLine:
-    try:
-        line = _LINE.validate_json(raw)
-        if isinstance(line, Header) and line.format > FORMAT:
-            raise InputError(
-                f"the export has format {line.format}, this memagent reads up to {FORMAT}; upgrade it"
-            )
-        if isinstance(line, TurnLine):
-            check_name("session name", line.session)
-            check_text(line.text)
-            if line.speaker is not None:
-                check_name("speaker's name", line.speaker)
-        if isinstance(line, SessionLine):
-            check_name("session name", line.name)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        raise InputError(
-            f"{path}, line {number}: {where + ': ' if where else ''}{first['msg']}. Nothing was imported; mend the line and try again."
-        ) from error
-    except MemagentError as error:
-        raise InputError(f"{path}, line {number}: {error} Nothing was imported.") from error
-    return line

@@ -6,6 +6,7 @@
     ├── SettingError        an option has a value it cannot take
     ├── BusyError           another process holds this user's memory
     ├── StorageError        the home folder or the journal cannot be read or written
+    │   └── JournalDamagedError   the journal has lost turns that it once had
     ├── CheckpointError     a backend's stored state is missing, damaged or foreign: rebuild it
     ├── ModelError          a model cannot be fetched, verified, loaded or run
     └── MissingExtraError   an optional package is not installed
@@ -16,6 +17,7 @@ exits with code 1 (2 for a usage error).
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -53,6 +55,22 @@ class BusyError(MemagentError):
 
 class StorageError(MemagentError):
     """The home folder or the journal cannot be read or written (full disk, rights, newer schema)."""
+
+
+class JournalDamagedError(StorageError):
+    """The journal has lost turns that it once had; nothing is derived from it until the user decides.
+
+    Args:
+        message: what the journal has, and what says that it once had more.
+        user: whose journal.
+    """
+
+    def __init__(self, message: str, user: str) -> None:
+        name = shlex.quote(user)
+        super().__init__(
+            f"{message} Put a newer backup in its place, or, if there is none, go on with what is there: "
+            f"memagent accept-loss --user {name}"
+        )
 
 
 class CheckpointError(MemagentError):

@@ -74,7 +74,7 @@ def run(kills: int, backend: str, seed: int, *, embedder: Embedder, longest: flo
         ) as memory:
             texts = {turn.seq: turn.text for turn in memory.journal.turns()}
             lost = sum(line.split()[1] not in texts.get(int(line.split()[0]), "") for line in acknowledged)
-            wrong = memory.journal.check()
+            wrong = memory.journal.audit()
             sample = random_.sample(acknowledged, min(20, len(acknowledged)))
             for line in sample:
                 name = line.split()[1]

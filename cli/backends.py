@@ -136,9 +136,10 @@ def stats(
 ) -> None:
     """Show what a memory holds and what it costs."""
     require_user(home(), user)
-    with open_memory(user, name, set_, model=model) as memory:
+    with open_memory(user, name, set_, model=model, read_only=True) as memory:
         found = memory.stats()
         position = memory.position
+        unfinished = memory.journal.unfinished()
     rows = {
         "backend": name,
         "user": user,
@@ -148,6 +149,7 @@ def stats(
         "bytes_on_disk": found.bytes_on_disk,
         "bytes_in_memory": found.bytes_in_memory,
         **found.extras,
+        **({"unfinished_forgetting": [one.backend or "journal" for one in unfinished]} if unfinished else {}),
     }
     if output is Output.JSON:
         as_json(rows)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from memagent.backends.errors import InputError
+from memagent.cli.common import say_remaining
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +46,6 @@ def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -
 
 def forget(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
     """forget a turn for good: its number, or "last" for your last message"""
-    from memagent.agent.forgetting import forget as forget_
     from memagent.agent.forgetting import replies_that_saw
     from memagent.cli.render import print_turns
 
@@ -62,9 +62,10 @@ def forget(conversation: Conversation, console: Console, argument: str, ask: Ask
     replies = journal.get(replies_that_saw(journal, [turns[0].seq]))
     print_turns([*turns, *replies], console)
     if ask("Forget this for good?"):
-        done = forget_(conversation.memory, [turns[0].seq])
+        done = conversation.memory.forget([turns[0].seq])
         conversation.last_recalled = None
         console.print(f"Forgot {len(done.turns) + len(done.replies)} turns.")
+        say_remaining(done.remaining)
 
 
 def sessions(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:

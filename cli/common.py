@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import typer
 from memagent.backends.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
+    from memagent.agent.forgetting import OpenBeside, Remaining
     from memagent.agent.home import Home
     from memagent.agent.journal import Journal
     from memagent.agent.memory import Memory
@@ -110,12 +112,19 @@ def load_model(name: str | None) -> ChatModel:
 
 
 def open_memory(
-    user: str, backend: str, pairs: list[str] | None = None, *, model: str | None = None, **options: object
+    user: str,
+    backend: str,
+    pairs: list[str] | None = None,
+    *,
+    model: str | None = None,
+    stored: Mapping[str, str] | None = None,
+    **options: object,
 ) -> Memory:
     """Open a memory with progress bars and notices for a person at a terminal.
 
     Args:
         model: the chat model's name, for memories that work inside it.
+        stored: settings as a stored state names them, instead of ``pairs``.
     """
     from memagent.agent.memory import Memory
     from memagent.agent.models.embedding import load_embedder
@@ -127,12 +136,19 @@ def open_memory(
         where,
         user,
         backend,
-        settings(pairs),
+        settings(pairs) if stored is None else stored,
         make_embedder=lambda: load_embedder(where.models, notify=say, report=bytes_reporter()),
         make_model=lambda: as_local(load_model(model or os.environ.get("MEMAGENT_MODEL"))),
         notify=say,
         progress=track,
         **options,  # type: ignore[arg-type]
+    )
+
+
+def open_beside(user: str, model: str | None) -> OpenBeside:
+    """Return what opens a user's stored memories as they are, so that they can forget."""
+    return lambda backend, stored, lock: open_memory(
+        user, backend, model=model, stored=stored, lock=lock, strict=True, follow=False
     )
 
 
@@ -174,22 +190,39 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
     return chosen
 
 
-def open_journal(user: str) -> Journal:
+def open_journal(user: str, *, read_only: bool = True) -> Journal:
     """Open the journal of a user who has one.
+
+    Args:
+        read_only: an older journal is brought up to date all the same, where it can be written.
 
     Raises:
         NotFoundError: nobody by that name has said anything here.
     """
+    from memagent.agent.journal.schema import OutdatedSchemaError
     from memagent.agent.memory import open_journal as open_
 
     where = home()
     require_user(where, user)
-    return open_(where, user)
+    try:
+        return open_(where, user, read_only=read_only)
+    except OutdatedSchemaError:
+        return open_(where, user)
+
+
+def say_remaining(remaining: Sequence[Remaining]) -> bool:
+    """Tell what of a forgetting could not be done; return whether somebody has to do something about it."""
+    for left in remaining:
+        where = f"The stored memory of {left.backend}" if left.backend else "The journal's file"
+        command = f" Then finish it with: {left.command}" if left.command else ""
+        say(f"{where} may still hold what was forgotten. {left.reason}{command}")
+    return any(left.command for left in remaining)
 
 
 def require_user(where: Home, user: str) -> None:
     """Refuse a user without a journal, so that a mistyped name does not look like an empty memory."""
-    if where.journal_url is None and not where.journal_file(user).exists():
+    known = where.journal_file(user).exists() or where.mark_file(user).exists()
+    if where.journal_url is None and not known:
         raise NotFoundError("user", user, where.users(), "`memagent chat --user NAME` begins a new one.")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,15 +24,18 @@ from memagent.cli.common import (
     check_backend,
     decoded,
     home,
+    open_beside,
     open_journal,
     open_memory,
     read_stdin,
     require_user,
     say,
+    say_remaining,
 )
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
+    from memagent.agent.transfer import Exported
     from memagent.backends.protocol import Turn
 
 
@@ -53,6 +58,7 @@ def remember(
 
       memagent remember - --session diary < diary.txt
     """
+    from memagent.agent.forgetting import finish
     from memagent.agent.journal.records import NewTurn
     from memagent.agent.memory import open_journal as open_
 
@@ -62,15 +68,9 @@ def remember(
         raise InputError("There is nothing to remember: the text is empty.")
     check_backend(backend, set_)
     with open_(home(), user) as journal:
+        say_remaining(finish(home(), journal, open_beside(user, model))[1])
         turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
-    taken = True
-    try:
-        open_memory(user, backend, set_, model=model, wait_seconds=2.0).close()
-    except MemagentError as error:
-        taken = False
-        say(
-            f"{error} Nothing is lost: the journal has it, and whoever uses the memory takes it in before recalling."
-        )
+    taken = _let_read(user, backend, set_, model)
     if output is Output.JSON:
         as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
     elif len(turns) == 1:
@@ -100,7 +100,7 @@ def recall(
     from memagent.cli.render import print_recollections
 
     require_user(home(), user)
-    with open_memory(user, backend, set_, model=model) as memory:
+    with open_memory(user, backend, set_, model=model, read_only=True) as memory:
         found = memory.recall(decoded(query, "The query"), limit=limit)
     if output is Output.JSON:
         as_json([recollection_fields(item) for item in found])
@@ -125,6 +125,9 @@ def forget(
 ) -> None:
     """Forget turns for good: journal, every memory, every file. Replies that may repeat them go too.
 
+    Given again after an interruption, it finishes what that left. Exit code 1 if something still holds the turns and
+    needs you; a memory that another process uses forgets at that process's next call.
+
     Examples:
 
       memagent forget --seq 12
@@ -135,45 +138,69 @@ def forget(
     from memagent.agent.forgetting import replies_that_saw
     from memagent.cli.render import print_turns
 
-    with open_journal(user) as journal:
+    check_backend(backend, set_)
+    with open_journal(user, read_only=False) as journal:
         turns = _chosen(journal, seq, session, matching)
+        if not turns and not journal.unfinished():
+            raise InputError(
+                "No turn fits: nothing was forgotten. `memagent sessions show NAME` lists turns with their numbers."
+            )
         replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
-    if not turns:
-        raise InputError(
-            "No turn fits: nothing was forgotten. `memagent sessions show NAME` lists turns with their numbers."
-        )
-    if not yes:
-        print_turns([*turns, *replies])
-        typer.confirm(
-            f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?", abort=True, err=True
-        )
-    with open_memory(user, backend, set_, model=model) as memory:
-        done = forget_(memory, [turn.seq for turn in turns])
+        if turns and not yes:
+            print_turns([*turns, *replies])
+            typer.confirm(
+                f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?",
+                abort=True,
+                err=True,
+            )
+        done = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
     if output is Output.JSON:
-        as_json({"user": user, "turns": done.turns, "replies": done.replies, "discarded": done.discarded})
-        return
-    typer.echo(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
+        remaining = [asdict(left) for left in done.remaining]
+        as_json(
+            {
+                "user": user,
+                "turns": done.turns,
+                "replies": done.replies,
+                "discarded": done.discarded,
+                "remaining": remaining,
+            }
+        )
+    elif turns:
+        typer.echo(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
+    elif not done.remaining:
+        typer.echo("No turn fits, but an earlier forgetting was unfinished: it is finished now.")
     if done.discarded:
         say(
             f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
         )
+    if say_remaining(done.remaining):
+        raise typer.Exit(1)
 
 
 def export(
     file: Annotated[str, typer.Argument(help="Where to write; - is standard output.")],
     user: UserOption = DEFAULT_USER,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Prove an export that was written before, instead of writing one."),
+    ] = False,
 ) -> None:
-    """Write everything a user said and was told to a file of JSON lines.
+    """Write everything a user said and was told to a file of JSON lines, with the digests that prove it.
 
-    Example:
+    Examples:
 
       memagent export backup.jsonl
+
+      memagent export --verify backup.jsonl
     """
     from memagent.agent.transfer import export as export_
 
+    if verify:
+        _verify(file)
+        return
     with open_journal(user) as journal:
         if file == "-":
-            export_(journal, sys.stdout)
+            _say_missing(export_(journal, sys.stdout))
             return
         target = Path(file)
         if not target.name:
@@ -182,45 +209,105 @@ def export(
         try:
             with fresh.open("w", encoding="utf-8", newline="\n") as out:
                 written = export_(journal, out)
+                out.flush()
+                os.fsync(out.fileno())
             fresh.replace(target)
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
+    say(f"Wrote {_count(written.turns, 'turn')} to {file}.")
+    _say_missing(written)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="Where to write; the file must not exist yet.")],
+    user: UserOption = DEFAULT_USER,
+) -> None:
+    """Copy a user's journal, a SQLite database, while it may be in use: a plain copy of the file would lack turns.
+
+    To go back to it, put it in the place of the journal (`memagent config` and `memagent doctor` show where that is)
+    while nothing uses it, and remove the files journal.sqlite3-wal and journal.sqlite3-shm beside it.
+
+    Example:
+
+      memagent backup journal-2026-11-25.sqlite3
+    """
+    with open_journal(user) as journal:
+        try:
+            journal.backup(file)
+        except FileExistsError as error:
+            raise InputError(f"{file} exists already; give a new name. Nothing was written.") from error
+        except OSError as error:
+            raise InputError(f"{file} cannot be written: {error.strerror}.") from error
+        written = journal.count()
     say(f"Wrote {_count(written, 'turn')} to {file}.")
 
 
+def accept_loss(
+    user: UserOption = DEFAULT_USER,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Go on with a journal that has lost turns, when there is no backup to put in its place.
+
+    What knew of more is set aside first, as numbers and digests, in a folder named lost-<time> beside the journal.
+    """
+    from memagent.agent.loss import accept_loss as accept
+    from memagent.agent.loss import examine_loss
+
+    require_user(home(), user)
+    loss = examine_loss(home(), user)
+    if loss is None:
+        typer.echo("Nothing is lost: the journal holds all that is known of it.")
+        return
+    if loss.journal:
+        typer.echo(f"The journal cannot be used: {loss.journal}")
+    elif loss.reached is not None:
+        typer.echo(
+            f"The journal reaches turn {loss.reached.seq:,} and forgetting {loss.reached.forgetting:,}."
+        )
+    for claim in loss.claims:
+        typer.echo(
+            f"{claim.claimant} knew of turns up to {claim.extent.seq:,} and forgettings up to {claim.extent.forgetting:,}."
+        )
+    if not yes:
+        typer.confirm("Go on without what is lost?", abort=True, err=True)
+    _, aside = accept(home(), user)
+    typer.echo(f"Going on. What was known of the lost turns is in {aside}.")
+
+
 def import_(
-    file: Annotated[Path, typer.Argument(help="A file that `memagent export` wrote.")],
+    file: Annotated[Path, typer.Argument(help="A file that `memagent export` wrote; - is standard input.")],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Add an export to a user's journal. The whole file is checked first; turns already here are not added twice.
+    """Add an export to a user's journal. The whole file is proved first; turns already here are not added twice.
 
-    The memory reads the new turns when it is next used.
+    Then the memory reads the new turns.
 
-    Example:
+    Examples:
 
       memagent import backup.jsonl --user ana
+
+      ssh other memagent export - | memagent import -
     """
     from memagent.agent.forgetting import forget as forget_
+    from memagent.agent.home import make_private
     from memagent.agent.memory import open_journal as open_
-    from memagent.agent.transfer import load, validate
+    from memagent.agent.transfer import load, open_source, prove
     from memagent.cli.progress import bytes_reporter
 
+    check_backend(backend, set_)
     report = bytes_reporter()
-    try:
-        size = file.stat().st_size
-    except OSError:  # said better when it is read
-        size = 0
-    validate(file, _advance(report, size, "Checking"))
-    with open_(home(), user) as journal:
-        done = load(journal, file, _advance(report, size, "Importing"))
-    if done.to_forget:
-        with open_memory(user, backend, set_, model=model) as memory:
-            forget_(memory, done.to_forget)
+    with open_source(file, make_private(home().root)) as (source, size):
+        prove(source, _advance(report, size, "Checking"))
+        with open_(home(), user) as journal:
+            done = load(journal, source, _advance(report, size, "Importing"))
+            forgotten = forget_(home(), journal, done.to_forget, open_beside(user, model))
+    if done.added:
+        _let_read(user, backend, set_, model)
     if output is Output.JSON:
         as_json(
             {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
@@ -233,6 +320,43 @@ def import_(
         say(
             f"{_count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
         )
+    if say_remaining(forgotten.remaining):
+        raise typer.Exit(1)
+
+
+def _let_read(user: str, backend: str, pairs: list[str] | None, model: str | None) -> bool:
+    """Let a memory take in what the journal has got; False if it could not."""
+    try:
+        open_memory(user, backend, pairs, model=model, wait_seconds=2.0).close()
+    except MemagentError as error:
+        say(f"{error} The journal has the turns; the memory takes them in before it next recalls.")
+        return False
+    return True
+
+
+def _verify(file: str) -> None:
+    from tempfile import gettempdir
+
+    from memagent.agent.transfer import open_source, prove
+
+    with open_source(Path(file), Path(gettempdir())) as (source, _):
+        proof = prove(source)
+    what = f"{_count(proof.turns, 'turn')} and {_count(proof.forgettings, 'forgetting')}"
+    if proof.ended:
+        typer.echo(f"{file} is whole: {what}, head {proof.head.hex()}.")
+    else:
+        typer.echo(
+            f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove."
+        )
+
+
+def _say_missing(written: Exported) -> None:
+    if written.missing:
+        say(
+            f"The journal lacks {_count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
+            "`memagent doctor` says more."
+        )
+        raise typer.Exit(1)
 
 
 def _chosen(

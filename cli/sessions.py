@@ -18,8 +18,11 @@ from memagent.cli.common import (
     SetOption,
     UserOption,
     as_json,
+    check_backend,
+    home,
+    open_beside,
     open_journal,
-    open_memory,
+    say_remaining,
 )
 
 app = typer.Typer(help="List, show, delete and export conversations.", invoke_without_command=True)
@@ -93,18 +96,19 @@ def delete(
     """Forget all turns of a session for good, and its name."""
     from memagent.agent.forgetting import forget
 
-    with open_journal(user) as journal:
+    check_backend(backend, set_)
+    with open_journal(user, read_only=False) as journal:
         session = journal.session(name)
         seqs = [turn.seq for turn in journal.turns(session=name)]
         if not yes:
             typer.confirm(
                 f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True
             )
-        if seqs:
-            with open_memory(user, backend, set_, model=model) as memory:
-                forget(memory, seqs)
+        done = forget(home(), journal, seqs, open_beside(user, model))
         journal.delete_session(name)
     typer.echo(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")
+    if say_remaining(done.remaining):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,6 +1,16 @@
 """The append-only record of turns and forgettings: the only truth."""
 
-from memagent.agent.journal.journal import Journal
-from memagent.agent.journal.records import Forgetting, NewTurn, Session
+from memagent.agent.journal.journal import Journal, UnpurgedError
+from memagent.agent.journal.reading import JournalReader
+from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Session, Unfinished
 
-__all__ = ["Forgetting", "Journal", "NewTurn", "Session"]
+__all__ = [
+    "Extent",
+    "Forgetting",
+    "Journal",
+    "JournalReader",
+    "NewTurn",
+    "Session",
+    "Unfinished",
+    "UnpurgedError",
+]

@@ -1,73 +1,218 @@
-"""Opening the journal's database, and turning its errors into ours at one place."""
+"""Opening the journal's database, and turning its errors into ours at one place.
+
+Nothing but SQLite ever opens a SQLite file that may be in use. Closing any descriptor of a file drops all POSIX
+locks that the process holds on it, SQLite's included (https://www.sqlite.org/howtocorrupt.html, section 2.2), after
+which another process takes itself for the last one and deletes the write-ahead log with acknowledged turns in it.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from memagent.agent.home import make_private
-from memagent.backends.errors import MissingExtraError, StorageError
+from memagent.backends.errors import StorageError
 
 BUSY_SECONDS = 30
+_EXAMPLE = "expected something like postgresql+psycopg://user@host/name"
 
 
-def open_engine(target: Path | str) -> Engine:
-    """Connect to a SQLite file (created with mode 0600) or to a database by URL.
+class DamagedDatabaseError(StorageError):
+    """The file is no database, or its content is not what was written."""
+
+
+@dataclass
+class Database:
+    """A process's one engine for a database, shared by all who have it open. Get it with ``open_database``.
+
+    Attributes:
+        where: the file, or the URL without its password, for messages.
+    """
+
+    engine: Engine
+    where: str
+    _key: tuple[str, bool]
+    _users: int = 0
+    _process: int = field(default_factory=os.getpid)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def connect(self, **options: Any) -> Iterator[Connection]:
+        """Open a connection of the pool, and turn its errors into StorageError.
+
+        Args:
+            options: SQLAlchemy execution options; ``begin`` is the statement that begins a SQLite transaction.
+
+        Raises:
+            StorageError: the database failed, or was opened before a fork of this process.
+        """
+        if self._process != os.getpid():
+            raise StorageError(
+                f"The journal {self.where} was opened by process {self._process}, which this one was forked from. "
+                "Open it again here: a database connection cannot be inherited."
+            )
+        with translated(self.where), self.engine.connect().execution_options(**options) as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Let go of the database; the last user's call closes its connections."""
+        with _lock:
+            self._users -= 1
+            if self._users or self._process != os.getpid():
+                return
+            _open.pop(self._key, None)
+        self.engine.dispose()
+
+
+_lock = threading.Lock()
+_open: dict[tuple[str, bool], Database] = {}
+# Never closed in a forked child: that would touch the locks and the write-ahead log of the parent.
+_inherited: list[Database] = []
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _inherited.extend(_open.values())
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def open_database(target: Path | str, *, read_only: bool = False, may_create: bool = True) -> Database:
+    """Connect to a SQLite file or to a database by URL, once in a process however often it is called.
 
     SQLite runs in WAL mode with a busy timeout, full synchronisation (a committed turn survives a
     power cut) and ``secure_delete`` (what is deleted is overwritten). Writers take their lock when
     their transaction begins, so two of them queue instead of failing half-way.
+
+    Args:
+        read_only: nothing is created or written, so that a read-only disk will do. SQLite only.
+        may_create: create a SQLite file that is missing, with mode 0600.
+
+    Raises:
+        StorageError: the file cannot be opened, the URL is none, or its driver is not installed.
     """
-    url: URL | str
+    file = _sqlite_file(target)
+    key = (str(file.absolute()) if file else str(target), read_only and file is not None)
+    with _lock:
+        if key not in _open:
+            if file is not None:
+                engine, where = _sqlite_engine(file, read_only=read_only, may_create=may_create), str(file)
+            else:
+                engine = _server_engine(str(target))
+                where = engine.url.render_as_string()  # without its password
+            _open[key] = Database(engine, where, key)
+        database = _open[key]
+        database._users += 1
+        return database
+
+
+def _sqlite_file(target: Path | str) -> Path | None:
+    """Return the file that a path or a SQLite URL names, None for another database."""
     if isinstance(target, Path):
-        _touch(target)
-        # Not as text: in a URL's text %2F would be a slash and ? would end the path.
-        url = URL.create("sqlite", database=str(target))
-    else:
-        url = target
+        return target
     try:
-        engine = create_engine(url, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("This journal URL", error.name or "?", "postgres") from error
+        url = make_url(target)
     except ArgumentError as error:
-        raise StorageError(
-            f"MEMAGENT_JOURNAL is no database URL ({error}); expected something like postgresql+psycopg://user@host/name."
-        ) from error
-    if engine.dialect.name == "sqlite":
-        _configure_sqlite(engine)
-    return engine
+        raise StorageError(f"The journal's database URL cannot be read ({error}); {_EXAMPLE}.") from error
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def _touch(file: Path) -> None:
-    make_private(file.parent)
+def _server_engine(url: str) -> Engine:
     try:
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError as error:
-        raise StorageError(f"The journal {file} cannot be opened for writing: {error.strerror}.") from error
+        return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError as error:
+        if make_url(url).get_dialect().name == "postgresql":
+            raise StorageError(
+                f"The journal's database URL asks for the driver {error.name}, which is not installed. Install psycopg with "
+                "pip install 'memagent[postgres]' and write the URL as postgresql+psycopg://user@host/name."
+            ) from error
+        raise StorageError(
+            f"The journal's database URL asks for the driver {error.name}, which is not installed. Install the package "
+            "that holds it; SQLAlchemy's documentation of that database names it."
+        ) from error
+    except ArgumentError as error:
+        raise StorageError(f"The journal's database URL cannot be used ({error}); {_EXAMPLE}.") from error
 
 
-def _configure_sqlite(engine: Engine) -> None:
-    @event.listens_for(engine, "connect")
-    def configure(connection, _record) -> None:  # type: ignore[no-untyped-def]
-        connection.isolation_level = None  # SQLAlchemy, not sqlite3, begins transactions
-        connection.execute(f"PRAGMA busy_timeout={1000 * BUSY_SECONDS}")
-        _use_wal(connection)
-        for pragma in ("synchronous=FULL", "secure_delete=ON", "temp_store=MEMORY"):
-            connection.execute(f"PRAGMA {pragma}")
+def _sqlite_engine(file: Path, *, read_only: bool, may_create: bool) -> Engine:
+    if not read_only:
+        make_private(file.parent)
+    if file.is_dir():
+        raise StorageError(f"The journal {file} cannot be opened: it is a folder.")
+    if not may_create and not file.exists():
+        raise StorageError(f"The journal {file} does not exist.")
+    mode = "ro" if read_only else "rwc" if may_create else "rw"
+
+    def connect() -> sqlite3.Connection:
+        # As a URI with the path quoted: a ? in it would end it otherwise.
+        uri = f"file:{quote(str(file.absolute()))}?mode={mode}{'&immutable=1' if read_only and _never_changes(file) else ''}"
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+        )
+        try:
+            if not read_only:
+                connection.execute("PRAGMA schema_version")  # creates a missing file
+                _make_file_private(file)
+                _use_wal(connection)
+            for pragma in _PRAGMAS:
+                connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    engine = create_engine(URL.create("sqlite"), creator=connect, poolclass=QueuePool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         begin = connection.get_execution_options().get("begin", "BEGIN")
         if begin:
             connection.exec_driver_sql(begin)
+
+    return engine
+
+
+# cell_size_check and trusted_schema: a damaged or hostile file is refused rather than believed.
+_PRAGMAS = (
+    "synchronous=FULL",
+    "secure_delete=ON",
+    "temp_store=MEMORY",
+    "cell_size_check=ON",
+    "trusted_schema=OFF",
+)
+
+
+def _never_changes(file: Path) -> bool:
+    """Say whether a file lies where nobody can write and has no write-ahead log.
+
+    SQLite reads a database in WAL mode without one only if it can create one, or is told that nothing changes.
+    """
+    log = file.with_name(file.name + "-wal")
+    return not os.access(file.parent, os.W_OK) and not log.exists()
+
+
+def _make_file_private(file: Path) -> None:
+    """Take the rights of others away, by name: the log and its index get the same mode when SQLite creates them."""
+    with suppress(OSError):  # somebody else's file: doctor reports its mode
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -83,29 +228,53 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
 
 
-def purge(engine: Engine) -> None:
+def purge(database: Database) -> None:
     """Rewrite the database so that no file of it holds what was deleted.
 
     ``secure_delete`` zeroes a deleted row where it lies, but earlier page splits may have left
     copies; only a rewrite (SQLite's VACUUM) and an emptied write-ahead log are certain. Cost: the
     size of the journal, about half a second for ten million tokens. A database server's own logs and
     backups are its operator's to expire.
+
+    Raises:
+        StorageError: it could not be rewritten, or a reader keeps the old log open; it can be repeated.
     """
     # VACUUM runs outside of a transaction
-    outside: dict[str, Any] = (
-        {"begin": ""} if engine.dialect.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
-    )
-    with translated(str(engine.url)), engine.connect().execution_options(**outside) as connection:
-        if engine.dialect.name == "sqlite":
+    outside: dict[str, Any] = {"begin": ""} if database.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
+    with database.connect(**outside) as connection:
+        if database.is_sqlite:
             connection.exec_driver_sql("VACUUM")
             busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
             if busy:
                 raise StorageError(
-                    "The turns are forgotten, but another process keeps the journal's write-ahead log open, "
-                    "which may still hold their bytes. Close it, then run `memagent doctor --mend`."
+                    "Another process keeps the journal's write-ahead log open, which may still hold the bytes of "
+                    "forgotten turns."
                 )
-        elif engine.dialect.name == "postgresql":
+        elif database.engine.dialect.name == "postgresql":
             connection.exec_driver_sql("VACUUM (FULL) turns")
+
+
+def copy_database(database: Database, file: Path) -> None:
+    """Write a SQLite database as of now into a new file of mode 0600, while others go on writing.
+
+    Raises:
+        StorageError: the database is not SQLite, or failed.
+        OSError: the file exists already or cannot be written.
+    """
+    if not database.is_sqlite:
+        raise StorageError(
+            f"The journal {database.where} is kept by a database server; back it up with the server's own tool, "
+            "for instance pg_dump."
+        )
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        with database.connect(begin="") as connection:
+            connection.exec_driver_sql("VACUUM INTO ?", (str(file),))
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    with file.open("rb") as copy:
+        os.fsync(copy.fileno())
 
 
 @contextmanager
@@ -114,19 +283,36 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        said = str(error.orig)
-        if "disk is full" in said or "disk I/O" in said:
-            hint = (
-                "The disk is full or failing: nothing of this step was stored. Free some space and repeat it."
-            )
-        elif "locked" in said:
-            hint = f"Another process kept it locked for {BUSY_SECONDS} seconds. Nothing of this step was stored; try again."
-        elif "readonly" in said or "unable to open" in said:
-            hint = "It cannot be written. Mend its rights, or set MEMAGENT_HOME to a folder of your own."
-        elif "not a database" in said or "malformed" in said:
-            hint = "It is damaged and was left untouched. Restore it from a backup or an export; `memagent doctor` says more."
-        else:
-            hint = "Nothing of this step was stored."
-        raise StorageError(f"The journal {where}: {said}. {hint}") from error
+        raise _translation(where, str(error.orig).strip()) from error
     except SQLAlchemyError as error:
         raise StorageError(f"The journal {where}: {error}") from error
+    except sqlite3.Error as error:  # of the driver's own, while a connection is made
+        raise _translation(where, str(error)) from error
+    except (ValueError, TypeError, OverflowError) as error:  # a value of another type than the column's
+        raise _damaged(where, f"a value cannot be read ({error})") from error
+
+
+def _translation(where: str, message: str) -> StorageError:
+    if "decode to UTF-8" in message:  # the message would quote the text
+        return _damaged(where, "it holds text that is not valid UTF-8")
+    if any(sign in message for sign in _SIGNS_OF_DAMAGE):
+        return _damaged(where, message)
+    if "disk is full" in message or "disk I/O" in message:
+        hint = "The disk is full or failing: nothing of this step was stored. Free some space and repeat it."
+    elif "locked" in message:
+        hint = f"Another process kept it locked for {BUSY_SECONDS} seconds. Nothing of this step was stored; try again."
+    elif "readonly" in message or "unable to open" in message:
+        hint = "It cannot be written. Mend its rights, or set MEMAGENT_HOME to a folder of your own."
+    else:
+        hint = "Nothing of this step was stored."
+    return StorageError(f"The journal {where}: {message}. {hint}")
+
+
+_SIGNS_OF_DAMAGE = ("not a database", "malformed", "no such table", "no such column", "file format")
+
+
+def _damaged(where: str, what: str) -> DamagedDatabaseError:
+    return DamagedDatabaseError(
+        f"The journal {where}: {what}. It is damaged and was left untouched. Restore it from a backup or an export; "
+        "`memagent doctor` says more."
+    )

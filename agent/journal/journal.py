@@ -1,67 +1,109 @@
-"""One user's journal: append, read, forget.
+"""One user's journal: append and forget. Reading is in ``reading``.
 
-Cost: appending is one indexed insert whatever the length of the journal; reading streams in pages;
-forgetting rewrites the file once per call.
+Cost: appending is two indexed inserts whatever the length of the journal; forgetting rewrites the file once per call.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import cast
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, Select, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from memagent.agent.journal.database import open_engine, purge, translated
-from memagent.agent.journal.records import Forgetting, NewTurn, Session, check_name, check_turn
-from memagent.agent.journal.schema import checkpoints, forgettings, meta, prepare, sessions, turns, users
-from memagent.backends.errors import NotFoundError
+from memagent.agent.journal.audit import audit
+from memagent.agent.journal.chain import (
+    GENESIS,
+    forgetting_head,
+    new_salt,
+    timestamp,
+    turn_head,
+    turn_leaf,
+)
+from memagent.agent.journal.database import copy_database, open_database, purge
+from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError
+from memagent.agent.journal.reading import JournalReader, read_extent
+from memagent.agent.journal.records import (
+    Extent,
+    Forgetting,
+    NewTurn,
+    Tombstone,
+    Unfinished,
+    check_name,
+    check_turn,
+)
+from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
+from memagent.agent.journal.schema import (
+    chain,
+    checkpoints,
+    forgettings,
+    meta,
+    prepare,
+    sessions,
+    turns,
+    unfinished,
+    users,
+)
+from memagent.backends.errors import InputError, JournalDamagedError, StorageError
 from memagent.backends.protocol import Turn
 
-_PAGE = 1000
-_LARGEST_SEQ = 2**63 - 1
+# A seq asked for by an import is kept up to here, so that a journal never comes near the largest one.
+_LARGEST_KEPT_SEQ = 2**52
 
 
-class Journal:
+class Journal(JournalReader):
     """The turns and forgettings of one user, in one database.
 
     Args:
         target: a SQLite file, or a database URL that several users and machines may share.
         user: whose journal; never empty.
+        mark: the file of its high-water mark; None keeps none.
+        read_only: nothing is created, changed or brought up to date, and a read-only disk will do.
+        trusting: do not hold the journal against its mark: for whoever reports or accepts a loss.
+
+    Attributes:
+        id: 32 hexadecimal digits, given when the journal was made.
 
     Raises:
+        JournalDamagedError: the mark says that the journal has lost turns.
         StorageError: the database cannot be opened, is damaged, or has a newer schema.
     """
 
-    def __init__(self, target: Path | str, user: str) -> None:
+    def __init__(
+        self,
+        target: Path | str,
+        user: str,
+        *,
+        mark: Path | None = None,
+        read_only: bool = False,
+        trusting: bool = False,
+    ) -> None:
         check_name("user name", user)
-        self.user = user
-        self._engine = open_engine(target)
-        # a URL may hold a password
-        self._where = str(target) if isinstance(target, Path) else self._engine.url.render_as_string()
+        self.mark = HighWaterMark(mark) if mark is not None else None
+        self._read_only = read_only
+        noted = None if trusting else self._noted()
+        if isinstance(target, Path) and not trusting and self.mark is not None and self.mark.exists():
+            _check_not_emptied(target, user, noted)
+        may_create = not (read_only or trusting)
+        super().__init__(open_database(target, read_only=read_only, may_create=may_create), user)
         try:
-            with self._writing() as connection:
-                prepare(connection)
+            with (
+                self._connect(**({} if read_only else {"begin": "BEGIN IMMEDIATE"})) as connection,
+                connection.begin(),
+            ):
+                prepare(connection, may_change=not read_only)
                 self.id: str = connection.execute(select(meta.c.value).where(meta.c.key == "id")).scalar_one()
+            if noted is not None:
+                self.confirm(noted, f"Its high-water mark {mark}")
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._engine.dispose()
+        if self.mark is not None and not read_only and not trusting and noted is None:
+            self.mark.advance(self.extent())
 
     # writing
 
@@ -84,43 +126,49 @@ class Journal:
         """
         return self.extend([NewTurn(session, role, text, speaker, created_at, in_view, derived)])[0]
 
-    def extend(self, new: Sequence[NewTurn], moved: dict[int, int] | None = None) -> list[Turn]:
+    def extend(self, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None = None) -> list[Turn]:
         """Add several turns in one commit: all of them or none.
 
-        A ``seq`` asked for (by an import) is kept where it is above all seqs here.
+        A ``seq`` asked for (by an import) is kept where it is above all seqs here and up to 2^52. Tombstones of an
+        import are taken over, so that those turns stay forgotten; the chain goes on with one whose seq is above all here.
 
         Args:
             moved: where seqs of another journal are here. Turns added are noted in it, and what their
                 ``in_view`` names of that journal is translated; what it does not know is left out.
         """
-        for turn in new:
-            check_turn(turn)
+        for entry in new:
+            if isinstance(entry, NewTurn):
+                check_turn(entry)
+        if not new:
+            return []
+        made: list[Turn] = []
+        rows: list[dict[str, object]] = []
+        links: list[dict[str, object]] = []
+        tombstones: list[Tombstone] = []
         with self._writing() as connection:
-            last = self._lock_user(connection)
-            made: list[Turn] = []
-            for turn in new:
-                last = max(last + 1, turn.seq or 0)
-                in_view = turn.in_view
-                if moved is not None and turn.seq is not None:
-                    moved[turn.seq] = last
-                    in_view = tuple(moved[seq] for seq in in_view if seq in moved)
-                made.append(
-                    Turn(
-                        seq=last,
-                        id=turn.id or uuid4().hex,
-                        session=turn.session,
-                        role=turn.role,
-                        text=turn.text,
-                        created_at=(turn.created_at or datetime.now(UTC)).astimezone(UTC),
-                        speaker=turn.speaker,
-                        in_view=in_view,
-                        derived=turn.derived,
-                    )
-                )
-            if made:
-                self._add_sessions(connection, {turn.session: turn.created_at for turn in reversed(made)})
-                connection.execute(insert(turns), [self._row(turn) for turn in made])
-                self._set_user(connection, last_seq=last)
+            last, head = self._lock_user(connection)
+            for entry in new:
+                if isinstance(entry, NewTurn):
+                    last = _next_seq(last, entry.seq)
+                    turn, salt = _numbered(entry, last, moved), entry.salt or new_salt()
+                    made.append(turn)
+                    rows.append(turn_row(self.user, turn, salt))
+                    links.append(self._link(last, turn.id, turn_leaf(salt, turn), head))
+                else:
+                    tombstones.append(entry)
+                    if entry.seq <= last or entry.seq > _LARGEST_KEPT_SEQ:
+                        continue
+                    last = entry.seq
+                    if entry.leaf is None:
+                        continue
+                    links.append(self._link(last, entry.turn_id, entry.leaf, head))
+                head = cast(bytes, links[-1]["head"])
+            self._add_sessions(connection, {turn.session: turn.created_at for turn in reversed(made)})
+            for table, values in ((turns, rows), (chain, links)):
+                if values:
+                    connection.execute(insert(table), values)
+            self._add_forgettings(connection, self._untaken(connection, tombstones))
+            self._set_user(connection, last_seq=last, head=head)
         return made
 
     def add_sessions(self, created: dict[str, datetime]) -> None:
@@ -129,42 +177,41 @@ class Journal:
             self._lock_user(connection)
             self._add_sessions(connection, created)
 
-    def forget(self, seqs: Collection[int]) -> list[Forgetting]:
-        """Remove turns: text, role and session go, a tombstone with id and time stays.
+    def forget(self, seqs: Collection[int], states: Collection[tuple[str, str]] = ()) -> list[Forgetting]:
+        """Remove turns: text, role, session and salt go, a tombstone with id and time stays.
 
-        Afterwards no file of the database holds their text. Seqs not there are ignored. This is the
+        The same commit notes what is still to be done: rewriting the journal's file, and every stored state. Then the
+        file is rewritten, so that no file of the database holds the text. Seqs not there are ignored. This is the
         journal's part only; ``forgetting.forget`` also clears the backends.
+
+        Args:
+            states: backend and place of stored states besides those of ``checkpoints``.
+
+        Raises:
+            StorageError: nothing was forgotten.
+            UnpurgedError: the turns are forgotten, but the file could not be rewritten yet.
         """
         with self._writing() as connection:
             self._lock_user(connection)
-            number = connection.execute(
-                select(users.c.last_forgetting).where(users.c.name == self.user)
-            ).scalar_one()
-            made: list[Forgetting] = []
-            for page in _pages(sorted(seqs)):
+            found: list[tuple[int, str]] = []
+            for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
                 chosen = (turns.c.user == self.user) & turns.c.seq.in_(page)
-                for seq, turn_id in connection.execute(
-                    select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
-                ):
-                    number += 1
-                    made.append(Forgetting(number, seq, turn_id, datetime.now(UTC)))
+                ids = select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
+                found += [(row.seq, row.id) for row in connection.execute(ids)]
                 connection.execute(delete(turns).where(chosen))
-            self._add_forgettings(connection, made)
+            now = datetime.now(UTC)
+            made = self._add_forgettings(connection, [Tombstone(seq, turn_id, now) for seq, turn_id in found])
+            if made:
+                self._add_unfinished(connection, made[-1].number, states)
         if made:
-            self.purge()
+            self.finish_purge()
         return made
 
-    def add_forgettings(self, turn_ids: Sequence[tuple[int, str, datetime]]) -> None:
-        """Take over tombstones (seq, turn id, time) from an export, so that those turns stay forgotten."""
+    def reserve(self, seq: int) -> None:
+        """Give new turns seqs above this one, so that no seq of a lost turn is given twice."""
         with self._writing() as connection:
-            self._lock_user(connection)
-            number = connection.execute(
-                select(users.c.last_forgetting).where(users.c.name == self.user)
-            ).scalar_one()
-            made = [Forgetting(number + place, *row) for place, row in enumerate(turn_ids, start=1)]
-            self._add_forgettings(connection, made)
-            last = max([self._last_seq(connection), *(row[0] for row in turn_ids)])
-            self._set_user(connection, last_seq=last)
+            last, _ = self._lock_user(connection)
+            self._set_user(connection, last_seq=max(last, min(seq, _LARGEST_KEPT_SEQ)))
 
     def delete_session(self, session: str) -> None:
         """Drop an empty session's name; its turns must have been forgotten first."""
@@ -175,182 +222,104 @@ class Journal:
         self.purge()
 
     def purge(self) -> None:
-        """Rewrite the database so that no file of it holds what was deleted."""
-        purge(self._engine)
+        """Rewrite the database so that no file of it holds what was deleted.
 
-    def note_checkpoint(
-        self, backend: str, host: str, seq: int, forgetting: int, manifest_sha256: str
-    ) -> None:
-        """Record that a backend on a machine has a checkpoint up to this seq and forgetting."""
-        key = {"user": self.user, "backend": backend, "host": host}
-        values = {"seq": seq, "forgetting": forgetting, "manifest_sha256": manifest_sha256}
+        Raises:
+            StorageError: it could not be rewritten; it can be repeated.
+        """
+        purge(self._opened())
+
+    def finish_purge(self) -> None:
+        """Rewrite the database if a forgetting has left that to be done.
+
+        Raises:
+            UnpurgedError: it could not be rewritten; it is still to be done.
+        """
+        due = [one for one in self.unfinished() if not one.backend]
+        if not due:
+            return
+        try:
+            self.purge()
+        except StorageError as error:
+            raise UnpurgedError(
+                f"The turns are forgotten, but their bytes may still be in the journal's file: {error} "
+                "The next command that writes tries again; so does `memagent doctor --mend`."
+            ) from error
+        self.finished(due[0])
+
+    def finished(self, done: Unfinished) -> None:
+        """Note that a part of forgetting is done, up to its number."""
+        with self._writing() as connection:
+            connection.execute(
+                delete(unfinished)
+                .filter_by(user=self.user, backend=done.backend, place=done.place)
+                .where(unfinished.c.forgetting <= done.forgetting)
+            )
+
+    def note_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
+        """Record that a backend has stored a state, and that it has followed the forgettings up to there."""
+        key = {"user": self.user, "backend": backend, "place": place}
+        values = {"seq": extent.seq, "forgetting": extent.forgetting, "manifest_sha256": manifest_sha256}
         with self._writing() as connection:
             connection.execute(delete(checkpoints).filter_by(**key))
             connection.execute(
-                insert(checkpoints).values(**key, **values, created_at=_stamp(datetime.now(UTC)))
+                insert(checkpoints).values(**key, **values, created_at=timestamp(datetime.now(UTC)))
             )
 
-    # reading
+    def drop_checkpoint(self, backend: str, place: str) -> None:
+        """Record that a backend has no stored state there any more."""
+        with self._writing() as connection:
+            connection.execute(delete(checkpoints).filter_by(user=self.user, backend=backend, place=place))
 
-    def turns(self, *, after: int = 0, session: str | None = None) -> Iterator[Turn]:
-        """Yield turns with ``seq > after`` in journal order, a page at a time, so a journal of any length fits."""
-        wanted = select(turns).where(turns.c.user == self.user)
-        if session is not None:
-            wanted = wanted.where(turns.c.session == session)
-        while page := self._fetch(wanted.where(turns.c.seq > after).order_by(turns.c.seq).limit(_PAGE)):
-            yield from (_turn(row) for row in page)
-            after = page[-1].seq
-
-    def get(self, seqs: Collection[int]) -> list[Turn]:
-        """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
-        wanted = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
-        return [
-            _turn(row)
-            for page in _pages(sorted(seq for seq in seqs if seq <= _LARGEST_SEQ))
-            for row in self._fetch(wanted.where(turns.c.seq.in_(page)))
-        ]
-
-    def recent(self, session: str, limit: int) -> list[Turn]:
-        """Return a session's last ``limit`` turns, oldest first."""
-        wanted = select(turns).where((turns.c.user == self.user) & (turns.c.session == session))
-        return [_turn(row) for row in reversed(self._fetch(wanted.order_by(turns.c.seq.desc()).limit(limit)))]
-
-    def matching(self, text: str) -> Iterator[Turn]:
-        """Yield the turns that hold ``text``, whatever its case."""
-        needle = text.casefold()
-        return (turn for turn in self.turns() if needle in turn.text.casefold())
-
-    def seen_ids(self, ids: Collection[str]) -> dict[str, int]:
-        """Which of these turn ids are in the journal, with their seqs; a forgotten one has seq 0."""
-        found: dict[str, int] = {}
-        for page in _pages(sorted(ids)):
-            gone = select(forgettings.c.turn_id).where(
-                (forgettings.c.user == self.user) & forgettings.c.turn_id.in_(page)
-            )
-            found.update({row.turn_id: 0 for row in self._fetch(gone)})
-            here = select(turns.c.id, turns.c.seq).where((turns.c.user == self.user) & turns.c.id.in_(page))
-            found.update({row.id: row.seq for row in self._fetch(here)})
-        return found
-
-    def forgettings(self, after: int = 0) -> list[Forgetting]:
-        """Return the forgettings with ``number > after``, in order."""
-        wanted = select(forgettings).where((forgettings.c.user == self.user) & (forgettings.c.number > after))
-        return [
-            Forgetting(row.number, row.seq, row.turn_id, datetime.fromisoformat(row.forgotten_at))
-            for row in self._fetch(wanted.order_by(forgettings.c.number))
-        ]
-
-    def sessions(self) -> list[Session]:
-        """Return all sessions, the one spoken in last at the end."""
-        wanted = (
-            select(
-                sessions.c.name,
-                sessions.c.created_at,
-                func.count(turns.c.seq).label("turns"),
-                func.max(turns.c.created_at).label("last_at"),
-            )
-            .select_from(
-                sessions.outerjoin(
-                    turns, (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)
-                )
-            )
-            .where(sessions.c.user == self.user)
-            .group_by(sessions.c.name, sessions.c.created_at)
-            .order_by(func.coalesce(func.max(turns.c.seq), 0), sessions.c.created_at)
-        )
-        return [
-            Session(
-                row.name,
-                datetime.fromisoformat(row.created_at),
-                row.turns,
-                datetime.fromisoformat(row.last_at) if row.last_at else None,
-            )
-            for row in self._fetch(wanted)
-        ]
-
-    def session(self, name: str) -> Session:
-        """Return one session.
+    def backup(self, file: Path) -> None:
+        """Copy the whole database into a new file while it is in use, without what was forgotten.
 
         Raises:
-            NotFoundError: there is no session of that name.
+            StorageError: the database is kept by a server, or failed.
+            OSError: the file exists already or cannot be written.
         """
-        known = {session.name: session for session in self.sessions()}
-        if name not in known:
-            raise NotFoundError(
-                "session", name, known, f"`memagent sessions list --user {self.user}` shows them."
-            )
-        return known[name]
+        copy_database(self._opened(), file)
 
-    def last(self) -> tuple[int, int]:
-        """Return the highest seq ever given and the number of the last forgetting; (0, 0) if empty."""
-        rows = self._fetch(select(users.c.last_seq, users.c.last_forgetting).where(users.c.name == self.user))
-        return (rows[0].last_seq, rows[0].last_forgetting) if rows else (0, 0)
-
-    def id_at(self, seq: int, forgetting: int) -> str:
-        """Return the ids of the turn at ``seq`` (also if forgotten since) and of that forgetting's turn.
-
-        They tell this journal from one restored from a backup and written on.
-        """
-        here = select(turns.c.id).where((turns.c.user == self.user) & (turns.c.seq == seq))
-        gone = select(forgettings.c.turn_id).where(forgettings.c.user == self.user)
-        rows = self._fetch(here) or (self._fetch(gone.where(forgettings.c.seq == seq)) if seq else [])
-        rows = [*rows[:1], *self._fetch(gone.where(forgettings.c.number == forgetting))]
-        return " ".join(str(row[0]) for row in rows)
-
-    def checkpoints(self) -> list[tuple[str, str, int]]:
-        """Return backend, machine and last seq of the states stored for this journal, on whatever machine."""
-        wanted = select(checkpoints).where(checkpoints.c.user == self.user).order_by(checkpoints.c.backend)
-        return [(row.backend, row.host, row.seq) for row in self._fetch(wanted)]
-
-    def count(self) -> int:
-        """Return the number of turns that are not forgotten."""
-        return int(
-            self._fetch(select(func.count().label("n")).select_from(turns).where(turns.c.user == self.user))[
-                0
-            ].n
-        )
-
-    def check(self) -> list[str]:
-        """Return what the database's own integrity check finds wrong; an empty list is good."""
-        if self._engine.dialect.name != "sqlite":
-            return []
-        with translated(self._where), self._engine.connect() as connection:
-            said = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check").all()]
-        return [] if said == ["ok"] else said
+    def audit(self) -> list[str]:
+        """Prove the chain and everything the journal says of itself; return what is wrong, in sentences."""
+        with self.snapshot() as reader:
+            return audit(reader, self._opened())
 
     # inside
 
+    def _noted(self) -> Extent | None:
+        """How far the mark says the journal has been; None where it says nothing."""
+        try:
+            return self.mark.read() if self.mark is not None else None
+        except UnreadableMarkError:
+            return None
+
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        """A transaction that holds the write lock from its beginning and commits at its end."""
-        with (
-            translated(self._where),
-            self._engine.connect().execution_options(begin="BEGIN IMMEDIATE") as connection,
-            connection.begin(),
-        ):
-            yield connection
+        """A transaction that holds the write lock from its beginning and commits at its end; then the mark follows."""
+        if self._read_only:
+            raise StorageError(f"The journal {self.where} was opened for reading only.")
+        with self._connect(begin="BEGIN IMMEDIATE") as connection:
+            with connection.begin():
+                yield connection
+                reached = read_extent(connection, self.user)
+            if self.mark is not None and reached is not None:
+                self.mark.advance(reached)
 
-    def _fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
-        with translated(self._where), self._engine.connect() as connection:
-            return connection.execute(query).all()
-
-    def _lock_user(self, connection: Connection) -> int:
-        """Make sure the user has a row, lock it, and return the last seq given."""
+    def _lock_user(self, connection: Connection) -> tuple[int, bytes]:
+        """Make sure the user has a row, lock it, and return the last seq given and the chain's head."""
         row = connection.execute(
-            select(users.c.last_seq).where(users.c.name == self.user).with_for_update()
+            select(users.c.last_seq, users.c.head).where(users.c.name == self.user).with_for_update()
         ).first()
-        if row is None:
-            now = _stamp(datetime.now(UTC))
-            connection.execute(
-                insert(users).values(name=self.user, created_at=now, last_seq=0, last_forgetting=0)
-            )
-            return 0
-        return int(row[0])
+        if row is not None:
+            return int(row.last_seq), row.head
+        now = timestamp(datetime.now(UTC))
+        connection.execute(
+            insert(users).values(name=self.user, created_at=now, last_seq=0, last_forgetting=0)
+        )
+        return 0, GENESIS
 
-    def _last_seq(self, connection: Connection) -> int:
-        return int(connection.execute(select(users.c.last_seq).where(users.c.name == self.user)).scalar_one())
-
-    def _set_user(self, connection: Connection, **values: int) -> None:
+    def _set_user(self, connection: Connection, **values: object) -> None:
         connection.execute(update(users).where(users.c.name == self.user).values(**values))
 
     def _add_sessions(self, connection: Connection, created: dict[str, datetime]) -> None:
@@ -359,61 +328,98 @@ class Journal:
         )
         present = set(connection.execute(known).scalars())
         rows = [
-            {"user": self.user, "name": name, "created_at": _stamp(when)}
+            {"user": self.user, "name": name, "created_at": timestamp(when)}
             for name, when in created.items()
             if name not in present
         ]
         if rows:
             connection.execute(insert(sessions), rows)
 
-    def _add_forgettings(self, connection: Connection, made: Iterable[Forgetting]) -> None:
-        rows = [
-            {
-                "user": self.user,
-                "number": one.number,
-                "seq": one.seq,
-                "turn_id": one.turn_id,
-                "forgotten_at": _stamp(one.forgotten_at),
-            }
-            for one in made
-        ]
+    def _untaken(self, connection: Connection, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
+        """Take the seq from tombstones whose seq is another turn's here."""
+        taken: set[int] = set()
+        for page in pages([one.seq for one in tombstones]):
+            held = select(turns.c.seq).where((turns.c.user == self.user) & turns.c.seq.in_(page))
+            taken.update(connection.execute(held).scalars())
+        return [replace(one, seq=0) if one.seq in taken else one for one in tombstones]
+
+    def _add_forgettings(self, connection: Connection, tombstones: Iterable[Tombstone]) -> list[Forgetting]:
+        last, head = connection.execute(
+            select(users.c.last_forgetting, users.c.forgetting_head).where(users.c.name == self.user)
+        ).one()
+        made: list[Forgetting] = []
+        rows: list[dict[str, object]] = []
+        for number, one in enumerate(tombstones, start=last + 1):
+            made.append(Forgetting(number, one.seq, one.turn_id, one.forgotten_at))
+            head = forgetting_head(head, made[-1])
+            rows.append(
+                {
+                    "user": self.user,
+                    "number": number,
+                    "seq": one.seq,
+                    "turn_id": one.turn_id,
+                    "forgotten_at": timestamp(one.forgotten_at),
+                    "head": head,
+                }
+            )
         if rows:
             connection.execute(insert(forgettings), rows)
-            self._set_user(connection, last_forgetting=rows[-1]["number"])  # type: ignore[arg-type]
+            self._set_user(connection, last_forgetting=last + len(rows), forgetting_head=head)
+        return made
 
-    def _row(self, turn: Turn) -> dict[str, object]:
-        return {
-            "user": self.user,
-            "seq": turn.seq,
-            "id": turn.id,
-            "session": turn.session,
-            "role": turn.role,
-            "speaker": turn.speaker,
-            "text": turn.text,
-            "created_at": _stamp(turn.created_at),
-            "in_view": json.dumps(turn.in_view),
-            "derived": turn.derived,
-        }
+    def _add_unfinished(
+        self, connection: Connection, number: int, states: Collection[tuple[str, str]]
+    ) -> None:
+        stored = select(checkpoints.c.backend, checkpoints.c.place).where(checkpoints.c.user == self.user)
+        keys = {("", ""), *states, *((row.backend, row.place) for row in connection.execute(stored))}
+        for backend, place in sorted(keys):
+            key = {"user": self.user, "backend": backend, "place": place}
+            connection.execute(delete(unfinished).filter_by(**key))
+            connection.execute(insert(unfinished).values(**key, forgetting=number))
 
-
-def _stamp(when: datetime) -> str:
-    return when.astimezone(UTC).isoformat(timespec="microseconds")
+    def _link(self, seq: int, turn_id: str, leaf: bytes, before: bytes) -> dict[str, object]:
+        head = turn_head(before, seq, turn_id, leaf)
+        return {"user": self.user, "seq": seq, "turn_id": turn_id, "leaf": leaf, "head": head}
 
 
-def _pages(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Split a list so that no statement has more bound values than a database takes."""
-    return (items[start : start + _PAGE] for start in range(0, len(items), _PAGE))
+class UnpurgedError(StorageError):
+    """Turns are forgotten, but the journal's file could not be rewritten yet and may still hold their bytes."""
 
 
-def _turn(row: Row[Any]) -> Turn:
+def _check_not_emptied(file: Path, user: str, noted: Extent | None) -> None:
+    """Refuse to begin a new journal where there was one."""
+    missing = not file.exists()
+    if missing or file.stat().st_size == 0:
+        reached = f"with turns up to {noted.seq:,} " if noted is not None else ""
+        raise JournalDamagedError(
+            f"The journal {file} is {'missing' if missing else 'empty'}, but its high-water mark says that there was one "
+            f"{reached}here. Nothing was changed.",
+            user,
+        )
+
+
+def _next_seq(last: int, wanted: int | None) -> int:
+    if wanted is not None and last < wanted <= _LARGEST_KEPT_SEQ:
+        return wanted
+    if last >= LARGEST_SEQ:
+        raise InputError(f"The journal has no numbers left after {last}. Nothing was stored.")
+    return last + 1
+
+
+def _numbered(new: NewTurn, seq: int, moved: dict[int, int] | None) -> Turn:
+    """Make a turn of a new one, noting where it came to stand."""
+    in_view = new.in_view
+    if moved is not None and new.seq is not None:
+        moved[new.seq] = seq
+        in_view = tuple(moved[other] for other in in_view if other in moved)
     return Turn(
-        seq=row.seq,
-        id=row.id,
-        session=row.session,
-        role=row.role,
-        text=row.text,
-        created_at=datetime.fromisoformat(row.created_at),
-        speaker=row.speaker,
-        in_view=tuple(json.loads(row.in_view)),
-        derived=row.derived,
+        seq=seq,
+        id=new.id or uuid4().hex,
+        session=new.session,
+        role=new.role,
+        text=new.text,
+        created_at=(new.created_at or datetime.now(UTC)).astimezone(UTC),
+        speaker=new.speaker,
+        in_view=in_view,
+        derived=new.derived,
     )

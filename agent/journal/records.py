@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memagent.backends.errors import InputError
+from memagent.backends.protocol import Turn
 
 ROLES = ("user", "assistant", "system", "tool")
 _LONGEST_NAME = 255
@@ -38,8 +39,49 @@ class Forgetting:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """How far a journal reaches, and what vouches for it: what a high-water mark or a stored state claims.
+
+    Attributes:
+        seq: the last turn's seq; 0 if there was none.
+        head: the chain's head at that turn, 64 hexadecimal digits; see ``chain``.
+        forgetting: the last forgetting's number; 0 if there was none.
+        forgetting_head: the head of the forgettings' chain there.
+    """
+
+    seq: int
+    head: str
+    forgetting: int
+    forgetting_head: str
+
+    def furthest(self, other: Extent) -> Extent:
+        """Return the further of both in turns and in forgettings."""
+        turns = self if self.seq >= other.seq else other
+        forgettings = self if self.forgetting >= other.forgetting else other
+        return Extent(turns.seq, turns.head, forgettings.forgetting, forgettings.forgetting_head)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A part of forgetting that is still to be done.
+
+    Attributes:
+        backend: whose stored state may still hold the turns; empty: the journal's own file may.
+        place: the home that keeps that state; see ``Home.place``.
+        forgetting: number of the last forgetting that it has to follow.
+    """
+
+    backend: str
+    place: str
+    forgetting: int
+
+
+@dataclass(frozen=True, slots=True)
 class NewTurn:
-    """A turn before the journal has given it a seq; the fields are those of ``Turn``."""
+    """A turn before the journal has given it a seq; the fields are those of ``Turn``.
+
+    An import also gives the ``salt`` of the turn's digest, so that the chain comes out the same.
+    """
 
     session: str
     role: str
@@ -50,6 +92,32 @@ class NewTurn:
     derived: bool = False
     id: str | None = None
     seq: int | None = None
+    salt: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A forgetting taken over from an export.
+
+    Attributes:
+        seq, turn_id, forgotten_at: as in ``Forgetting``.
+        leaf: the turn's leaf in the export's chain, where it is in it; see ``chain``.
+    """
+
+    seq: int
+    turn_id: str
+    forgotten_at: datetime
+    leaf: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One link of the chain: a turn with the salt of its leaf, or the tombstone of one."""
+
+    leaf: bytes
+    turn: Turn | None
+    salt: bytes | None
+    forgetting: Forgetting | None
 
 
 def check_name(what: str, name: str) -> None:

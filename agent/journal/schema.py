@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from uuid import uuid4
 
 from sqlalchemy import (
@@ -11,17 +10,23 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
+    LargeBinary,
     MetaData,
     String,
     Table,
     Text,
+    func,
     inspect,
     select,
 )
 
+from memagent.agent.journal.chain import GENESIS
+from memagent.agent.journal.migrations import MIGRATIONS
 from memagent.backends.errors import StorageError
 
-VERSION = 1
+VERSION = 2
+
+_OPENING_LOCK = int.from_bytes(b"memagent", "big") >> 1
 
 metadata = MetaData()
 
@@ -38,6 +43,8 @@ users = Table(
     Column("created_at", String(40), nullable=False),
     Column("last_seq", BigInteger, nullable=False),
     Column("last_forgetting", BigInteger, nullable=False),
+    Column("head", LargeBinary, nullable=False, default=GENESIS),
+    Column("forgetting_head", LargeBinary, nullable=False, default=GENESIS),
 )
 sessions = Table(
     "sessions",
@@ -59,6 +66,7 @@ turns = Table(
     Column("created_at", String(40), nullable=False),
     Column("in_view", Text, nullable=False),
     Column("derived", Boolean, nullable=False),
+    Column("salt", LargeBinary),
     Index("turns_by_id", "user", "id", unique=True),
     Index("turns_by_session", "user", "session", "seq"),
 )
@@ -70,42 +78,81 @@ forgettings = Table(
     Column("seq", BigInteger, nullable=False),
     Column("turn_id", String(32), nullable=False),
     Column("forgotten_at", String(40), nullable=False),
+    Column("head", LargeBinary),
     Index("forgettings_by_turn", "user", "turn_id"),
+    Index("forgettings_by_seq", "user", "seq"),
+)
+# One row for every turn there ever was, forgotten or not; rows are never changed or deleted. See chain.py.
+chain = Table(
+    "chain",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("turn_id", String(32), nullable=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+)
+# What of a forgetting is still to be done, written with the forgetting's own commit. backend "" is the journal's file.
+unfinished = Table(
+    "unfinished",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("backend", String(64), primary_key=True),
+    Column("place", String(255), primary_key=True),
+    Column("forgetting", BigInteger, nullable=False),
 )
 checkpoints = Table(
     "checkpoints",
     metadata,
     Column("user", String(255), primary_key=True),
     Column("backend", String(64), primary_key=True),
-    Column("host", String(255), primary_key=True),
+    Column("place", String(255), primary_key=True),
     Column("seq", BigInteger, nullable=False),
     Column("forgetting", BigInteger, nullable=False),
     Column("manifest_sha256", String(64), nullable=False),
     Column("created_at", String(40), nullable=False),
 )
 
-# MIGRATIONS[n] takes a journal of version n to version n + 1, inside the opening transaction.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {}
+
+class OutdatedSchemaError(StorageError):
+    """The journal has an older schema, which only a command that writes can bring up to date."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(
+            f"The journal has schema version {version}; reading it needs version {VERSION}. "
+            "Run `memagent doctor --mend` where it can be written, which brings it up to date."
+        )
 
 
-def prepare(connection: Connection) -> None:
-    """Create the tables, or bring an older journal up to date.
+def prepare(connection: Connection, *, may_change: bool = True) -> None:
+    """Create the tables, or bring an older journal up to date, inside the caller's transaction.
+
+    Args:
+        may_change: False only checks that the tables are there and of this version.
 
     Raises:
+        OutdatedSchemaError: the journal is older and may not be changed.
         StorageError: the journal was written by a newer memagent, or holds something else.
     """
+    if may_change and connection.dialect.name == "postgresql":
+        # Two processes that open a new journal at once would both create its tables; SQLite's write lock is held already.
+        connection.execute(select(func.pg_advisory_xact_lock(_OPENING_LOCK)))
     present = set(inspect(connection).get_table_names())
     if "meta" not in present:
         if present & {"users", "turns", "sessions"}:
             raise StorageError(
                 "The database has tables of another program; give the journal a database of its own."
             )
+        if not may_change:
+            raise StorageError("The database holds no journal.")
         metadata.create_all(connection)
         connection.execute(
             meta.insert(), [{"key": "version", "value": str(VERSION)}, {"key": "id", "value": uuid4().hex}]
         )
         return
     version = int(connection.execute(select(meta.c.value).where(meta.c.key == "version")).scalar_one())
+    if version < VERSION and not may_change:
+        raise OutdatedSchemaError(version)
     if version > VERSION:
         raise StorageError(
             f"The journal has schema version {version}; this memagent knows up to {VERSION}. Upgrade memagent. "

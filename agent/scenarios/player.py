@@ -12,7 +12,6 @@ from typing import Self
 
 from memagent.agent.agent import collect
 from memagent.agent.conversation import Channel, Conversation, Settings
-from memagent.agent.forgetting import forget
 from memagent.agent.home import Home
 from memagent.agent.journal.records import NewTurn
 from memagent.agent.memory import Memory, Notify
@@ -203,7 +202,7 @@ def _forget(memory: Memory, step: Forget) -> None:
     if not seqs:
         what = f"holds {matching!r}" if matching else f"is of the session {session!r}"
         raise InputError(f"No turn of {memory.user!r} {what}: there was nothing to forget.")
-    forget(memory, seqs)
+    memory.forget(seqs)
 
 
 def _keep_house(memory: Memory, step: Do) -> None:

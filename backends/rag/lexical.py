@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -183,16 +183,16 @@ class LexicalIndex:
         return turns, passages
 
     def copy_to(self, file: Path) -> None:
-        """Copy the closed and whole file."""
-        self.close()
-        shutil.copyfile(self._file, file)
-        self._open()
+        """Write the whole index into a new file, by SQLite's own backup: nothing else may open a file in use."""
+        with closing(sqlite3.connect(file)) as copy:
+            self._database.backup(copy)
 
     def close(self) -> None:
         self._database.close()
 
     def _open(self) -> None:
-        self._database = sqlite3.connect(self._file)
+        # Used from any thread, one at a time.
+        self._database = sqlite3.connect(self._file, check_same_thread=False)
         try:
             # Working files are never trusted after a crash, so they need no syncing.
             self._database.execute("PRAGMA synchronous = OFF")

@@ -12,6 +12,7 @@ from memagent.agent.checkpoint import CheckpointStore
 from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn
 from memagent.agent.memory import Memory, open_journal
+from memagent.agent.workspace import Scratch
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory, InMemoryConfig
 from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Turn
@@ -51,6 +52,10 @@ def offer(monkeypatch: pytest.MonkeyPatch, backend: type[MemoryBackend]) -> None
 
 def store_of(home: Home, backend: str = "in_memory", user: str = "ana") -> CheckpointStore:
     return CheckpointStore(home.backend_folder(user, backend))
+
+
+def scratch_of(home: Home, backend: str = "in_memory", user: str = "ana") -> Scratch:
+    return Scratch(home.backend_folder(user, backend))
 
 
 def texts(memory: Memory, query: str = QUESTION) -> list[str]:

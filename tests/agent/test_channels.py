@@ -9,7 +9,6 @@ import pytest
 
 from memagent.agent.conversation import Channel, Conversation, Settings
 from memagent.agent.events import TurnEnded
-from memagent.agent.forgetting import forget
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel
@@ -83,7 +82,7 @@ def test_a_reply_through_the_channel_is_forgotten_with_what_the_channel_recalled
 ) -> None:
     with_channel.remember("monday", "user", FACT)
     send(Conversation(with_channel, LocalScriptedModel(["It is Biscuit."]), "tuesday"), QUESTION)
-    forget(with_channel, [1])
+    with_channel.forget([1])
     assert journal_of(with_channel) == [("user", QUESTION)]
 
 
@@ -147,4 +146,4 @@ def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
     list(conversation.send(QUESTION))
     assert excluded == [{3}]
     assert set(memory.journal.get([5])[0].in_view) == {1, 2, 3, 4}
-    assert forget(memory, [1]).replies == (5,)
+    assert memory.forget([1]).replies == (5,)

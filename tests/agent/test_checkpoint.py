@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from memagent.agent import checkpoint
 from memagent.agent.checkpoint import Checkpoint, CheckpointStore, Position
+from memagent.agent.journal import Extent
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Fingerprint
 
@@ -34,16 +36,24 @@ def write(
     store: CheckpointStore, seq: int = 7, how: Callable[[Path], None] = save, forgetting: int = 2
 ) -> Checkpoint:
     return store.write(
-        how, journal_id="j1", user="ana", fingerprint=FINGERPRINT, position=Position(seq, forgetting)
+        how, user="ana", fingerprint=FINGERPRINT, extent=Extent(seq, "a" * 64, forgetting, "b" * 64)
     )
 
 
 def verify(store: CheckpointStore) -> Checkpoint | None:
-    return store.verify("j1", "ana", FINGERPRINT)
+    found = store.inspect()
+    if found is not None:
+        found.check_fingerprint(FINGERPRINT)
+    return found
 
 
 def generations(store: CheckpointStore) -> list[str]:
     return sorted(path.name for path in store.folder.iterdir() if path.is_dir())
+
+
+def sign(store: CheckpointStore, manifest: bytes) -> None:
+    """Let the pointer vouch for a manifest."""
+    (store.folder / "CURRENT").write_text(f"000001 {hashlib.sha256(manifest).hexdigest()}")
 
 
 def edit_manifest(made: Checkpoint, **changed: object) -> bytes:
@@ -63,7 +73,7 @@ def test_what_was_written_is_verified(store: CheckpointStore) -> None:
     found = verify(CheckpointStore(store.folder))
     assert found == made
     assert found.position == Position(7, 2)
-    assert (found.journal, found.user, dict(found.fingerprint)) == ("j1", "ana", FINGERPRINT)
+    assert (found.user, dict(found.fingerprint)) == ("ana", FINGERPRINT)
     assert (found.directory / "index" / "deep" / "vectors.bin").read_bytes() == bytes(range(256)) * 300
     assert len(found.manifest_sha256) == 64
 
@@ -127,8 +137,8 @@ def test_a_missing_manifest_or_generation_is_refused(store: CheckpointStore) -> 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"position": {"seq": 9, "forgetting": 2}},
-        {"position": {"line": 1}},
+        {"extent": {"seq": 9, "forgetting": 2}},
+        {"extent": {"line": 1}},
         {"user": "bob"},
         {"files": {}},
         {"fingerprint": None},
@@ -153,14 +163,6 @@ def test_a_broken_pointer_is_refused(content: bytes, store: CheckpointStore) -> 
             check()
 
 
-def test_the_state_of_another_journal_or_user_is_refused(store: CheckpointStore) -> None:
-    write(store)
-    for journal, user in (("j2", "ana"), ("j1", "bob")):
-        with pytest.raises(CheckpointError, match="another journal"):
-            store.verify(journal, user, FINGERPRINT)
-    assert store.inspect() is not None
-
-
 @pytest.mark.parametrize(
     ("now", "said"),
     [
@@ -173,9 +175,8 @@ def test_the_state_of_another_journal_or_user_is_refused(store: CheckpointStore)
 def test_the_state_of_another_fingerprint_is_refused_with_the_difference(
     now: Fingerprint, said: str, store: CheckpointStore
 ) -> None:
-    write(store)
     with pytest.raises(CheckpointError, match=said):
-        store.verify("j1", "ana", now)
+        write(store).check_fingerprint(now)
 
 
 def test_the_pointer_vouches_for_one_manifest_only(store: CheckpointStore) -> None:
@@ -186,10 +187,60 @@ def test_the_pointer_vouches_for_one_manifest_only(store: CheckpointStore) -> No
 
 
 def test_a_state_of_another_format_is_refused(store: CheckpointStore) -> None:
-    content = edit_manifest(write(store), format=2)
-    (store.folder / "CURRENT").write_text(f"000001 {hashlib.sha256(content).hexdigest()}")
-    with pytest.raises(CheckpointError, match="format 2"):
+    sign(store, edit_manifest(write(store), format=1))
+    with pytest.raises(CheckpointError, match="format 1"):
         store.inspect()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"extent": {"seq": 9}},
+        {"extent": {"seq": "9", "head": "", "forgetting": 0, "forgetting_head": ""}},
+        {"extent": {"seq": -1, "head": "", "forgetting": 0, "forgetting_head": ""}},
+        {"extent": None},
+        {"user": 7},
+        {"files": []},
+        {"fingerprint": None},
+        {"settings": {"abstain": True}},
+        {"costly": "yes"},
+    ],
+)
+def test_a_manifest_that_memagent_never_writes_is_refused_though_the_pointer_vouches_for_it(
+    changed: dict[str, object], store: CheckpointStore
+) -> None:
+    sign(store, edit_manifest(write(store), **changed))
+    with pytest.raises(CheckpointError, match="not one of memagent's"):
+        store.read()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"7", b'{"format": 2}', b"[" * 100_000])
+def test_a_manifest_of_anything_is_refused_though_the_pointer_vouches_for_it(
+    content: bytes, store: CheckpointStore
+) -> None:
+    (write(store).directory / "manifest.json").write_bytes(content)
+    sign(store, content)
+    with pytest.raises(CheckpointError, match="not one of memagent's"):
+        store.read()
+
+
+def test_a_switch_that_cannot_be_synced_leaves_the_new_state_whole(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, seq=1)
+    sync = checkpoint._sync
+
+    def failing(path: Path) -> None:
+        if path == store.folder and (store.folder / "CURRENT").read_text().startswith("000002"):
+            raise OSError(errno.EIO, "Input/output error")
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "_sync", failing)
+    with pytest.raises(StorageError, match="Input/output error"):
+        write(store, seq=2)
+    found = verify(store)
+    assert found is not None
+    assert found.position.seq == 2
 
 
 def test_a_new_state_replaces_the_old_one(store: CheckpointStore) -> None:
@@ -252,17 +303,3 @@ def test_discarding_removes_every_state_and_can_be_repeated(store: CheckpointSto
     store.discard()
     store.discard()
     assert (store.current(), list(store.folder.iterdir())) == (None, [])
-
-
-def test_a_fresh_scratch_is_empty(store: CheckpointStore) -> None:
-    write(store)
-    assert not store.has_scratch()
-    scratch = store.fresh_scratch()
-    (scratch / "deep").mkdir()
-    (scratch / "deep" / "left").write_text("by a killed process")
-    assert list(store.fresh_scratch().iterdir()) == []
-    assert store.has_scratch()
-    store.drop_scratch()
-    store.drop_scratch()
-    assert not store.has_scratch()
-    assert verify(store) is not None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,11 @@ import pytest
 from memagent.agent.checkpoint import CheckpointStore
 from memagent.agent.doctor import Finding, examine
 from memagent.agent.home import Home, make_private
-from memagent.agent.journal import NewTurn
+from memagent.agent.journal import NewTurn, UnpurgedError
+from memagent.agent.journal.database import Database
 from memagent.agent.memory import Memory, open_journal
+from memagent.backends.errors import StorageError
+from tests.agent.memories import scratch_of
 
 
 @pytest.fixture
@@ -63,9 +64,9 @@ def store_of(place: Home) -> CheckpointStore:
 def test_a_healthy_home_is_good_throughout(place: Home) -> None:
     fill(place)
     assert wrong(place) == []
-    noted, journal, backend = look(place, "journal", "backend")
-    assert noted.said.startswith("ana: in_memory on ")
-    assert noted.said.endswith("up to turn 2")
+    noted, proved, journal, backend = look(place, "journal", "backend")
+    assert noted.said == "ana: in_memory was stored up to turn 2"
+    assert proved.said == "ana: the chain of digests proves every turn and forgetting"
     assert (journal.level, journal.said) == ("good", "ana: 2 turns in 2 sessions")
     assert (backend.level, backend.said) == (
         "good",
@@ -172,12 +173,12 @@ def test_a_broken_pointer_is_wrong_and_mended(place: Home) -> None:
 
 def test_working_files_left_behind_are_noted_and_removed_by_mending(place: Home) -> None:
     fill(place)
-    (make_private(store_of(place).fresh_scratch()) / "left").touch(mode=0o600)
+    (make_private(scratch_of(place).make()) / "left").touch(mode=0o600)
     notes = [one.said for one in look(place, "backend") if one.level == "note"]
     assert notes == ["in_memory of ana: working files of a process that was killed"]
-    assert store_of(place).has_scratch()
+    assert scratch_of(place).exists()
     look(place, mend=True)
-    assert not store_of(place).has_scratch()
+    assert not scratch_of(place).exists()
     assert wrong(place) == []
 
 
@@ -189,7 +190,8 @@ def test_a_damaged_journal_is_reported_and_left_untouched(place: Home) -> None:
         (journal,) = look(place, "journal", mend=mend)
         assert journal.level == "wrong"
         assert journal.said.startswith("ana: The journal ")
-        assert "Restore" in journal.mend
+        assert "Put a newer backup in its place" in journal.mend
+        assert "memagent accept-loss --user ana" in journal.mend
         assert place.journal_file("ana").read_bytes() == garbage
 
 
@@ -219,6 +221,7 @@ def test_one_users_damaged_journal_does_not_hide_anothers(place: Home) -> None:
     assert [(one.level, one.said.split(":")[0]) for one in look(place, "journal")] == [
         ("wrong", "ana"),
         ("good", "bob"),
+        ("good", "bob"),
     ]
 
 
@@ -228,7 +231,7 @@ def test_a_memory_in_use_is_noted_with_its_holder(place: Home) -> None:
         (backend,) = look(place, "backend", mend=True)
         assert backend.level == "note"
         assert "in_memory of ana: in use by process " in backend.said
-        assert store_of(place).has_scratch()
+        assert scratch_of(place).exists()
 
 
 def test_a_backend_that_is_not_installed_is_noted_and_kept(place: Home) -> None:
@@ -240,17 +243,27 @@ def test_a_backend_that_is_not_installed_is_noted_and_kept(place: Home) -> None:
     assert (folder / "CURRENT").exists()
 
 
-def test_mending_rewrites_a_journal_that_still_holds_forgotten_bytes(place: Home) -> None:
-    fill(place, stored=False)
-    folder = place.user_folder("ana")
-    with closing(sqlite3.connect(place.journal_file("ana"))) as connection:
-        connection.execute("PRAGMA secure_delete=OFF")
-        connection.execute("DELETE FROM turns WHERE seq = 2")
-        connection.commit()
-    look(place)
-    assert b"sea is warm" in b"".join(path.read_bytes() for path in folder.glob("journal*"))
+def test_mending_rewrites_a_journal_that_still_holds_forgotten_bytes(
+    place: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(database: Database) -> None:
+        raise StorageError("The disk is full.")
+
+    with open_journal(place, "ana") as journal, monkeypatch.context() as patched:
+        patched.setattr("memagent.agent.journal.journal.purge", no_room)
+        journal.extend([NewTurn("monday", "user", f"The sea is warm {number}. " * 50) for number in range(9)])
+        with pytest.raises(UnpurgedError, match="may still be in the journal's file"):
+            journal.forget([2, 3])
+    (note,) = [one for one in look(place, "journal") if one.level == "note"]
+    assert (
+        note.said == "ana: a forgetting is unfinished: the journal's file may still hold what was forgotten."
+    )
+    assert note.mend == "memagent doctor --mend"
     look(place, mend=True)
-    assert b"sea is warm" not in b"".join(path.read_bytes() for path in folder.glob("journal*"))
+    assert all(
+        b"sea is warm 1" not in path.read_bytes() for path in place.user_folder("ana").glob("journal*")
+    )
+    assert {one.level for one in look(place, "journal")} == {"good"}
 
 
 def test_looking_makes_no_journals(place: Home) -> None:

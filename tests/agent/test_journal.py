@@ -280,14 +280,14 @@ def test_another_programs_database_is_refused(file: Path) -> None:
 def test_the_check_finds_a_damaged_page(file: Path) -> None:
     with Journal(file, "ana") as journal:
         journal.extend([NewTurn("monday", "user", f"turn {place} " * 20) for place in range(400)])
-        assert journal.check() == []
+        assert journal.audit() == []
     content = bytearray(file.read_bytes())
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 4096] = b"\xa5" * 4096
     file.write_bytes(content)
     with Journal(file, "ana") as journal:
         try:
-            found = journal.check()
+            found = journal.audit()
         except StorageError as error:
             found = [str(error)]
     assert found
@@ -460,7 +460,7 @@ def test_forgotten_text_is_in_no_byte_of_any_file(file: Path) -> None:
         journal.forget([short, long, spoken, *(turn.seq for turn in middle)])
         assert WORD.encode() not in bytes_of(file.parent)
         assert beside.count() == 1050
-        assert beside.check() == []
+        assert beside.audit() == []
     assert WORD.encode() not in bytes_of(file.parent)
 
 

@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 
 from memagent.agent.checkpoint import Position
-from memagent.agent.forgetting import forget
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
-from memagent.agent.memory import backend_lock, open_journal
+from memagent.agent.lock import backend_lock
+from memagent.agent.memory import open_journal
 from memagent.backends.errors import BusyError, NotFoundError, SettingError, StorageError
 from memagent.backends.in_memory import InMemory
 from memagent.backends.protocol import Turn
@@ -23,6 +23,7 @@ from tests.agent.memories import (
     Stubborn,
     bytes_of,
     offer,
+    scratch_of,
     store_of,
     tell,
     texts,
@@ -40,7 +41,7 @@ def test_a_backend_that_cannot_forget_is_rebuilt_without_the_turn(
     memory.remember("monday", "user", FACT)
     memory.remember("monday", "user", "The dog is old.")
     memory.checkpoint()
-    assert forget(memory, [1]).turns == (1,)
+    assert memory.forget([1]).turns == (1,)
     assert texts(memory) == ["The dog is old."]
     assert notices == ["stubborn cannot forget single turns; it is being rebuilt without them."]
     assert b"Biscuit" not in bytes_of(home.root)
@@ -109,10 +110,10 @@ def test_the_threshold_counts_from_the_last_checkpoint(home: Home, open_memory: 
 
 def test_closing_twice_is_harmless_and_leaves_no_working_files(home: Home, open_memory: OpenMemory) -> None:
     memory = open_memory()
-    assert store_of(home).has_scratch()
+    assert scratch_of(home).exists()
     memory.close()
     memory.close()
-    assert not store_of(home).has_scratch()
+    assert not scratch_of(home).exists()
     assert not list(home.root.rglob("holder.json"))
 
 

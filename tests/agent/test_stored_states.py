@@ -1,17 +1,13 @@
-"""Stored states that cannot be used: damaged, foreign, or ahead of a restored journal."""
+"""Stored states that cannot be used: damaged or foreign."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from memagent.agent.checkpoint import Position
-from memagent.agent.forgetting import forget
 from memagent.agent.home import Home
-from memagent.agent.memory import open_journal
 from memagent.backends.errors import CheckpointError
 from memagent.backends.in_memory import InMemory
 from tests.agent.memories import (
@@ -76,11 +72,9 @@ def test_a_state_its_backend_cannot_load_is_rebuilt(
 
     store.write(
         save_nonsense,
-        journal_id=found.journal,
         user=found.user,
         fingerprint=found.fingerprint,
-        position=found.position,
-        last_id=found.last_id,
+        extent=found.extent,
     )
     assert texts(open_memory(notify=notices.append)) == [FACT]
     assert "turns.json cannot be read" in notices[0]
@@ -96,52 +90,6 @@ def test_a_state_of_another_fingerprint_is_rebuilt(
 
 
 @pytest.mark.usefixtures("stored")
-def test_a_state_of_another_journal_is_rebuilt(
-    home: Home, open_memory: OpenMemory, notices: list[str]
-) -> None:
-    for path in home.user_folder("ana").glob("journal.sqlite3*"):
-        path.unlink()
-    memory = open_memory(notify=notices.append)
-    assert (texts(memory), memory.position) == ([], Position(0, 0))
-    assert "another journal" in notices[0]
-
-
-@pytest.mark.usefixtures("stored")
-def test_a_state_ahead_of_a_restored_journal_is_rebuilt(
-    home: Home, open_memory: OpenMemory, notices: list[str]
-) -> None:
-    backup = home.root / "backup"
-    shutil.copy(home.journal_file("ana"), backup)
-    memory = open_memory()
-    memory.remember("monday", "user", "The dog is called Crumb now.")
-    memory.checkpoint()
-    memory.close()
-    shutil.copy(backup, home.journal_file("ana"))
-    assert texts(open_memory(notify=notices.append)) == [FACT]
-    assert "restored or replaced" in notices[0]
-
-
-@pytest.mark.usefixtures("stored")
-def test_a_journal_restored_and_written_past_the_state_is_noticed(
-    home: Home, open_memory: OpenMemory, notices: list[str]
-) -> None:
-    backup = home.root / "backup"
-    shutil.copy(home.journal_file("ana"), backup)
-    with open_memory() as memory:
-        memory.remember("monday", "user", "The dog is called Crumb now.")
-        memory.checkpoint()
-    shutil.copy(backup, home.journal_file("ana"))
-    with open_journal(home, "ana") as journal:
-        for place in range(3):
-            journal.append("monday", "user", f"The dog likes ball number {place}.")
-    memory = open_memory(notify=notices.append)
-    found = [item.text for item in memory.recall("What dog ball is called Crumb?", limit=10)]
-    assert "restored or replaced" in notices[0]
-    assert not any("Crumb" in text for text in found)
-    assert sum("ball number" in text for text in found) == 3
-
-
-@pytest.mark.usefixtures("stored")
 def test_a_forgetting_that_failed_is_tried_again(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,26 +100,11 @@ def test_a_forgetting_that_failed_is_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(InMemory, "forget", fail)
-        with pytest.raises(OSError, match="no space"):
-            forget(memory, [1])
+        (left,) = memory.forget([1]).remaining
+        assert (left.backend, "no space" in left.reason) == ("in_memory", True)
+        assert [one.backend for one in memory.journal.unfinished()] == ["in_memory"]
     assert memory.recall("What is my dog called?") == []
-
-
-@pytest.mark.usefixtures("stored")
-def test_what_is_forgotten_after_a_restored_journal_is_forgotten(home: Home, open_memory: OpenMemory) -> None:
-    memory = open_memory()
-    memory.remember("monday", "user", "something else")
-    memory.close()
-    backup = home.root / "backup"
-    shutil.copy(home.journal_file("ana"), backup)
-    memory = open_memory()
-    forget(memory, [2])
-    memory.close()
-    shutil.move(backup, home.journal_file("ana"))
-    memory = open_memory()
-    forget(memory, [1])
-    assert texts(memory) == []
-    assert b"Biscuit" not in bytes_of(home.root)
+    assert memory.journal.unfinished() == []
 
 
 @pytest.mark.usefixtures("stored")

@@ -13,12 +13,14 @@ import pytest
 from memagent.agent import transfer
 from memagent.agent.forgetting import replies_that_saw
 from memagent.agent.journal import Journal, NewTurn
-from memagent.agent.transfer import Imported
+from memagent.agent.journal.lines import Proof
+from memagent.agent.transfer import Exported, Imported
 from memagent.backends.errors import InputError
 from tests.conftest import OpenMemory
 
 OpenJournal = Callable[[str], Journal]
 HEADER = {"kind": "memagent", "format": 1, "user": "ana"}
+"""Of the format that has no chain, which can be written by hand."""
 START = datetime(2024, 5, 1, 8, tzinfo=UTC)
 
 
@@ -41,9 +43,21 @@ def written(tmp_path: Path, content: str | bytes) -> Path:
 
 
 def import_(journal: Journal, path: Path) -> Imported:
-    """Import as the command line does: the whole file is checked before a turn is added."""
-    transfer.validate(path)
-    return transfer.load(journal, path)
+    """Import as the command line does: the whole file is proved before a turn is added."""
+    with transfer.open_source(path, path.parent) as (source, _):
+        transfer.prove(source)
+        return transfer.load(journal, source)
+
+
+def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> Imported:
+    """Import without proving first, as an import that was interrupted."""
+    with transfer.open_source(path, path.parent) as (source, _):
+        return transfer.load(journal, source, advance)
+
+
+def prove(path: Path, advance: Callable[[int], None] = lambda size: None) -> Proof:
+    with transfer.open_source(path, path.parent) as (source, _):
+        return transfer.prove(source, advance)
 
 
 def turn_line(seq: int = 1, /, **changed: object) -> str:
@@ -113,15 +127,17 @@ def test_an_export_says_how_many_turns_it_wrote_one_line_each(open_journal: Open
     with open_journal("a") as journal:
         fill(journal)
         file = io.StringIO()
-        assert transfer.export(journal, file) == 6
+        assert transfer.export(journal, file) == Exported(turns=6, missing=0)
     kinds = [json.loads(line)["kind"] for line in file.getvalue().removesuffix("\n").split("\n")]
-    assert kinds == ["memagent", *["session"] * 3, *["turn"] * 6, *["forgetting"] * 2]
+    entries = ["turn", "turn", "forgetting", *["turn"] * 4, "forgetting"]
+    assert kinds == ["memagent", *["session"] * 3, *entries, "end"]
     assert "forget me" not in file.getvalue()
 
 
 def test_an_empty_journal_is_exported_and_imported(open_journal: OpenJournal, tmp_path: Path) -> None:
     with open_journal("a") as first, open_journal("b") as second:
-        assert exported(first) == lines(HEADER)
+        rows = [json.loads(line) for line in exported(first).splitlines()]
+        assert [row["kind"] for row in rows] == ["memagent", "end"]
         assert import_(second, written(tmp_path, exported(first))) == Imported(0, 0, 0, ())
         assert second.last() == (0, 0)
 
@@ -130,7 +146,7 @@ def test_the_export_of_one_session_holds_nothing_of_the_others(open_journal: Ope
     with open_journal("a") as journal:
         fill(journal)
         rows = [json.loads(line) for line in exported(journal, "monday").splitlines()]
-    assert [row["kind"] for row in rows] == ["memagent", "session", "turn", "turn"]
+    assert [row["kind"] for row in rows] == ["memagent", "session", "turn", "turn", "end"]
     assert {row["name"] for row in rows if row["kind"] == "session"} == {"monday"}
     assert {row["session"] for row in rows if row["kind"] == "turn"} == {"monday"}
 
@@ -164,7 +180,7 @@ def test_an_import_cut_off_anywhere_can_be_completed(
     rows = [row + "\n" for row in text.removesuffix("\n").split("\n")]
     for cut in range(1, len(rows)):
         with open_journal(f"cut{cut}") as second:
-            transfer.load(second, written(tmp_path, "".join(rows[:cut])))
+            load(second, written(tmp_path, "".join(rows[:cut])))
             import_(second, written(tmp_path, text))
             found = (list(second.turns()), second.sessions(), [gone.turn_id for gone in second.forgettings()])
             assert found == whole
@@ -178,7 +194,7 @@ def test_an_import_cut_off_and_completed_is_exported_as_the_same_bytes(
         fill(first)
         text = exported(first)
         rows = [row + "\n" for row in text.removesuffix("\n").split("\n")]
-        transfer.load(second, written(tmp_path, "".join(rows[:kept])))
+        load(second, written(tmp_path, "".join(rows[:kept])))
         import_(second, written(tmp_path, text))
         assert second.last() == first.last()
         assert exported(second) == text
@@ -193,7 +209,7 @@ def test_a_line_cut_in_the_middle_is_named_and_what_came_before_can_be_completed
         text = exported(first)
         cut = text.index("Noted")
         with pytest.raises(InputError, match=r"line 6: Invalid JSON"):
-            transfer.load(second, written(tmp_path, text[:cut]))
+            load(second, written(tmp_path, text[:cut]))
         assert second.count() == 1
         import_(second, written(tmp_path, text))
         assert list(second.turns()) == list(first.turns())
@@ -224,7 +240,7 @@ def test_replies_point_at_moved_turns_also_when_the_import_was_cut_off(
         first.append("there", "user", "asked")
         first.append("there", "assistant", "told", in_view=(1,))
         text = exported(first)
-        transfer.load(second, written(tmp_path, "".join(text.splitlines(keepends=True)[:3])))
+        load(second, written(tmp_path, "".join(text.splitlines(keepends=True)[:3])))
         assert second.count() == 5
         import_(second, written(tmp_path, text))
         assert [(turn.seq, turn.in_view) for turn in second.turns(session="there")] == [(5, ()), (6, (5,))]
@@ -352,44 +368,55 @@ def test_a_bad_line_is_named_and_nothing_imported(
         assert (journal.last(), journal.sessions()) == ((0, 0), [])
 
 
-def test_a_turn_that_stands_twice_is_added_once(open_journal: OpenJournal, tmp_path: Path) -> None:
-    twice = [turn_line(1), turn_line(2), turn_line(3, id=f"{1:032x}")]
+@pytest.mark.parametrize(
+    "again",
+    [
+        turn_line(3, id=f"{1:032x}"),
+        turn_line(3, id=f"{1:032x}", text="turn 1"),
+        json.dumps(
+            {"kind": "forgetting", "seq": 3, "id": f"{1:032x}", "forgotten_at": "2024-05-01T08:00:00Z"}
+        ),
+    ],
+)
+def test_an_id_that_stands_twice_is_refused(again: str, open_journal: OpenJournal, tmp_path: Path) -> None:
+    path = written(tmp_path, lines(HEADER, turn_line(1), turn_line(2), again))
     with open_journal("a") as journal:
-        assert import_(journal, written(tmp_path, lines(HEADER, *twice))).added == 2
-        assert journal.count() == 2
+        with pytest.raises(InputError, match=r"line 4: the id 0+1 stands in an earlier line too"):
+            import_(journal, path)
+        assert journal.count() == 0
 
 
 @pytest.mark.parametrize("speaker", ["", "two\nlines", "a\0b"])
 def test_a_bad_speaker_is_found_before_importing(speaker: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 2"):
-        transfer.validate(written(tmp_path, lines(HEADER, turn_line(1, speaker=speaker))))
+        prove(written(tmp_path, lines(HEADER, turn_line(1, speaker=speaker))))
 
 
 def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
     good = lines(HEADER, turn_line(1))
     bad = turn_line(2, text="caf@").encode().replace(b"@", b"\xe9")
     with pytest.raises(InputError, match="line 3"):
-        transfer.validate(written(tmp_path, good.encode() + bad + b"\n"))
+        prove(written(tmp_path, good.encode() + bad + b"\n"))
 
 
 def test_an_export_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, lines(HEADER | {"format": 2}))
-    with pytest.raises(InputError, match="line 1: .*format 2.*upgrade"):
-        transfer.validate(path)
+    path = written(tmp_path, lines(HEADER | {"format": 3}))
+    with pytest.raises(InputError, match="line 1: .*format 3.*upgrade"):
+        prove(path)
 
 
 def test_an_export_without_its_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 1: expected the header.*found a turn"):
-        transfer.validate(written(tmp_path, lines(turn_line(1))))
+        prove(written(tmp_path, lines(turn_line(1))))
 
 
 def test_an_empty_file_and_a_missing_one_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is empty"):
-        transfer.validate(written(tmp_path, ""))
+        prove(written(tmp_path, ""))
     with pytest.raises(InputError, match=r"nowhere\.jsonl cannot be read"):
-        transfer.validate(tmp_path / "nowhere.jsonl")
+        prove(tmp_path / "nowhere.jsonl")
     with pytest.raises(InputError, match="cannot be read"):
-        transfer.validate(tmp_path)
+        prove(tmp_path)
 
 
 def test_a_whole_export_validates_and_reports_every_byte(open_journal: OpenJournal, tmp_path: Path) -> None:
@@ -397,10 +424,10 @@ def test_a_whole_export_validates_and_reports_every_byte(open_journal: OpenJourn
         fill(journal)
         path = written(tmp_path, exported(journal))
         sizes: list[int] = []
-        assert transfer.validate(path, sizes.append) == 12
+        assert prove(path, sizes.append).lines == 13
         assert sum(sizes) == path.stat().st_size
         sizes.clear()
-        transfer.load(second, path, sizes.append)
+        load(second, path, sizes.append)
         assert sum(sizes) == path.stat().st_size
 
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memagent.agent.home import Home
-from memagent.agent.memory import backend_lock
+from memagent.agent.lock import backend_lock
 from memagent.cli.main import app
 
 
@@ -88,10 +88,27 @@ def test_files_that_others_can_read_are_wrong_until_mended(home: Home) -> None:
     home.root.chmod(0o755)
     code, found = findings()
     assert code == 1
-    assert "2 files or folders are readable for others" in wrong(found)[0]["said"]
+    assert "1 files or folders are readable for others" in wrong(found)[0]["said"]
     assert findings("--mend")[0] == 0
     assert stat.S_IMODE(home.journal_file("default").stat().st_mode) == 0o600
     assert findings()[0] == 0
+
+
+def test_mending_leaves_what_is_not_memagents_alone(home: Home) -> None:
+    memagent("remember", "My dog is called Biscuit.")
+    others = [
+        home.root / "notes.txt",
+        home.user_folder("default") / "notes.txt",
+        home.root / "users" / "notes.txt",
+    ]
+    for path in others:
+        path.write_text("not memagent's")
+        path.chmod(0o644)
+    home.root.chmod(0o755)
+    assert findings()[0] == 0
+    assert findings("--mend")[0] == 0
+    assert {stat.S_IMODE(path.stat().st_mode) for path in others} == {0o644}
+    assert stat.S_IMODE(home.root.stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "lexical.sqlite3", "chroma/chroma.sqlite3"])

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memagent.agent.home import Home
-from memagent.agent.memory import backend_lock, open_journal
+from memagent.agent.lock import backend_lock
+from memagent.agent.memory import open_journal
 from memagent.backends.errors import InputError, MemagentError, NotFoundError
 from memagent.cli.main import app
 
@@ -100,7 +101,7 @@ def test_while_another_process_holds_the_memory_the_journal_takes_it(home: Home)
     done = memagent("remember", FACT, "-o", "json")
     lock.release()
     assert json.loads(done.stdout)["taken"] is False
-    assert "Nothing is lost" in done.stderr
+    assert "The journal has the turns" in done.stderr
     assert recalled(QUESTION) == [FACT]
 
 
@@ -190,7 +191,13 @@ def test_what_is_forgotten_is_in_no_file(home: Home, backend: str) -> None:
 def test_several_numbers_are_forgotten_at_once_and_reported(home: Home) -> None:
     memagent("remember", "-", stdin=b"one\ntwo\nthree\n")
     done = memagent("forget", "--seq", "1", "--seq", "3", "--seq", "99", "-y", "-o", "json")
-    assert json.loads(done.stdout) == {"user": "default", "turns": [1, 3], "replies": [], "discarded": []}
+    assert json.loads(done.stdout) == {
+        "user": "default",
+        "turns": [1, 3],
+        "replies": [],
+        "discarded": [],
+        "remaining": [],
+    }
     assert said(home) == ["2 notes/user: two"]
 
 
@@ -303,7 +310,7 @@ def test_what_was_exported_is_imported_elsewhere(
 def test_an_export_goes_to_standard_output_too(tmp_path: Path) -> None:
     memagent("remember", FACT)
     lines = [json.loads(line) for line in memagent("export", "-").stdout.splitlines()]
-    assert [line["kind"] for line in lines] == ["memagent", "session", "turn"]
+    assert [line["kind"] for line in lines] == ["memagent", "session", "turn", "end"]
     assert lines[2]["text"] == FACT
     (tmp_path / "piped.jsonl").write_text(memagent("export", "-").stdout)
     done = memagent("import", str(tmp_path / "piped.jsonl"), "-u", "ben", "-o", "json")

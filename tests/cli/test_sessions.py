@@ -123,7 +123,7 @@ def test_a_session_without_turns_can_be_deleted_too() -> None:
 
 def test_one_session_is_exported_alone(home: Home, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in memagent("sessions", "export", "tuesday").stdout.splitlines()]
-    assert [line["kind"] for line in lines] == ["memagent", "session", "turn", "turn"]
+    assert [line["kind"] for line in lines] == ["memagent", "session", "turn", "turn", "end"]
     assert {line.get("name", "tuesday") for line in lines} == {"tuesday"}
     file = tmp_path / "tuesday.jsonl"
     file.write_text(memagent("sessions", "export", "tuesday").stdout)

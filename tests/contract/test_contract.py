@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from memagent.agent.forgetting import forget
 from memagent.agent.home import Home
 from memagent.backends import registry
 from memagent.backends.errors import InputError, NotFoundError, SettingError
@@ -98,7 +97,7 @@ def test_remembering_twice_changes_nothing(backend: str, open_memory: OpenMemory
     memory = open_memory(backend=backend)
     memory.remember("monday", "user", FACT)
     items = memory.stats().items
-    memory._backend.remember(list(memory.journal.turns()))
+    memory.follower.backend.remember(list(memory.journal.turns()))
     assert memory.stats().items == items
 
 
@@ -112,7 +111,7 @@ def test_users_are_isolated(backend: str, home: Home, open_memory: OpenMemory) -
     assert not any(
         "Quetzal" in text for text in texts(memory.recall("Is my parrot called Quetzal?", limit=10))
     )
-    forget(memory, [turn.seq])
+    memory.forget([turn.seq])
     memory.close()
     assert bytes_of(home.user_folder("bob")) == before
 
@@ -126,7 +125,7 @@ def test_forgotten_text_is_nowhere(backend: str, home: Home, open_memory: OpenMe
     secret = memory.remember("chat", "user", "My secret garden word is zyxgrabl.")
     turns += [memory.remember("chat", "assistant", f"I see, garden number {place}.") for place in range(30)]
     memory.checkpoint()
-    forget(memory, [secret.seq])
+    memory.forget([secret.seq])
     assert not any(
         "zyxgrabl" in text for text in texts(memory.recall("What is my secret garden word?", limit=10))
     )
@@ -144,7 +143,7 @@ def test_forgetting_leaves_the_others(backend: str, open_memory: OpenMemory) -> 
     memory = open_memory(backend=backend)
     kept = memory.remember("monday", "user", FACT)
     gone = memory.remember("monday", "user", "My cat is called Marmalade.")
-    forget(memory, [gone.seq, 12345])
+    memory.forget([gone.seq, 12345])
     assert texts(memory.recall(QUESTION)) == ([FACT] if remembers(backend) else [])
     assert [turn.seq for turn in memory.journal.turns()] == [kept.seq]
 

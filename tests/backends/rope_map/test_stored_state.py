@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from memagent.agent.forgetting import forget
 from memagent.agent.home import Home
 from memagent.backends.errors import CheckpointError, SettingError
 from tests.backends.rope_map import tiny as make
@@ -142,7 +141,7 @@ def test_what_is_forgotten_leaves_the_stored_state_too(open_tiny: OpenTiny, tiny
     (pages,) = folder.glob("0*/pages")
     gone = codes_below(pages)[1]
     with open_tiny() as memory:
-        forget(memory, [2])
+        memory.forget([2])
         assert not any(gone in content for content in contents(folder).values())
         assert not any(b"Porto" in content for content in contents(folder).values())
         assert memory.stats().items == len(FACTS) - 1

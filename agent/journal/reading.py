@@ -1,0 +1,272 @@
+"""Reading one user's journal."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from memagent.agent.journal.chain import GENESIS
+from memagent.agent.journal.database import Database
+from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, Unfinished
+from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting, row_time, row_turn
+from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
+from memagent.backends.errors import JournalDamagedError, NotFoundError, StorageError
+from memagent.backends.protocol import Turn
+
+
+class JournalReader:
+    """What can be asked of a journal. Cost: reading streams in pages, so a journal of any length fits.
+
+    Args:
+        database: kept open until ``close``.
+        user: whose journal.
+
+    Attributes:
+        where: the database, for messages.
+    """
+
+    def __init__(self, database: Database, user: str) -> None:
+        self.user = user
+        self._database: Database | None = database
+        self.where = database.where
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the database. Closing again does nothing."""
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
+
+    # turns
+
+    def turns(self, *, after: int = 0, session: str | None = None) -> Iterator[Turn]:
+        """Yield turns with ``seq > after`` in journal order, a page at a time."""
+        wanted = select(turns).where(turns.c.user == self.user)
+        if session is not None:
+            wanted = wanted.where(turns.c.session == session)
+        while page := self.fetch(wanted.where(turns.c.seq > after).order_by(turns.c.seq).limit(PAGE)):
+            yield from (row_turn(row) for row in page)
+            after = page[-1].seq
+
+    def get(self, seqs: Collection[int]) -> list[Turn]:
+        """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
+        wanted = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
+        return [
+            row_turn(row)
+            for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ))
+            for row in self.fetch(wanted.where(turns.c.seq.in_(page)))
+        ]
+
+    def recent(self, session: str, limit: int) -> list[Turn]:
+        """Return the last ``limit`` turns of a session, oldest first."""
+        wanted = select(turns).where((turns.c.user == self.user) & (turns.c.session == session))
+        rows = self.fetch(wanted.order_by(turns.c.seq.desc()).limit(limit))
+        return [row_turn(row) for row in reversed(rows)]
+
+    def matching(self, text: str) -> Iterator[Turn]:
+        """Yield the turns that hold ``text``, in any case. Cost: reads the whole journal."""
+        wanted = text.casefold()
+        return (turn for turn in self.turns() if wanted in turn.text.casefold())
+
+    def seen_ids(self, ids: Collection[str]) -> dict[str, int]:
+        """Return those of these turn ids that were ever here: their seq, or 0 if forgotten."""
+        found: dict[str, int] = {}
+        for page in pages(sorted(ids)):
+            gone = select(forgettings.c.turn_id).where(
+                (forgettings.c.user == self.user) & forgettings.c.turn_id.in_(page)
+            )
+            found.update({row.turn_id: 0 for row in self.fetch(gone)})
+            here = select(turns.c.id, turns.c.seq).where((turns.c.user == self.user) & turns.c.id.in_(page))
+            found.update({row.id: row.seq for row in self.fetch(here)})
+        return found
+
+    def count(self) -> int:
+        """Return the number of turns that are not forgotten."""
+        query = select(func.count().label("n")).select_from(turns).where(turns.c.user == self.user)
+        return int(self.fetch(query)[0].n)
+
+    # sessions
+
+    def sessions(self) -> list[Session]:
+        """Return all sessions, the one spoken in last at the end."""
+        same = (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)
+        wanted = (
+            select(
+                sessions.c.name,
+                sessions.c.created_at,
+                func.count(turns.c.seq).label("turns"),
+                func.max(turns.c.created_at).label("last_at"),
+            )
+            .select_from(sessions.outerjoin(turns, same))
+            .where(sessions.c.user == self.user)
+            .group_by(sessions.c.name, sessions.c.created_at)
+            .order_by(func.coalesce(func.max(turns.c.seq), 0), sessions.c.created_at)
+        )
+        return [
+            Session(
+                row.name, row_time(row.created_at), row.turns, row_time(row.last_at) if row.last_at else None
+            )
+            for row in self.fetch(wanted)
+        ]
+
+    def session(self, name: str) -> Session:
+        """Return one session.
+
+        Raises:
+            NotFoundError: there is no session of that name.
+        """
+        known = {session.name: session for session in self.sessions()}
+        if name not in known:
+            raise NotFoundError(
+                "session", name, known, f"`memagent sessions list --user {self.user}` shows them."
+            )
+        return known[name]
+
+    # forgettings, and what they left to do
+
+    def forgettings(self, after: int = 0) -> list[Forgetting]:
+        """Return the forgettings with ``number > after``, in order."""
+        wanted = select(forgettings).where((forgettings.c.user == self.user) & (forgettings.c.number > after))
+        return [row_forgetting(row) for row in self.fetch(wanted.order_by(forgettings.c.number))]
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the chain's links in order; one whose turn is missing without a tombstone has neither."""
+        after = 0
+        links = select(chain).where(chain.c.user == self.user).order_by(chain.c.seq).limit(PAGE)
+        while page := self.fetch(links.where(chain.c.seq > after)):
+            first, after = page[0].seq, page[-1].seq
+            here, gone = (
+                {
+                    row.seq: row
+                    for row in self.fetch(select(table).where((table.c.user == self.user) & between))
+                }
+                for table in (turns, forgettings)
+                for between in [table.c.seq.between(first, after)]
+            )
+            for link in page:
+                row, tombstone = here.get(link.seq), gone.get(link.seq)
+                yield Entry(
+                    link.leaf,
+                    row_turn(row) if row is not None else None,
+                    row.salt if row is not None else None,
+                    row_forgetting(tombstone) if tombstone is not None else None,
+                )
+
+    def unfinished(self) -> list[Unfinished]:
+        """Return what of forgetting is still to be done, in files of this machine or of others."""
+        wanted = select(unfinished).where(unfinished.c.user == self.user).order_by(unfinished.c.backend)
+        return [Unfinished(row.backend, row.place, row.forgetting) for row in self.fetch(wanted)]
+
+    def checkpoints(self) -> list[tuple[str, str, int]]:
+        """Return backend, place and last seq of the states stored for this journal, wherever they are."""
+        wanted = select(checkpoints).where(checkpoints.c.user == self.user).order_by(checkpoints.c.backend)
+        return [(row.backend, row.place, row.seq) for row in self.fetch(wanted)]
+
+    # how far it reaches
+
+    def last(self) -> tuple[int, int]:
+        """Return the highest seq ever given and the number of the last forgetting; (0, 0) if empty."""
+        rows = self.fetch(select(users.c.last_seq, users.c.last_forgetting).where(users.c.name == self.user))
+        return (rows[0].last_seq, rows[0].last_forgetting) if rows else (0, 0)
+
+    def extent(self, seq: int | None = None, forgetting: int | None = None) -> Extent:
+        """Return how far the journal reaches, or what vouches for it up to a seq and a forgetting."""
+        with self._connect() as connection:
+            reached = read_extent(connection, self.user) or Extent(0, GENESIS.hex(), 0, GENESIS.hex())
+        seq = reached.seq if seq is None else seq
+        forgetting = reached.forgetting if forgetting is None else forgetting
+        if (seq, forgetting) == (reached.seq, reached.forgetting):
+            return reached
+        turn_heads = (
+            select(chain.c.head)
+            .where((chain.c.user == self.user) & (chain.c.seq <= seq))
+            .order_by(chain.c.seq.desc())
+        )
+        forgetting_heads = select(forgettings.c.head).where(
+            (forgettings.c.user == self.user) & (forgettings.c.number == forgetting)
+        )
+        heads = [self.fetch(query.limit(1)) for query in (turn_heads, forgetting_heads)]
+        head, forgetting_head = ((rows[0].head if rows else None) or GENESIS for rows in heads)
+        return Extent(seq, head.hex(), forgetting, forgetting_head.hex())
+
+    def confirm(self, claimed: Extent, claimant: str) -> None:
+        """Make sure that the journal has what somebody saw in it.
+
+        Args:
+            claimed: how far it was when they saw it.
+            claimant: who, to stand in a message: "The stored memory of rag".
+
+        Raises:
+            JournalDamagedError: the journal is shorter than that, or holds other turns: some were lost.
+        """
+        last_seq, last_forgetting = self.last()
+        if (
+            claimed.seq > last_seq
+            or claimed.forgetting > last_forgetting
+            or self.extent(claimed.seq, claimed.forgetting) != claimed
+        ):
+            raise JournalDamagedError(
+                f"The journal {self.where} has {self.count():,} turns up to {last_seq:,} and {last_forgetting:,} forgettings. "
+                f"{claimant} covers a journal with turns up to {claimed.seq:,} and {claimed.forgetting:,} forgettings, "
+                "which this one does not continue: turns were lost, or an older or another journal was put in its place. "
+                "Nothing was changed.",
+                self.user,
+            )
+
+    @contextmanager
+    def snapshot(self) -> Iterator[JournalReader]:
+        """Read the journal as it is now, whatever is written or forgotten meanwhile; for one thread."""
+        serial = {} if self._opened().is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        with self._connect(**serial) as connection, connection.begin():
+            yield _Snapshot(self._opened(), self.user, connection)
+
+    # inside
+
+    def _opened(self) -> Database:
+        if self._database is None:
+            raise StorageError(f"The journal {self.where} is closed; open it again.")
+        return self._database
+
+    @contextmanager
+    def _connect(self, **options: Any) -> Iterator[Connection]:
+        with self._opened().connect(**options) as connection:
+            yield connection
+
+    def fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        with self._connect() as connection:
+            return connection.execute(query).all()
+
+
+def read_extent(connection: Connection, user: str) -> Extent | None:
+    """Return how far a user's journal reaches; None if the user has none in this database."""
+    columns = (users.c.last_seq, users.c.head, users.c.last_forgetting, users.c.forgetting_head)
+    row = connection.execute(select(*columns).where(users.c.name == user)).first()
+    return (
+        Extent(row.last_seq, row.head.hex(), row.last_forgetting, row.forgetting_head.hex()) if row else None
+    )
+
+
+class _Snapshot(JournalReader):
+    """Reads within one transaction of somebody else's."""
+
+    def __init__(self, database: Database, user: str, connection: Connection) -> None:
+        super().__init__(database, user)
+        self._connection = connection
+
+    def close(self) -> None:
+        """Nothing: the database belongs to who made the snapshot."""
+
+    @contextmanager
+    def _connect(self, **options: Any) -> Iterator[Connection]:
+        yield self._connection
