@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -80,7 +80,8 @@ def word_pieces() -> Any:
     made.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
-    return _wrapped(made, ["[CLS]", "[SEP]", "[MASK]"], unk_token=UNKNOWN_WORD)
+    marks = [AddedToken(name, special=True, normalized=False) for name in names[1:4]]
+    return _wrapped(made, marks, unk_token=UNKNOWN_WORD)
 
 
 def words() -> Any:
@@ -118,10 +119,10 @@ def _train_bpe(made: Any, alphabet: list[str]) -> None:
     made.train_from_iterator(WORDS, trainer)
 
 
-def _wrapped(made: Any, added: list[str | AddedToken], **names: str) -> Any:
+def _wrapped(made: Any, added: Sequence[str | AddedToken], **names: str) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     make: Any = PreTrainedTokenizerFast
     wrapped = make(tokenizer_object=made, additional_special_tokens=[BEGIN, END], **names)
-    wrapped.add_tokens(added)
+    wrapped.add_tokens(list(added))
     return wrapped
