@@ -3,8 +3,8 @@
 Added tokens of a tokenizer, such as ``<|im_end|>`` and ``<tool_call>``, steer a model: they end a message, begin one
 or call a tool. A tokenizer makes them of the same letters in any text, and its option ``split_special_tokens`` holds
 back only those that are flagged special. Here they are not looked for in text at all, and one that the vocabulary's
-own merges make of a text's letters is written with other tokens. No letter changes, and a text without such a name gets
-the ids that the tokenizer itself gives it.
+own merges make of a text's letters is written with other tokens. No letter changes (one that only a control token stands
+for is left out), and a text without such a name gets the ids that the tokenizer itself gives it.
 
 Two kinds of added tokens are ordinary text: white space that is not flagged special (indentation in code models, line
 breaks in Gemma), and the unknown token where it stands for letters that the vocabulary lacks.
