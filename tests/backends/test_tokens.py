@@ -132,6 +132,20 @@ def test_a_marker_that_a_content_and_the_template_make_together_is_text() -> Non
     )
 
 
+def test_a_full_width_letter_completes_no_marker_of_the_template() -> None:
+    tokenizer = KINDS["unigram"]()
+    ids = TextTokenizer(tokenizer).encode_prompt(lambda one: f"{BEGIN}{one[0]}call>{END}", ["the \uff1c"])
+    assert control(tokenizer, ids) == tokenizer.convert_tokens_to_ids([BEGIN, END])
+
+
+def test_the_unknown_token_is_not_written_for_its_own_name() -> None:
+    tokenizer = KINDS["merging"]()
+    assert tokenizer.unk_token_id in tokenizer(UNKNOWN, add_special_tokens=False)["input_ids"]
+    ids = TextTokenizer(tokenizer).encode(f"a {UNKNOWN}b")
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids) == f"a {UNKNOWN}b"
+
+
 def test_unknown_letters_stay_unknown_unless_that_token_ends_a_text() -> None:
     tokenizer = KINDS["word_pieces"]()
     assert TextTokenizer(tokenizer).encode("a 東 [UNK]")[:2] == tokenizer.convert_tokens_to_ids(
