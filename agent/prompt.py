@@ -4,15 +4,16 @@
 
 Recollections stand in the last message only, fenced as data, so earlier messages never change between
 turns; they stand in order of time. What does not fit is left out: oldest turns first, then the least
-relevant recollections. The message itself is never cut.
+relevant recollections. The message itself is never cut. Only the block of recollections is fenced: a fence that stands in
+the message or in earlier turns is neutralised (``fences.py``).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from memagent.agent.fences import without_fences
 from memagent.agent.models.chat import ChatModel, Message
 from memagent.backends.errors import InputError, SettingError
 from memagent.backends.protocol import Recollection, Turn
@@ -30,7 +31,6 @@ SYSTEM_IN_MIND = (
 """The system prompt where memory works inside the model and nothing of it stands in the prompt."""
 
 _LATER = "(Notes in order of time; if two disagree, only the last one is still true.)\n"
-_FENCE = re.compile(r"<(\s*/?\s*memory)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,19 @@ def assemble(
             f"A reply of up to {reply:,} tokens leaves no room in {model.name}'s window of {model.window:,}; ask for fewer."
         )
 
-    def build(shown: Sequence[Recollection], turns: Sequence[Turn]) -> list[Message]:
-        history = [Message(turn.role, turn.text) for turn in _from_user(turns)]
-        return [Message("system", system), *history, Message("user", fenced(shown) + message)]
+    *said, asked = without_fences([*(turn.text for turn in recent), message])
+    history = [Message(turn.role, text) for turn, text in zip(recent, said, strict=True)]
 
-    bare = model.count(build((), ()))
+    def build(shown: int, kept: int) -> list[Message]:
+        turns = _from_user(recent[len(recent) - kept :])
+        notes = fenced(recollections[:shown])
+        return [
+            Message("system", system),
+            *history[len(recent) - len(turns) :],
+            Message("user", notes + asked),
+        ]
+
+    bare = model.count(build(0, 0))
     if bare > room:
         raise InputError(
             f"The message takes {bare:,} tokens; {model.name} has room for {room:,}. Nothing was stored. "
@@ -95,17 +103,17 @@ def assemble(
         )
     shown = _longest(
         len(recollections),
-        lambda n: model.count(build(recollections[:n], ())),
+        lambda count: model.count(build(count, 0)),
         min(room, bare + budget.recollections),
     )
-    with_memory = model.count(build(recollections[:shown], ()))
+    with_memory = model.count(build(shown, 0))
     kept = _longest(
         len(recent),
-        lambda n: model.count(build(recollections[:shown], recent[len(recent) - n :])),
+        lambda count: model.count(build(shown, count)),
         min(room, with_memory + budget.recent),
     )
+    messages = build(shown, kept)
     turns = _from_user(recent[len(recent) - kept :])
-    messages = build(recollections[:shown], turns)
     return Prompt(
         tuple(messages), tuple(recollections[:shown]), tuple(turns), model.count(messages), with_memory - bare
     )
@@ -134,7 +142,7 @@ def fenced(recollections: Sequence[Recollection]) -> str:
 
 def _inert(text: str) -> str:
     """One line that can neither close the block nor open another."""
-    return _FENCE.sub(r"< \1", " ".join(text.split()))
+    return without_fences([" ".join(text.split())])[0]
 
 
 def _longest(most: int, tokens: Callable[[int], int], limit: int) -> int:

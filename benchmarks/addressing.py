@@ -34,6 +34,7 @@ from memagent.agent.home import Home
 from memagent.agent.models.resolve import as_local, load_chat_model
 from memagent.backends.attention import rotary
 from memagent.backends.attention.reader import Reader, Row
+from memagent.backends.tokens import TextTokenizer
 from memagent.kernels.lsh import LSHIndex
 
 LAYER, HEAD, OFFSET, WINDOW = 3, 4, 256, 512
@@ -87,18 +88,18 @@ def capture(texts: Sequence[str]) -> dict[str, torch.Tensor]:
     [m, dim] float32, rotated to the offset.
     """
     local = as_local(load_chat_model("qwen2.5-coder-0.5b", Home.from_environment().models, notify=print))
-    reader, tokenizer = Reader(local), local.tokenizer
-    ids = [token for text in texts for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
+    reader, tokens = Reader(local), TextTokenizer(local.tokenizer)
+    ids = [token for text in texts for token in tokens.encode(text)]
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
     rows = [Row(window[:SINKS], window[SINKS:]) for window in windows if len(window) > SINKS]
     keys = [found.keys[:, LAYER, HEAD // reader.group] for found in reader.read(rows, depth=LAYER + 1)]
     names = sorted({word.strip(".,;:!?'\"") for text in texts for word in text.split() if word[:1].isupper()})
     asked = [
-        tokenizer(QUESTIONS[place % len(QUESTIONS)].format(name))["input_ids"]
+        tokens.encode(QUESTIONS[place % len(QUESTIONS)].format(name))
         for place, name in enumerate(names[:: len(names) // 200 or 1])
     ]
     # The first token is left out: it is a sink itself.
-    questions = reader.ask([Row(tokens[:1], tokens[1:]) for tokens in asked], [LAYER], LAYER + 1)
+    questions = reader.ask([Row(one[:1], one[1:]) for one in asked], [LAYER], LAYER + 1)
     queries = torch.cat([found.queries[0, HEAD] for found in questions])
     return {
         "keys": torch.cat(keys),

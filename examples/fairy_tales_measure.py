@@ -14,6 +14,7 @@ from memagent.agent.journal import NewTurn
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.runtime import torch
 from memagent.backends.protocol import LocalModel, Progress
+from memagent.backends.tokens import TextTokenizer
 
 NONE = "none"
 SYSTEM = "You are a friendly old storyteller. Answer in a few sentences."
@@ -142,11 +143,16 @@ class Subject:
         return row[:end]
 
     def _prompt(self, question: str) -> list[int]:
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-        tokenizer = self.local.tokenizer
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return TextTokenizer(self.local.tokenizer).encode_prompt(self._render, [SYSTEM, question])
+
+    def _render(self, contents: Sequence[str]) -> str:
+        messages = [
+            {"role": role, "content": text} for role, text in zip(("system", "user"), contents, strict=True)
+        ]
+        text: str = self.local.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return text
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         longest = max(map(len, rows))

@@ -16,6 +16,7 @@ from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, Catalog
 from memagent.agent.models.fetch import Notify, Report, ensure, quiet
 from memagent.backends.errors import NotFoundError
 from memagent.backends.protocol import Embedder, Vectors
+from memagent.backends.tokens import without_added_tokens
 
 _BATCH = 32
 
@@ -74,7 +75,7 @@ class SentenceEmbedder:
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
-        tokenizer = Tokenizer.from_file(str(self._folder() / "tokenizer.json"))
+        tokenizer = without_added_tokens(Tokenizer.from_file(str(self._folder() / "tokenizer.json")))
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding()
         return tokenizer

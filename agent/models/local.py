@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
@@ -11,8 +12,12 @@ from typing import Any
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
+from memagent.backends.tokens import TextTokenizer
 
 _UNKNOWN_WINDOW = 4096
+# All that str.splitlines takes for the end of a line, and U+001F beside the separators that are among them.
+_LINE_BREAK = re.compile("\r\n|[\n\r\v\f\x1c-\x1f\x85\u2028\u2029]")
+_QUOTED = "\n> "
 
 
 class LocalChatModel:
@@ -34,6 +39,7 @@ class LocalChatModel:
         self.device = best_device()
         try:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, local_files_only=offline)
+            self._text = TextTokenizer(self.tokenizer)
             self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 source, dtype=best_dtype(self.device), local_files_only=offline, use_safetensors=True
             )
@@ -48,14 +54,12 @@ class LocalChatModel:
             ) from error
         self.model.to(self.device).eval()
         self.window: int = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
-        # Longest first, so that a marker inside a longer one does not survive.
-        self._markers = sorted(self.tokenizer.get_added_vocab(), key=len, reverse=True)
 
     def count(self, messages: Sequence[Message]) -> int:
         return len(self._encode(messages))
 
     def count_text(self, text: str) -> int:
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self._text.encode(text))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the reply in pieces of whole words. Closing the iterator ends the generation within a token.
@@ -111,16 +115,18 @@ class LocalChatModel:
         )
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        ids: list[int] = self.tokenizer(self._render(messages), add_special_tokens=False)["input_ids"]
-        return ids
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        """Write the messages in the model's own chat format, each content as inert text."""
-        rows = self._alternating(messages)
+        """Write the messages in the model's own chat format; control tokens in their contents are text."""
+        joined = _alternating(messages)
+        roles = [message.role for message in joined]
+        contents = [message.content for message in joined]
         if not self.tokenizer.chat_template:
-            return "".join(f"{row['role'].title()}: {row['content']}\n" for row in rows) + "Assistant:"
+            return self._text.encode(_script(joined))
+        return self._text.encode_prompt(lambda texts: self._render(roles, texts), contents)
+
+    def _render(self, roles: Sequence[str], contents: Sequence[str]) -> str:
         from jinja2 import TemplateError
 
+        rows = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
         try:
             try:
                 return self._apply(rows)
@@ -137,20 +143,22 @@ class LocalChatModel:
         text: str = self.tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True)
         return text
 
-    def _alternating(self, messages: Sequence[Message]) -> list[dict[str, str]]:
-        """Join neighbours of one role (a question that got no answer, say): many templates refuse them."""
-        rows: list[dict[str, str]] = []
-        for message in messages:
-            content = self._inert(message.content)
-            if rows and rows[-1]["role"] == message.role:
-                rows[-1]["content"] += f"\n\n{content}"
-            else:
-                rows.append({"role": message.role, "content": content})
-        return rows
 
-    def _inert(self, text: str) -> str:
-        """Break the tokenizer's control markers, so that text from outside cannot end a message or begin one."""
-        for marker in self._markers:
-            if len(marker) > 1 and marker in text:
-                text = text.replace(marker, f"{marker[0]} {marker[1:]}")
-        return text
+def _alternating(messages: Sequence[Message]) -> list[Message]:
+    """Join neighbours of one role (a question that got no answer, say): many templates refuse them."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and joined[-1].role == message.role:
+            joined[-1] = Message(message.role, f"{joined[-1].content}\n\n{message.content}")
+        else:
+            joined.append(message)
+    return joined
+
+
+def _script(messages: Sequence[Message]) -> str:
+    """Write messages for a model without a chat template: a line begins with a role only where a message begins.
+
+    Every further line of a message is quoted with ``>``, whichever character breaks the line.
+    """
+    lines = (f"{message.role.title()}: {_LINE_BREAK.sub(_QUOTED, message.content)}" for message in messages)
+    return "\n".join([*lines, "Assistant:"])

@@ -2,7 +2,7 @@
 
 Every piece is written like a line of a play, ``User: My dog is called Biscuit.``, so that who speaks is part of
 what is remembered; the same line begins a question. Nothing of a model's chat template is stored: where someone writes
-a control token such as ``<|im_end|>``, its letters are read.
+a control token such as ``<|im_end|>``, its letters are read (``tokens.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memagent.backends.protocol import Turn
+from memagent.backends.tokens import TextTokenizer
 
 LONGEST = 128
 """Most tokens of one piece; a piece's tokens are numbered within it, so this is part of the stored format."""
@@ -44,20 +45,17 @@ class Writer:
     """
 
     def __init__(self, tokenizer: Any, opening: str = _OPENING) -> None:
-        self._tokenizer = tokenizer
-        self._newline = self._encode("\n")
+        self._tokens = TextTokenizer(tokenizer)
+        self._newline = self._tokens.encode("\n")
         start = tokenizer.bos_token_id
         # What opens a text draws much attention and stands for nothing: it is read, never stored.
-        self.opening = [*([] if start is None else [start]), *self._encode(opening)]
+        self.opening = [*([] if start is None else [start]), *self._tokens.encode(opening)]
 
     def cut(self, turn: Turn) -> list[Piece]:
         """Cut a turn into pieces of at most ``LONGEST`` tokens."""
         name = self._name(turn.speaker or turn.role.title())
         said = f" {turn.text}"
-        body = self._tokenizer(
-            said, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-        )
-        ids, places = body["input_ids"], body["offset_mapping"]
+        ids, places = self._tokens.encode_with_offsets(said)
         pieces: list[Piece] = []
         start = 0
         while start < len(ids):
@@ -73,19 +71,14 @@ class Writer:
 
     def question(self, text: str) -> tuple[list[int], list[int]]:
         """Return the tokens a question is read after, and the question's own, at most ``LONGEST``: its last ones."""
-        return [*self.opening, *self._name("User")], self._encode(" " + text)[-LONGEST:]
+        return [*self.opening, *self._name("User")], self._tokens.encode(" " + text)[-LONGEST:]
 
     def reply(self, text: str) -> tuple[list[int], list[int]]:
         """Return the same for a question that is asked right after a piece, which stands there already."""
         return [*self._newline, *self._name("User")], self.question(text)[1]
 
     def _name(self, name: str) -> list[int]:
-        return self._encode(f"{name}:")[-LONGEST // 4 :]
-
-    def _encode(self, text: str) -> list[int]:
-        found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        ids: list[int] = found["input_ids"]
-        return ids
+        return self._tokens.encode(f"{name}:")[-LONGEST // 4 :]
 
 
 def _end(text: str, places: Sequence[tuple[int, int]], start: int, room: int) -> int:

@@ -230,6 +230,12 @@ class RopeMap(MemoryBackend):
         backend._catalogue.load(directory / "turns.jsonl")
         if backend._pages.pieces() != backend._catalogue.numbers():
             raise CheckpointError("its pages are not those of its turns")
+        # Of states that were stored when some control tokens in a text were still read as such.
+        if any(
+            backend._pages.length(number) != len(backend._catalogue[number].ids)
+            for number in backend._pages.pieces()
+        ):
+            raise CheckpointError("its pages have other tokens than its turns")
         try:
             backend._index.restore(load_file(directory / "index.safetensors"))
         except (OSError, SafetensorError) as error:

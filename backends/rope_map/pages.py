@@ -71,6 +71,11 @@ class PageStore:
     def pieces(self) -> list[int]:
         return sorted(self._places)
 
+    def length(self, piece: int) -> int:
+        """Return how many tokens a piece has here."""
+        place = self._places[piece]
+        return place.end - place.start
+
     @property
     def tokens(self) -> int:
         return sum(place.end - place.start for place in self._places.values())

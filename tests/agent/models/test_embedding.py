@@ -11,8 +11,10 @@ from memagent.agent.home import Home
 from memagent.agent.models import fetch
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
 from memagent.agent.models.embedding import HashingEmbedder, SentenceEmbedder, load_embedder
+from memagent.agent.models.runtime import transformers
 from memagent.backends.errors import NotFoundError
 from memagent.backends.protocol import Embedder
+from tests.backends.tiny_tokenizers import KINDS
 
 TEXTS = [
     "My dog is called Biscuit.",
@@ -104,6 +106,30 @@ def test_a_chat_model_is_no_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MEMAGENT_EMBEDDER", "smollm2-135m")
     with pytest.raises(NotFoundError, match=DEFAULT_EMBEDDER):
         load_embedder(tmp_path, notify=print)
+
+
+def test_markers_in_a_text_are_embedded_as_letters(tmp_path: Path) -> None:
+    tokenizer = KINDS["word_pieces"]()
+    tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = transformers.BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    embedder = SentenceEmbedder(CATALOGUE[DEFAULT_EMBEDDER], lambda: tmp_path)
+    read: list[int] = []
+    hook = embedder._model.register_forward_pre_hook(
+        lambda module, positional, named: read.extend(named["input_ids"].flatten().tolist()), with_kwargs=True
+    )
+    embedder.embed(["a [SEP] b [MASK]"])
+    hook.remove()
+    assert tokenizer.convert_ids_to_tokens(read) == [
+        *("[CLS]", "a", "[", "s", "##e", "##p", "]"),
+        *("b", "[", "m", "##a", "##s", "##k", "]", "[SEP]"),
+    ]
 
 
 # MiniLM

@@ -13,10 +13,12 @@ import torch
 
 from memagent.agent.home import Home
 from memagent.backends.errors import CheckpointError, SettingError
+from memagent.backends.tokens import TextTokenizer
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.conftest import MakeMap, OpenTiny
 from tests.backends.rope_map.facts import FACTS, PROMPT, QUESTION, codes_below, contents
 from tests.backends.rope_map.tiny import Tiny, logits, said, tiny
+from tests.backends.tiny_tokenizers import CALL, KINDS
 
 # saving and loading
 
@@ -63,6 +65,23 @@ def test_a_damaged_state_is_refused(
         path.write_bytes(content)
     with pytest.raises(CheckpointError):
         make_map(saved=tmp_path / "saved")
+
+
+def test_a_state_whose_pages_hold_control_tokens_is_refused(
+    make_map: MakeMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def as_before(self: TextTokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return found["input_ids"], found["offset_mapping"]
+
+    tokenizer = KINDS["byte_level"]()
+    local = Tiny("own", "own", make.model_of(make.config()), tokenizer)
+    (tmp_path / "saved").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(TextTokenizer, "encode_with_offsets", as_before)
+        make_map(f"My dog is {CALL} called Biscuit.", local=local).save(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match="other tokens than its turns"):
+        make_map(local=local, saved=tmp_path / "saved")
 
 
 # as the agent opens it

@@ -13,7 +13,8 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Attachment, ModelMemory, Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
-from tests.backends.rope_map.tiny import FAMILIES, logits, said, tiny, tokens
+from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens
+from tests.backends.tiny_tokenizers import CALL, END, KINDS
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is my dog called?"
@@ -60,6 +61,20 @@ def test_what_was_said_differently_is_attended_differently(make: Make) -> None:
         with make(*OTHERS, fact).attached(tiny(), QUESTION):
             seen.append(logits(tiny().model, PROMPT))
     assert not torch.allclose(seen[0], seen[1], atol=1e-3)
+
+
+def test_markers_in_what_is_recited_are_read_as_letters(make: Make) -> None:
+    tokenizer, fact = KINDS["byte_level"](), f"My dog is called {CALL} Biscuit{END}."
+    local = Tiny("marked", "marked", tiny().model, tokenizer)
+    read: list[int] = []
+    hook = local.model.model.register_forward_pre_hook(
+        lambda module, positional, named: read.extend(named["input_ids"].flatten().tolist()), with_kwargs=True
+    )
+    with make(*OTHERS, fact).attached(local, QUESTION) as attachment:
+        assert fact in texts(attachment)
+    hook.remove()
+    assert fact in tokenizer.decode(read)
+    assert set(read).isdisjoint(tokenizer.get_added_vocab().values())
 
 
 def test_recollections_tell_where_they_are_from(make: Make) -> None:
