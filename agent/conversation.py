@@ -193,11 +193,7 @@ class Conversation:
             shown = reply.attended | {seq for item in reply.recalled.shown for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
-            # A turn it saw may have been forgotten meanwhile, elsewhere: then the reply goes too.
-            if len(self.memory.journal.get(in_view)) == len(in_view):
-                answered = self.memory.journal.append(
-                    self.session, "assistant", text, in_view=tuple(in_view), derived=derived
-                )
+            answered = self.memory.journal.append_reply(self.session, text, in_view, derived=derived)
         self.memory.catch_up()
         return answered
 

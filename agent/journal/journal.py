@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 from uuid import uuid4
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from memagent.agent.journal.audit import audit
 from memagent.agent.journal.chain import (
@@ -141,35 +141,25 @@ class Journal(JournalReader):
                 check_turn(entry)
         if not new:
             return []
-        made: list[Turn] = []
-        rows: list[dict[str, object]] = []
-        links: list[dict[str, object]] = []
-        tombstones: list[Tombstone] = []
         with self._writing() as connection:
-            last, head = self._lock_user(connection)
-            for entry in new:
-                if isinstance(entry, NewTurn):
-                    last = _next_seq(last, entry.seq)
-                    turn, salt = _numbered(entry, last, moved), entry.salt or new_salt()
-                    made.append(turn)
-                    rows.append(turn_row(self.user, turn, salt))
-                    links.append(self._link(last, turn.id, turn_leaf(salt, turn), head))
-                else:
-                    tombstones.append(entry)
-                    if entry.seq <= last or entry.seq > _LARGEST_KEPT_SEQ:
-                        continue
-                    last = entry.seq
-                    if entry.leaf is None:
-                        continue
-                    links.append(self._link(last, entry.turn_id, entry.leaf, head))
-                head = cast(bytes, links[-1]["head"])
-            self._add_sessions(connection, {turn.session: turn.created_at for turn in reversed(made)})
-            for table, values in ((turns, rows), (chain, links)):
-                if values:
-                    connection.execute(insert(table), values)
-            self._add_forgettings(connection, self._untaken(connection, tombstones))
-            self._set_user(connection, last_seq=last, head=head)
-        return made
+            return self._extend(connection, new, moved)
+
+    def append_reply(self, session: str, text: str, in_view: Sequence[int], *, derived: bool) -> Turn | None:
+        """Add the assistant's reply, unless a turn that it saw has been forgotten since: then it may repeat that turn.
+
+        Returns:
+            The turn, or None if nothing was stored.
+
+        Raises:
+            InputError, StorageError: as in ``append``.
+        """
+        new = NewTurn(session, "assistant", text, in_view=tuple(in_view), derived=derived)
+        check_turn(new)
+        with self._writing() as connection:
+            self._lock_user(connection)
+            chosen = (turns.c.user == self.user) & turns.c.seq.in_(new.in_view)
+            here = connection.execute(select(func.count()).select_from(turns).where(chosen)).scalar_one()
+            return self._extend(connection, [new], None)[0] if here == len(new.in_view) else None
 
     def add_sessions(self, created: dict[str, datetime]) -> None:
         """Note when sessions began; a session already there keeps its time."""
@@ -202,7 +192,11 @@ class Journal(JournalReader):
             now = datetime.now(UTC)
             made = self._add_forgettings(connection, [Tombstone(seq, turn_id, now) for seq, turn_id in found])
             if made:
-                self._add_unfinished(connection, made[-1].number, states)
+                stored = select(checkpoints.c.backend, checkpoints.c.place).where(
+                    checkpoints.c.user == self.user
+                )
+                known = {(row.backend, row.place) for row in connection.execute(stored)}
+                self._add_unfinished(connection, made[-1].number, {("", ""), *states, *known})
         if made:
             self.finish_purge()
         return made
@@ -214,12 +208,19 @@ class Journal(JournalReader):
             self._set_user(connection, last_seq=max(last, min(seq, _LARGEST_KEPT_SEQ)))
 
     def delete_session(self, session: str) -> None:
-        """Drop an empty session's name; its turns must have been forgotten first."""
+        """Drop an empty session's name; its turns must have been forgotten first.
+
+        Raises:
+            UnpurgedError: it is dropped, but the file could not be rewritten yet.
+        """
         with self._writing() as connection:
+            self._lock_user(connection)
             connection.execute(
                 delete(sessions).where((sessions.c.user == self.user) & (sessions.c.name == session))
             )
-        self.purge()
+            reached = read_extent(connection, self.user)
+            self._add_unfinished(connection, reached.forgetting if reached else 0, {("", "")})
+        self.finish_purge()
 
     def purge(self) -> None:
         """Rewrite the database so that no file of it holds what was deleted.
@@ -306,6 +307,38 @@ class Journal(JournalReader):
             if self.mark is not None and reached is not None:
                 self.mark.advance(reached)
 
+    def _extend(
+        self, connection: Connection, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None
+    ) -> list[Turn]:
+        made: list[Turn] = []
+        rows: list[dict[str, object]] = []
+        links: list[dict[str, object]] = []
+        tombstones: list[Tombstone] = []
+        last, head = self._lock_user(connection)
+        for entry in new:
+            if isinstance(entry, NewTurn):
+                last = _next_seq(last, entry.seq)
+                turn, salt = _numbered(entry, last, moved), entry.salt or new_salt()
+                made.append(turn)
+                rows.append(turn_row(self.user, turn, salt))
+                links.append(self._link(last, turn.id, turn_leaf(salt, turn), head))
+            else:
+                tombstones.append(entry)
+                if entry.seq <= last or entry.seq > _LARGEST_KEPT_SEQ:
+                    continue
+                last = entry.seq
+                if entry.leaf is None:
+                    continue
+                links.append(self._link(last, entry.turn_id, entry.leaf, head))
+            head = cast(bytes, links[-1]["head"])
+        self._add_sessions(connection, {turn.session: turn.created_at for turn in reversed(made)})
+        for table, values in ((turns, rows), (chain, links)):
+            if values:
+                connection.execute(insert(table), values)
+        self._add_forgettings(connection, self._untaken(connection, tombstones))
+        self._set_user(connection, last_seq=last, head=head)
+        return made
+
     def _lock_user(self, connection: Connection) -> tuple[int, bytes]:
         """Make sure the user has a row, lock it, and return the last seq given and the chain's head."""
         row = connection.execute(
@@ -367,12 +400,9 @@ class Journal(JournalReader):
             self._set_user(connection, last_forgetting=last + len(rows), forgetting_head=head)
         return made
 
-    def _add_unfinished(
-        self, connection: Connection, number: int, states: Collection[tuple[str, str]]
-    ) -> None:
-        stored = select(checkpoints.c.backend, checkpoints.c.place).where(checkpoints.c.user == self.user)
-        keys = {("", ""), *states, *((row.backend, row.place) for row in connection.execute(stored))}
-        for backend, place in sorted(keys):
+    def _add_unfinished(self, connection: Connection, number: int, states: set[tuple[str, str]]) -> None:
+        """Note that the journal's file ("", "") and stored states have to follow up to a forgetting."""
+        for backend, place in sorted(states):
             key = {"user": self.user, "backend": backend, "place": place}
             connection.execute(delete(unfinished).filter_by(**key))
             connection.execute(insert(unfinished).values(**key, forgetting=number))
