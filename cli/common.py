@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import fields
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError, NotFoundError
+from memagent.backends.text import in_a_line
+from memagent.cli.output import say
 
 if TYPE_CHECKING:
     from memagent.agent.home import Home
@@ -71,11 +74,6 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for p
 
 DEFAULT_USER = "default"
 DEFAULT_BACKEND = "rag"
-
-
-def say(message: str) -> None:
-    """Tell the person something that is not the command's result."""
-    typer.echo(message, err=True)
 
 
 def settings(pairs: list[str] | None) -> dict[str, str]:
@@ -167,11 +165,21 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
         elif len(chosen) == 1 and not dot:
             next(iter(chosen.values()))[key] = value
         else:
-            example = f"--set {next(iter(chosen))}.{field or key}={value}"
-            raise InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")
+            raise _unclear(key, value, field if dot else key, list(chosen))
     for name, its in chosen.items():
         registry.configure(registry.get(name), its)
     return chosen
+
+
+def _unclear(key: str, value: str, field: str, chosen: list[str]) -> InputError:
+    """What to say of a setting that names none of the chosen backends: how to write it, if one of them has it."""
+    from memagent.backends import registry
+
+    able = [name for name in chosen if field in {own.name for own in fields(registry.get(name).Config)}]
+    if not able:
+        return InputError(f"--set {key}={value}: none of {', '.join(chosen)} has a setting {field!r}.")
+    example = f"--set {able[0]}.{field}={value}"
+    return InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")
 
 
 def open_journal(user: str) -> Journal:
@@ -189,8 +197,12 @@ def open_journal(user: str) -> Journal:
 
 def require_user(where: Home, user: str) -> None:
     """Refuse a user without a journal, so that a mistyped name does not look like an empty memory."""
-    if where.journal_url is None and not where.journal_file(user).exists():
-        raise NotFoundError("user", user, where.users(), "`memagent chat --user NAME` begins a new one.")
+    if where.journal_url is not None or where.journal_file(user).exists():
+        return
+    folder = where.user_folder(user)
+    known = [name for name in where.users() if where.journal_file(name).exists()]
+    hint = f"The folder {in_a_line(str(folder))} is there, but holds no journal. " if folder.exists() else ""
+    raise NotFoundError("user", user, known, f"{hint}`memagent chat --user NAME` begins a new one.")
 
 
 def decoded(text: str, what: str) -> str:
@@ -217,10 +229,3 @@ def read_stdin() -> str:
             f"Standard input, line {line}: byte {raw[error.start]:#04x} is not valid UTF-8. Nothing was stored; "
             "convert it first, for instance with `iconv -f latin1 -t utf-8`."
         ) from error
-
-
-def as_json(value: object) -> None:
-    """Print a result for scripts."""
-    import json
-
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

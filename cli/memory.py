@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,6 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
-    as_json,
     check_backend,
     decoded,
     home,
@@ -26,8 +26,8 @@ from memagent.cli.common import (
     open_memory,
     read_stdin,
     require_user,
-    say,
 )
+from memagent.cli.output import as_json, confirm, json_file, say, write
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
@@ -68,15 +68,13 @@ def remember(
         open_memory(user, backend, set_, model=model, wait_seconds=2.0).close()
     except MemagentError as error:
         taken = False
-        say(
-            f"{error} Nothing is lost: the journal has it, and whoever uses the memory takes it in before recalling."
-        )
+        say(f"{error} The journal has what you said; the memory reads it there when it is next opened.")
     if output is Output.JSON:
         as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
     elif len(turns) == 1:
-        typer.echo(f"Remembered as turn {turns[0].seq}.")
+        write(f"Remembered as turn {turns[0].seq}.")
     else:
-        typer.echo(f"Remembered {len(turns)} statements as turns {turns[0].seq} to {turns[-1].seq}.")
+        write(f"Remembered {len(turns)} statements as turns {turns[0].seq} to {turns[-1].seq}.")
 
 
 def recall(
@@ -133,6 +131,7 @@ def forget(
     """
     from memagent.agent.forgetting import forget as forget_
     from memagent.agent.forgetting import replies_that_saw
+    from memagent.cli.console import Console
     from memagent.cli.render import print_turns
 
     with open_journal(user) as journal:
@@ -140,19 +139,19 @@ def forget(
         replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
     if not turns:
         raise InputError(
-            "No turn fits: nothing was forgotten. `memagent sessions show NAME` lists turns with their numbers."
+            "No turn fits: nothing was forgotten. "
+            f"`memagent sessions show NAME --user {shlex.quote(user)}` lists turns with their numbers."
         )
     if not yes:
-        print_turns([*turns, *replies])
-        typer.confirm(
-            f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?", abort=True, err=True
-        )
+        print_turns([*turns, *replies], Console(stderr=True))
+        if not confirm(f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?"):
+            raise typer.Abort
     with open_memory(user, backend, set_, model=model) as memory:
         done = forget_(memory, [turn.seq for turn in turns])
     if output is Output.JSON:
         as_json({"user": user, "turns": done.turns, "replies": done.replies, "discarded": done.discarded})
         return
-    typer.echo(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
+    write(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
     if done.discarded:
         say(
             f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
@@ -173,7 +172,7 @@ def export(
 
     with open_journal(user) as journal:
         if file == "-":
-            export_(journal, sys.stdout)
+            export_(journal, json_file())
             return
         target = Path(file)
         if not target.name:
@@ -184,7 +183,8 @@ def export(
                 written = export_(journal, out)
             fresh.replace(target)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink()
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
     say(f"Wrote {_count(written, 'turn')} to {file}.")
 
@@ -226,7 +226,7 @@ def import_(
             {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
         )
         return
-    typer.echo(f"Imported {_count(done.added, 'turn')}; {done.present} were here already.")
+    write(f"Imported {_count(done.added, 'turn')}; {done.present} were here already.")
     if done.forgotten_here:
         say(f"{_count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
     if done.to_forget:

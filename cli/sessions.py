@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -17,10 +16,10 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
-    as_json,
     open_journal,
     open_memory,
 )
+from memagent.cli.output import as_json, confirm, json_file, write
 
 app = typer.Typer(help="List, show, delete and export conversations.", invoke_without_command=True)
 NameArgument = Annotated[str, typer.Argument(help="The session's name.")]
@@ -96,15 +95,13 @@ def delete(
     with open_journal(user) as journal:
         session = journal.session(name)
         seqs = [turn.seq for turn in journal.turns(session=name)]
-        if not yes:
-            typer.confirm(
-                f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True
-            )
+        if not yes and not confirm(f"Forget session {name!r} with {session.turns} turns for good?"):
+            raise typer.Abort
         if seqs:
             with open_memory(user, backend, set_, model=model) as memory:
                 forget(memory, seqs)
         journal.delete_session(name)
-    typer.echo(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")
+    write(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")
 
 
 @app.command()
@@ -113,4 +110,4 @@ def export(name: NameArgument, user: UserOption = DEFAULT_USER) -> None:
     from memagent.agent.transfer import export as export_
 
     with open_journal(user) as journal:
-        export_(journal, sys.stdout, session=journal.session(name).name)
+        export_(journal, json_file(), session=journal.session(name).name)
