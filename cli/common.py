@@ -61,7 +61,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         envvar="MEMAGENT_MODEL",
-        help="A name of `memagent models list`, a path, a hub id, provider:model, or echo. "
+        help="A chat model of `memagent models list`, a path, a hub id, provider:model, or echo. "
         "[default: qwen2.5-coder-0.5b]",
     ),
 ]
@@ -229,3 +229,14 @@ def read_stdin() -> str:
             f"Standard input, line {line}: byte {raw[error.start]:#04x} is not valid UTF-8. Nothing was stored; "
             "convert it first, for instance with `iconv -f latin1 -t utf-8`."
         ) from error
+
+
+def count(number: int, what: str) -> str:
+    """Return a number of things in words: ``1 turn``, ``2 turns``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def and_replies(number: int) -> str:
+    """What to add where turns are forgotten, for the replies that go with them; empty if there are none."""
+    replies = "1 reply" if number == 1 else f"{number:,} replies"
+    return f" and {replies} written with it in view" if number else ""

@@ -13,7 +13,11 @@ from memagent.cli.output import as_json, one_line
 
 def doctor(
     mend: Annotated[
-        bool, typer.Option("--mend", help="Mend what can be mended without losing anything.")
+        bool,
+        typer.Option(
+            "--mend",
+            help="Mend what can be: file modes, leftovers, damaged stored states (rebuilt at next use).",
+        ),
     ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:

@@ -19,7 +19,9 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
+    and_replies,
     check_backend,
+    count,
     decoded,
     home,
     open_journal,
@@ -144,14 +146,14 @@ def forget(
         )
     if not yes:
         print_turns([*turns, *replies], Console(stderr=True))
-        if not confirm(f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?"):
+        if not confirm(f"Forget {count(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
             raise typer.Abort
     with open_memory(user, backend, set_, model=model) as memory:
         done = forget_(memory, [turn.seq for turn in turns])
     if output is Output.JSON:
         as_json({"user": user, "turns": done.turns, "replies": done.replies, "discarded": done.discarded})
         return
-    write(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
+    write(f"Forgot {count(len(done.turns), 'turn')}{and_replies(len(done.replies))}.")
     if done.discarded:
         say(
             f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
@@ -186,7 +188,7 @@ def export(
             with suppress(OSError):
                 fresh.unlink()
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-    say(f"Wrote {_count(written, 'turn')} to {file}.")
+    say(f"Wrote {count(written, 'turn')} to {file}.")
 
 
 def import_(
@@ -226,12 +228,12 @@ def import_(
             {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
         )
         return
-    write(f"Imported {_count(done.added, 'turn')}; {done.present} were here already.")
+    write(f"Imported {count(done.added, 'turn')}; {done.present} were here already.")
     if done.forgotten_here:
-        say(f"{_count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
+        say(f"{count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
     if done.to_forget:
         say(
-            f"{_count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
+            f"{count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
         )
 
 
@@ -259,15 +261,3 @@ def _advance(report: object, size: int, label: str):  # type: ignore[no-untyped-
             report(done, size, label)  # type: ignore[operator]
 
     return advance
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _and_replies(number: int) -> str:
-    return (
-        f" and {_count(number, 'reply').replace('replys', 'replies')} written with it in view"
-        if number
-        else ""
-    )

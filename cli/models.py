@@ -99,7 +99,8 @@ def verify(
             ready = transformers_folder(model, models)
             if ready.exists() and (found := damage(ready, model.weights.sha256, thorough=True)):
                 say(
-                    f"{model.name}: the converted form is damaged ({found}); it is made again when next used."
+                    f"{model.name}: the converted form is damaged ({found}). "
+                    f"Remove {ready}; it is made again when the model is next used."
                 )
                 wrong += 1
                 continue

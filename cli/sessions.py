@@ -16,6 +16,8 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
+    and_replies,
+    count,
     open_journal,
     open_memory,
 )
@@ -89,19 +91,22 @@ def delete(
     model: ModelOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Forget all turns of a session for good, and its name."""
-    from memagent.agent.forgetting import forget
+    """Forget all turns of a session for good, and its name. Replies in other sessions that may repeat them go too."""
+    from memagent.agent.forgetting import forget, replies_that_saw
 
     with open_journal(user) as journal:
         session = journal.session(name)
         seqs = [turn.seq for turn in journal.turns(session=name)]
-        if not yes and not confirm(f"Forget session {name!r} with {session.turns} turns for good?"):
+        elsewhere = and_replies(len(replies_that_saw(journal, seqs)) if seqs else 0)
+        turns = count(session.turns, "turn")
+        if not yes and not confirm(f"Forget session {name!r} with {turns}{elsewhere} for good?"):
             raise typer.Abort
+        replies: tuple[int, ...] = ()
         if seqs:
             with open_memory(user, backend, set_, model=model) as memory:
-                forget(memory, seqs)
+                replies = forget(memory, seqs).replies
         journal.delete_session(name)
-    write(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")
+    write(f"Deleted session {name!r}: {count(len(seqs), 'turn')}{and_replies(len(replies))} forgotten.")
 
 
 @app.command()
