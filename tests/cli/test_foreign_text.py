@@ -65,7 +65,7 @@ def something_evil(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in ("evil.recall.yaml", f"{RAW}.recall.yaml"):
         Path(name).write_text(SCENARIO, encoding="utf-8")
     Path("field.recall.yaml").write_text(f"name: a\n{json.dumps(EVIL)}: x\nsteps: [{{ask: q}}]\n", "utf-8")
-    Path("twice.recall.yaml").write_text(f"name: a\n{json.dumps(EVIL)}: x\n" * 2, "utf-8")
+    Path("twice.recall.yaml").write_text("name: a\n" + f"{json.dumps(EVIL)}: x\n" * 2, "utf-8")
     Path(RAW).write_text("not of any use", encoding="utf-8")
     for name, line in (
         ("good.jsonl", TURN),
@@ -90,7 +90,7 @@ def something_evil(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         write(Path(name), content)
 
 
-def check(done: Done, *, expects: str = "·") -> None:
+def check(done: Done, *, expects: str = "Biscuit") -> None:
     """Something evil was to be shown, and is, harmless."""
     out, err = done.stdout.decode(), done.stderr.decode()
     assert not UNSAFE.findall(out), out
@@ -98,7 +98,7 @@ def check(done: Done, *, expects: str = "·") -> None:
     assert expects in out + err, out + err
 
 
-TEXT = {
+COMMANDS = {
     "recall": ["recall", "Biscuit"],
     "show": ["sessions", "show", "monday"],
     "forget": ["forget", "--matching", "Biscuit"],
@@ -109,6 +109,7 @@ TEXT = {
     "no such scenario": ["scenario", "check", f"{RAW}.yml"],
     "no scenario": ["scenario", "check", RAW],
     "field": ["scenario", "check", "field.recall.yaml"],
+    "twice": ["scenario", "check", "twice.recall.yaml"],
     "tag": ["scenario", "list", "evil.recall.yaml", "--tag", EVIL + "x"],
     "tags": ["scenario", "list", "evil.recall.yaml", "--tag", "x"],
     "import file": ["import", RAW],
@@ -127,8 +128,6 @@ TEXT = {
     "set": ["recall", "x", "--set", RAW],
     "extra": ["recall", "x", RAW],
     "option": ["recall", f"--{EVIL}"],
-}
-QUOTED = {
     "no backend": ["recall", "x", "-b", RAW],
     "no backend to show": ["backends", "show", RAW],
     "no setting": ["recall", "x", "--set", f"{RAW}=1"],
@@ -150,22 +149,17 @@ QUOTED = {
 }
 
 
-@pytest.mark.parametrize("name", TEXT)
-def test_evil_text_is_shown_with_dots(run: Run, name: str) -> None:
-    check(run(*TEXT[name]))
+@pytest.mark.parametrize("name", COMMANDS)
+def test_evil_text_is_shown_with_dots_or_escapes(run: Run, name: str) -> None:
+    check(run(*COMMANDS[name]))
 
 
-@pytest.mark.parametrize("name", QUOTED)
-def test_evil_names_are_quoted_with_escapes(run: Run, name: str) -> None:
-    check(run(*QUOTED[name]), expects="\\x1b")
-
-
-@pytest.mark.parametrize("name", [*TEXT, *QUOTED])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_terminal_gets_colours_and_nothing_else(
     run: Run, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
-    done = run(*(TEXT | QUOTED)[name], terminal=True)
+    done = run(*COMMANDS[name], terminal=True)
     shown = OURS.sub("", done.stdout.decode() + done.stderr.decode())
     assert not UNSAFE.findall(shown), shown
     assert "Biscuit" in shown

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from memagent.agent.fields import escape_json, json_text
 from memagent.backends.errors import InputError
 from memagent.backends.text import UNSAFE
-from memagent.cli import output
+from memagent.cli import output, progress
+from memagent.cli.console import Console
 
 PROGRAM = Path(sys.executable).with_name("memagent")
 TEXT = st.text(st.characters() | st.sampled_from('\x1b\x9b\x7f\x07\u202e\u2066\u2028\n\t\\"\ud800'))
@@ -79,6 +80,17 @@ def test_an_answer_that_is_none_is_no_answer(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(answer)))
     with pytest.raises(error):
         output.confirm("Forget this?")
+
+
+def test_the_label_of_a_bar_is_one_harmless_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "_console", lambda: Console(file=file, force_terminal=True, width=100))
+    label = "[red]\x1b]0;t\x07\u202e\nnext"
+    assert list(progress.track([1, 2], total=2, label=label)) == [1, 2]
+    progress.bytes_reporter()(1, 1, label)
+    assert file.getvalue().count("[red]·]0;t·· next") >= 2
+    assert "\u202e" not in file.getvalue()
+    assert "\x1b]" not in file.getvalue()
 
 
 # streams
