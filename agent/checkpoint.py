@@ -191,7 +191,8 @@ class CheckpointStore:
                 raise
             raise StorageError(
                 f"The memory's state could not be stored in {self.folder}: {error.strerror or error}. "
-                "No turn is lost: the journal has them, and the next start reads them again. Free some space."
+                "The journal still has every turn; the next start reads them again. Free some space, or mend the disk or "
+                "the folder's rights."
             ) from error
         self.remove_others()
         return _read_manifest(directory, digest)

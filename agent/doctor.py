@@ -74,9 +74,7 @@ def _versions() -> Iterator[Finding]:
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            yield Finding(
-                "version", "wrong", f"{package} is not installed.", "pip install --upgrade memagent"
-            )
+            yield Finding("version", "wrong", f"{package} is not installed.", f"pip install {package}")
     yield Finding("version", "good", ", ".join(found))
 
 
@@ -90,7 +88,7 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
             "home",
             "wrong",
             f"{root} is not writable for this account.",
-            f"chmod u+rwx {root}, or set MEMAGENT_HOME",
+            f"chmod u+rwx {shlex.quote(str(root))}, or set MEMAGENT_HOME",
         )
         return
     free = shutil.disk_usage(root).free
@@ -188,7 +186,7 @@ def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
     except OutdatedSchemaError as error:
         yield Finding("journal", "note", f"{user}: {error}", "memagent doctor --mend")
     except MemagentError as error:
-        yield Finding("journal", "wrong", f"{user}: {error}", "Restore the file from a backup or an export.")
+        yield Finding("journal", "wrong", f"{user}: {error}")
 
 
 def _mark(journal: Journal, user: str, mend: bool) -> Iterator[Finding]:

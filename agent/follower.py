@@ -7,6 +7,7 @@ than the journal: then it is the journal that has lost something.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -238,7 +239,8 @@ class Follower:
                     raise ForeignStateError(
                         f"The stored memory of {self.name} was made otherwise: {error}. Reading the journal again would "
                         "take long, so nothing was changed. Use the model and settings it was made with, or let "
-                        f"`memagent backends rebuild {self.name}` make it anew with these (--model, --set as here)."
+                        f"`memagent backends rebuild {self.name} --user {shlex.quote(self.journal.user)}` make it anew with "
+                        "these (--model, --set as here)."
                     ) from error
                 unusable: CheckpointError = error
             except CheckpointError as error:
@@ -281,8 +283,8 @@ class Follower:
             raise CheckpointError(f"its content cannot be used ({error})") from error
         except OSError as error:
             raise StorageError(
-                f"The stored memory of {self.name} cannot be read: {error}. Nothing was changed; free some space or mend "
-                "the folder's rights, and try again."
+                f"The stored memory of {self.name} cannot be read: {error}. Nothing was changed; free some space, "
+                "or mend the disk or the folder's rights, and try again."
             ) from error
         except Exception as error:  # libraries meet damaged files with errors of many kinds
             raise CheckpointError(f"its content cannot be used ({type(error).__name__}: {error})") from error

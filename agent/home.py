@@ -18,6 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote
 from uuid import uuid4
 
+from memagent.agent.journal_url import check_journal_url
 from memagent.backends.errors import InputError, StorageError
 
 # Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
@@ -25,8 +26,11 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 _LONGEST_NAME = 120
 
 
-def make_private(path: Path) -> Path:
+def make_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
     """Create a folder, and the missing ones above it, with mode 0700.
+
+    Args:
+        variable: the environment variable that says where this folder is, for the message.
 
     Raises:
         StorageError: it cannot be created or written to.
@@ -38,12 +42,14 @@ def make_private(path: Path) -> Path:
     except OSError as error:
         raise StorageError(
             f"The folder {path} cannot be created ({error.strerror or error}). "
-            "Make it writable, or set MEMAGENT_HOME to a folder that is."
+            f"Set {variable} to a folder that this account can write to."
         ) from error
+    if not path.is_dir():
+        raise StorageError(f"{path} is not a folder. Set {variable} to one.")
     if not os.access(path, os.W_OK | os.X_OK):
         raise StorageError(
-            f"The folder {path} is not writable for this account. Nothing was changed. "
-            "Mend its rights, or set MEMAGENT_HOME to a folder of your own."
+            f"The folder {path} is not writable for this account. "
+            f"Change its rights, or set {variable} to a folder of your own."
         )
     return path
 
@@ -100,15 +106,22 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """Read ``MEMAGENT_HOME``, ``MEMAGENT_MODELS`` and ``MEMAGENT_JOURNAL``; nothing is created."""
+        """Read ``MEMAGENT_HOME``, ``MEMAGENT_MODELS`` and ``MEMAGENT_JOURNAL``; nothing is created.
+
+        Raises:
+            SettingError, MissingExtraError: ``MEMAGENT_JOURNAL`` is refused, see ``check_journal_url``.
+        """
         from platformdirs import user_cache_path, user_data_path
 
+        journal_url = os.environ.get("MEMAGENT_JOURNAL") or None
+        if journal_url is not None:
+            check_journal_url(journal_url)
         root = os.environ.get("MEMAGENT_HOME")
         models = os.environ.get("MEMAGENT_MODELS")
         return cls(
             root=Path(root).expanduser().absolute() if root else user_data_path("memagent"),
             models=Path(models).expanduser().absolute() if models else user_cache_path("memagent") / "models",
-            journal_url=os.environ.get("MEMAGENT_JOURNAL") or None,
+            journal_url=journal_url,
         )
 
     def user_folder(self, user: str) -> Path:

@@ -5,7 +5,6 @@ Exporting what was imported into an empty journal gives the same lines again.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -17,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from memagent.agent.fields import json_text
 from memagent.agent.journal import Journal, JournalReader
 from memagent.agent.journal.chain import GENESIS, timestamp, turn_head
 from memagent.agent.journal.lines import (
@@ -178,7 +178,7 @@ def _new(
 
 
 def _write(file: TextIO, fields: dict[str, Any]) -> None:
-    file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    file.write(json_text(fields) + "\n")
 
 
 def _turn_fields(turn: Turn, salt: bytes | None) -> dict[str, Any]:

@@ -21,6 +21,8 @@ import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from memagent.backends.text import in_a_line
+
 
 class MemagentError(Exception):
     """Base of all errors raised on purpose by memagent."""
@@ -31,18 +33,21 @@ class InputError(MemagentError):
 
 
 class NotFoundError(MemagentError):
-    """A named thing does not exist. The message lists near names, or all of them."""
+    """A named thing does not exist. The message lists near names, or all of them, but never the name itself."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        names = sorted(known)
+        all_names = set(known)
+        names = sorted(all_names - {name})
         near = get_close_matches(name, names, n=3)
         if near:
-            said = f"Did you mean {' or '.join(near)}?"
+            known_names = f"Did you mean {' or '.join(map(in_a_line, near))}?"
         elif names:
-            said = f"Known: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}."
+            known_names = (
+                f"Known: {', '.join(map(in_a_line, names[:20]))}{', ...' if len(names) > 20 else ''}."
+            )
         else:
-            said = "There is none yet."
-        super().__init__(f"There is no {kind} {name!r}. {said}{' ' + hint if hint else ''}")
+            known_names = "There is no other." if all_names else "There is none yet."
+        super().__init__(f"There is no {kind} {name!r}. {known_names}{' ' + hint if hint else ''}")
 
 
 class SettingError(MemagentError):
@@ -82,8 +87,21 @@ class ModelError(MemagentError):
 
 
 class MissingExtraError(MemagentError):
-    """An optional package is not installed; the message holds the command that installs it."""
+    """A package is not installed; the message holds the command that installs it.
 
-    def __init__(self, feature: str, package: str, extra: str = "") -> None:
-        wanted = f"'memagent[{extra}]'" if extra else package
-        super().__init__(f"{feature} needs the package {package}: pip install {wanted}")
+    Args:
+        feature: what needs it.
+        module: the module that could not be imported. Its package may have another name (yaml is of PyYAML), so
+            what is installed is an extra or a distribution, and with it all that it declares to need.
+        extra: the extra of memagent that brings it.
+        distribution: what declares to need it; empty if unknown.
+    """
+
+    def __init__(self, feature: str, module: str, extra: str = "", distribution: str = "memagent") -> None:
+        if extra:
+            advice = f"`pip install 'memagent[{extra}]'` installs it"
+        elif distribution:
+            advice = f"`pip install {distribution}` installs what it needs"
+        else:
+            advice = "install the package that provides it"
+        super().__init__(f"{feature} needs the Python module {module}, which is not installed: {advice}.")

@@ -50,7 +50,10 @@ def get(name: str) -> type[MemoryBackend]:
     try:
         backend: type[MemoryBackend] = points[name].load()
     except ModuleNotFoundError as error:
-        raise MissingExtraError(f"The backend {name}", error.name or "?") from error
+        source = points[name].dist
+        raise MissingExtraError(
+            f"The backend {name}", error.name or "?", distribution=source.name if source else ""
+        ) from error
     return backend
 
 

@@ -7,6 +7,7 @@ import os
 import random
 import string
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +113,12 @@ def leaks(root: Path, forgotten: Iterable[str], kept: Iterable[str]) -> list[str
     for path in sorted(root.rglob("*")):
         if path.is_file():
             own = _windows(path.read_bytes())
-            stretches = [int(window).to_bytes(STRETCH, sys.byteorder) for window in own[np.isin(own, windows)]]
-            found += [f"{path.relative_to(root)} holds {stretches[:3]} of a forgotten turn"] if stretches else []
+            stretches = [
+                int(window).to_bytes(STRETCH, sys.byteorder) for window in own[np.isin(own, windows)]
+            ]
+            found += (
+                [f"{path.relative_to(root)} holds {stretches[:3]} of a forgotten turn"] if stretches else []
+            )
     return found
 
 
@@ -141,23 +146,22 @@ class Models:
     make_model: Callable[[], LocalModel]
 
     def open(self, home: Home, backend: str, **options: Any) -> Memory:
-        return Memory.open(home, USER, backend, make_embedder=HashingEmbedder, make_model=self.make_model, **options)
+        return Memory.open(
+            home, USER, backend, make_embedder=HashingEmbedder, make_model=self.make_model, **options
+        )
 
 
 def forked(work: Callable[[], None]) -> int:
     """Run work in a forked process and return its wait status; an exception is printed and gives exit code 1."""
     child = os.fork()
     if child == 0:
-        code = 1
         try:
             work()
-            code = 0
-        except BaseException:
-            import traceback
-
+            os._exit(0)
+        except Exception:
             traceback.print_exc()
         finally:
-            os._exit(code)
+            os._exit(1)
     return os.waitpid(child, 0)[1]
 
 

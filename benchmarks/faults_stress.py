@@ -36,7 +36,9 @@ class Worker:
         model: what it chats with; a model in this process also works the memories that need one.
     """
 
-    def __init__(self, home: Home, outside: Path, number: int, models: Models, model: ChatModel | None) -> None:
+    def __init__(
+        self, home: Home, outside: Path, number: int, models: Models, model: ChatModel | None
+    ) -> None:
         self.home = home
         self.outside = outside
         self.number = number
@@ -80,7 +82,9 @@ class Worker:
         with memory:
             session = f"{self.number}.{self.random.randint(1, 5)}"
             sampling = Sampling(max_tokens=8)
-            conversation = Conversation(memory, self.model or EchoModel(), session, Settings(sampling=sampling))
+            conversation = Conversation(
+                memory, self.model or EchoModel(), session, Settings(sampling=sampling)
+            )
             for _ in range(self.random.randint(3, 30)):
                 if time.monotonic() > end:
                     break
@@ -119,7 +123,12 @@ class Worker:
         choices = [
             (6, self.remember),
             (2, self.forget_by_command),
-            (3, lambda: self.memagent("recall", "What did I tell you?", "-b", self.random.choice(CHAT_BACKENDS))),
+            (
+                3,
+                lambda: self.memagent(
+                    "recall", "What did I tell you?", "-b", self.random.choice(CHAT_BACKENDS)
+                ),
+            ),
             (1, lambda: self.memagent("sessions", "list")),
             (1, lambda: self.memagent("backends", "stats", self.random.choice(CHAT_BACKENDS))),
             (1, self.export),
@@ -133,7 +142,9 @@ class Worker:
 
     def remember(self) -> None:
         text = sentence(self.random)
-        said = self.memagent("remember", text, "-s", f"{self.number}.0", "-b", self.random.choice(CHAT_BACKENDS), "-o", "json")
+        said = self.memagent(
+            "remember", text, "-s", f"{self.number}.0", "-b", self.random.choice(CHAT_BACKENDS), "-o", "json"
+        )
         if said:
             self.acknowledge(json.loads(said)["seqs"][0], text)
 
@@ -165,7 +176,9 @@ class Worker:
     def import_(self) -> None:
         file = self.outside / f"{uuid4().hex}.sqlite3"
         with Journal(file, USER) as other:
-            turns = other.extend([NewTurn(f"{self.number}.9", "user", sentence(self.random)) for _ in range(3)])
+            turns = other.extend(
+                [NewTurn(f"{self.number}.9", "user", sentence(self.random)) for _ in range(3)]
+            )
             text = io.StringIO()
             export(other, text)
         source = file.with_suffix(".jsonl")
@@ -185,7 +198,12 @@ class Worker:
         def work() -> None:
             from memagent.cli.main import main
 
-            with out.open("w") as stdout, err.open("w") as stderr, redirect_stdout(stdout), redirect_stderr(stderr):
+            with (
+                out.open("w") as stdout,
+                err.open("w") as stderr,
+                redirect_stdout(stdout),
+                redirect_stderr(stderr),
+            ):
                 import sys
 
                 sys.argv = ["memagent", *arguments]
@@ -199,7 +217,9 @@ class Worker:
         status = forked(work)
         self.done[arguments[0]] += 1
         code, errors = os.waitstatus_to_exitcode(status), err.read_text()
-        if code != 0 and ("is in use by" in errors or (arguments[0] == "forget" and "No turn fits" in errors)):
+        if code != 0 and (
+            "is in use by" in errors or (arguments[0] == "forget" and "No turn fits" in errors)
+        ):
             self.done["busy"] += "is in use by" in errors
             return ""
         if code != 0 or "Traceback" in errors:
@@ -218,7 +238,9 @@ class Worker:
         self.own.append(seq)
 
 
-def stress(home: Home, outside: Path, *, seconds: float, processes: int, models: Models, model: ChatModel | None) -> dict[str, object]:
+def stress(
+    home: Home, outside: Path, *, seconds: float, processes: int, models: Models, model: ChatModel | None
+) -> dict[str, object]:
     """Run the mix and return what was done and every fault.
 
     Args:

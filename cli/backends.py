@@ -14,11 +14,11 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
-    as_json,
     home,
     open_memory,
     require_user,
 )
+from memagent.cli.output import as_json, one_line, write
 
 app = typer.Typer(
     help="See what memories there are, what they hold, and rebuild or tidy them.", invoke_without_command=True
@@ -49,13 +49,9 @@ def list_(output: OutputOption = Output.TEXT) -> None:
     if output is Output.JSON:
         as_json([{"backend": name, **row} for name, row in rows.items()])
         return
-    from rich.table import Table
+    from memagent.cli.console import Table, console
 
-    from memagent.cli.render import console
-
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    for heading in ("backend", "can", "needs", "about"):
-        table.add_column(heading)
+    table = Table("backend", "can", "needs", "about")
     for name, row in rows.items():
         can = [
             word.replace("_", " ")
@@ -91,10 +87,10 @@ def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
             {"backend": name, "capabilities": asdict(registry.capabilities(backend)), "settings": settings}
         )
         return
-    typer.echo(f"{name}: {backend.__doc__ or ''}\n")
-    typer.echo(backend.Config.__doc__ or "")
+    write(f"{name}: {backend.__doc__ or ''}\n")
+    write(backend.Config.__doc__ or "")
     for row in settings:
-        typer.echo(f"  --set {row['setting']}={row['default']}    ({row['type']})")
+        write(f"  --set {row['setting']}={row['default']}    ({row['type']})")
 
 
 @app.command()
@@ -109,7 +105,7 @@ def rebuild(
     with open_memory(user, name, set_, model=model, fresh=True) as memory:
         memory.checkpoint()
         read = memory.journal.count()
-    typer.echo(f"Rebuilt {name} from {read} turns.")
+    write(f"Rebuilt {name} from {read} turns.")
 
 
 @app.command()
@@ -123,7 +119,7 @@ def consolidate(
     require_user(home(), user)
     with open_memory(user, name, set_, model=model) as memory:
         report = memory.consolidate()
-    typer.echo(f"{report.summary} ({report.before} items before, {report.after} after)")
+    write(f"{report.summary} ({report.before} items before, {report.after} after)")
 
 
 @app.command()
@@ -155,11 +151,8 @@ def stats(
         as_json(rows)
         return
     for key, value in rows.items():
-        typer.echo(
-            f"{key.replace('_', ' '):>18}  {value:,}"
-            if isinstance(value, int)
-            else f"{key.replace('_', ' '):>18}  {value}"
-        )
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        write(one_line(f"{key.replace('_', ' '):>18}  {shown}"))
 
 
 def _type_name(hint: Any) -> str:

@@ -17,11 +17,10 @@ from memagent.cli.common import (
     Output,
     OutputOption,
     SetOption,
-    as_json,
     choose_backends,
     home,
-    say,
 )
+from memagent.cli.output import as_json, say
 
 if TYPE_CHECKING:
     from memagent.agent.benchmarks.run import Plan, Run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
@@ -20,12 +19,12 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
-    as_json,
     decoded,
     load_model,
     open_memory,
     read_stdin,
 )
+from memagent.cli.output import as_json, is_interactive, write
 
 if TYPE_CHECKING:
     from memagent.agent.conversation import Conversation
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 
 def chat(
+    context: typer.Context,
     backend: BackendOption = DEFAULT_BACKEND,
     model: ModelOption = None,
     user: UserOption = DEFAULT_USER,
@@ -96,7 +96,24 @@ def chat(
         else:
             from memagent.cli.terminal import converse
 
-            converse(conversation, plain=plain or not sys.stdin.isatty() or not sys.stdout.isatty())
+            converse(
+                conversation,
+                plain=plain or not is_interactive(),
+                command=["memagent", "chat", *_given(context)],
+            )
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options given on the command line, but for those that choose the session."""
+    words: list[str] = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name in ("session", "continue_"):
+            continue
+        value = context.params[option.name or ""]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return words
 
 
 def _latest(journal: Journal) -> str | None:
@@ -110,16 +127,14 @@ def _answer_one(conversation: Conversation, message: str, output: Output) -> Non
     from memagent.agent.agent import collect
     from memagent.agent.events import Token
     from memagent.agent.fields import recollection_fields
-    from memagent.cli.render import plain
 
     events = []
     for event in conversation.send(message):
         events.append(event)
         if output is Output.TEXT and isinstance(event, Token):
-            sys.stdout.write(plain(event.text))
-            sys.stdout.flush()
+            write(event.text, end="")
     if output is Output.TEXT:
-        sys.stdout.write("\n")
+        write()
         return
     reply = collect(events)
     as_json(

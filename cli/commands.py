@@ -9,9 +9,8 @@ from memagent.backends.errors import InputError
 from memagent.cli.common import say_remaining
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from memagent.agent.conversation import Conversation
+    from memagent.cli.console import Console
 
 Ask = Callable[[str], bool]
 """Asks the person a yes-or-no question."""
@@ -23,8 +22,10 @@ class Quit(Exception):  # noqa: N818 - a wish, not an error
 
 def help_(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
     """list the commands"""
+    from rich.text import Text
+
     for name, command in COMMANDS.items():
-        console.print(f"  [bold]{name:<22}[/] {command.__doc__}")
+        console.print(Text.assemble((f"  {name:<22}", "bold"), f" {command.__doc__}"))
     console.print(
         "  Enter sends, Alt+Enter or Ctrl+J begins a new line, Ctrl+C stops a reply, Ctrl+D leaves."
     )
@@ -41,7 +42,8 @@ def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -
     print_recollections(recalled.found, console)
     left_out = len(recalled.found) - len(recalled.shown)
     said = f"{conversation.memory.name} took {recalled.seconds * 1000:.0f} ms"
-    console.print(f"[dim]{said}{f'; {left_out} did not fit into the prompt' if left_out else ''}[/]")
+    said += f"; {left_out} did not fit into the prompt" if left_out else ""
+    console.print(said, style="dim")
 
 
 def forget(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
@@ -76,7 +78,7 @@ def sessions(conversation: Conversation, console: Console, argument: str, ask: A
 
 
 def quit_(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
-    """leave; everything is kept"""
+    """leave"""
     raise Quit
 
 

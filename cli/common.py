@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError, NotFoundError
+from memagent.backends.text import in_a_line
+from memagent.cli.output import say
 
 if TYPE_CHECKING:
     from memagent.agent.forgetting import OpenBeside, Remaining
@@ -60,7 +63,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         envvar="MEMAGENT_MODEL",
-        help="A name of `memagent models list`, a path, a hub id, provider:model, or echo. "
+        help="A chat model of `memagent models list`, a path, a hub id, provider:model, or echo. "
         "[default: qwen2.5-coder-0.5b]",
     ),
 ]
@@ -73,11 +76,6 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for p
 
 DEFAULT_USER = "default"
 DEFAULT_BACKEND = "rag"
-
-
-def say(message: str) -> None:
-    """Tell the person something that is not the command's result."""
-    typer.echo(message, err=True)
 
 
 def settings(pairs: list[str] | None) -> dict[str, str]:
@@ -183,11 +181,21 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
         elif len(chosen) == 1 and not dot:
             next(iter(chosen.values()))[key] = value
         else:
-            example = f"--set {next(iter(chosen))}.{field or key}={value}"
-            raise InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")
+            raise _unclear(key, value, field if dot else key, list(chosen))
     for name, its in chosen.items():
         registry.configure(registry.get(name), its)
     return chosen
+
+
+def _unclear(key: str, value: str, field: str, chosen: list[str]) -> InputError:
+    """What to say of a setting that names none of the chosen backends: how to write it, if one of them has it."""
+    from memagent.backends import registry
+
+    able = [name for name in chosen if field in {own.name for own in fields(registry.get(name).Config)}]
+    if not able:
+        return InputError(f"--set {key}={value}: none of {', '.join(chosen)} has a setting {field!r}.")
+    example = f"--set {able[0]}.{field}={value}"
+    return InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")
 
 
 def open_journal(user: str, *, read_only: bool = True) -> Journal:
@@ -221,9 +229,17 @@ def say_remaining(remaining: Sequence[Remaining]) -> bool:
 
 def require_user(where: Home, user: str) -> None:
     """Refuse a user without a journal, so that a mistyped name does not look like an empty memory."""
-    known = where.journal_file(user).exists() or where.mark_file(user).exists()
-    if where.journal_url is None and not known:
-        raise NotFoundError("user", user, where.users(), "`memagent chat --user NAME` begins a new one.")
+    if where.journal_url is not None or _has_journal(where, user):
+        return
+    folder = where.user_folder(user)
+    known = [name for name in where.users() if _has_journal(where, name)]
+    hint = f"The folder {in_a_line(str(folder))} is there, but holds no journal. " if folder.exists() else ""
+    raise NotFoundError("user", user, known, f"{hint}`memagent chat --user NAME` begins a new one.")
+
+
+def _has_journal(where: Home, user: str) -> bool:
+    """Say whether a user has a journal, or had one."""
+    return where.journal_file(user).exists() or where.mark_file(user).exists()
 
 
 def decoded(text: str, what: str) -> str:
@@ -252,8 +268,12 @@ def read_stdin() -> str:
         ) from error
 
 
-def as_json(value: object) -> None:
-    """Print a result for scripts."""
-    import json
+def count(number: int, what: str) -> str:
+    """Return a number of things in words: ``1 turn``, ``2 turns``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+def and_replies(number: int) -> str:
+    """What to add where turns are forgotten, for the replies that go with them; empty if there are none."""
+    replies = "1 reply" if number == 1 else f"{number:,} replies"
+    return f" and {replies} written with it in view" if number else ""

@@ -7,12 +7,17 @@ from typing import Annotated
 
 import typer
 
-from memagent.cli.common import Output, OutputOption, as_json, home
+from memagent.cli.common import Output, OutputOption, home
+from memagent.cli.output import as_json, one_line
 
 
 def doctor(
     mend: Annotated[
-        bool, typer.Option("--mend", help="Mend what can be mended without losing anything.")
+        bool,
+        typer.Option(
+            "--mend",
+            help="Mend what can be: file modes, leftovers, damaged stored states (rebuilt at next use).",
+        ),
     ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -25,13 +30,13 @@ def doctor(
     else:
         from rich.text import Text
 
-        from memagent.cli.render import console
+        from memagent.cli.console import console
 
         out = console()
         marks = {"good": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
         for one in found:
             mark, style = marks[one.level]
-            out.print(Text.assemble((mark, style), f" {one.area:<8} {one.said}"), soft_wrap=True)
+            out.print(Text.assemble((mark, style), one_line(f" {one.area:<8} {one.said}")), soft_wrap=True)
             if one.mend:
-                out.print(Text(f"               -> {one.mend}", style="dim"), soft_wrap=True)
+                out.print(Text(one_line(f"               -> {one.mend}"), style="dim"), soft_wrap=True)
     raise typer.Exit(1 if any(one.level == "wrong" for one in found) else 0)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli import backends, bench, chat, doctor, memory, models, scenario, sessions
+from memagent.cli import backends, bench, chat, doctor, memory, models, output, scenario, sessions
+
+# click's UsageError, of which newer versions of typer hold a copy that has no public name.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="memagent",
@@ -39,7 +41,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from memagent import __version__
 
-        typer.echo(f"memagent {__version__}")
+        output.write(f"memagent {__version__}")
         raise typer.Exit
 
 
@@ -53,18 +55,31 @@ def options(
 
 
 def main() -> None:
-    """Run a command: errors meant for people go to stderr as one line, with exit code 1."""
+    """Run a command and exit: 0 if it did what was asked, 1 after an error, 2 after a usage error, 130 after Ctrl+C."""
     os.umask(0o077)  # memory is private
-    if isinstance(sys.stdout, io.TextIOWrapper):  # journals hold any text, terminals may not show it
-        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    output.prepare_streams()
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        app()
+        code = app(prog_name="memagent", standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Abort:
+        output.say("Aborted.")
+        return 1
+    except KeyboardInterrupt:
+        return 130
     except MemagentError as error:
-        typer.echo(f"Error: {error}", err=True)
-        sys.exit(1)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        output.report_error(error)
+        return 1
+    except _USAGE_ERROR as error:
+        output.report_usage(error)
+        return 2
+    except Exception as error:  # noqa: BLE001 - nothing may print it as it is
+        output.report_fault(error)
+        return 1
+    return code or 0  # a number where the command raised typer.Exit or was interrupted
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
+import shlex
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,8 +21,9 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
-    as_json,
+    and_replies,
     check_backend,
+    count,
     decoded,
     home,
     open_beside,
@@ -29,9 +31,9 @@ from memagent.cli.common import (
     open_memory,
     read_stdin,
     require_user,
-    say,
     say_remaining,
 )
+from memagent.cli.output import as_json, confirm, json_file, say, write
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
@@ -74,9 +76,9 @@ def remember(
     if output is Output.JSON:
         as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
     elif len(turns) == 1:
-        typer.echo(f"Remembered as turn {turns[0].seq}.")
+        write(f"Remembered as turn {turns[0].seq}.")
     else:
-        typer.echo(f"Remembered {len(turns)} statements as turns {turns[0].seq} to {turns[-1].seq}.")
+        write(f"Remembered {len(turns)} statements as turns {turns[0].seq} to {turns[-1].seq}.")
 
 
 def recall(
@@ -136,6 +138,7 @@ def forget(
     """
     from memagent.agent.forgetting import forget as forget_
     from memagent.agent.forgetting import replies_that_saw
+    from memagent.cli.console import Console
     from memagent.cli.render import print_turns
 
     check_backend(backend, set_)
@@ -143,16 +146,14 @@ def forget(
         turns = _chosen(journal, seq, session, matching)
         if not turns and not journal.unfinished():
             raise InputError(
-                "No turn fits: nothing was forgotten. `memagent sessions show NAME` lists turns with their numbers."
+                "No turn fits: nothing was forgotten. "
+                f"`memagent sessions show NAME --user {shlex.quote(user)}` lists turns with their numbers."
             )
         replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
         if turns and not yes:
-            print_turns([*turns, *replies])
-            typer.confirm(
-                f"Forget {_count(len(turns), 'turn')}{_and_replies(len(replies))} for good?",
-                abort=True,
-                err=True,
-            )
+            print_turns([*turns, *replies], Console(stderr=True))
+            if not confirm(f"Forget {count(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
+                raise typer.Abort
         done = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
     if output is Output.JSON:
         remaining = [asdict(left) for left in done.remaining]
@@ -166,9 +167,9 @@ def forget(
             }
         )
     elif turns:
-        typer.echo(f"Forgot {_count(len(done.turns), 'turn')}{_and_replies(len(done.replies))}.")
+        write(f"Forgot {count(len(done.turns), 'turn')}{and_replies(len(done.replies))}.")
     elif not done.remaining:
-        typer.echo("No turn fits, but an earlier forgetting was unfinished: it is finished now.")
+        write("No turn fits, but an earlier forgetting was unfinished: it is finished now.")
     if done.discarded:
         say(
             f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
@@ -200,7 +201,7 @@ def export(
         return
     with open_journal(user) as journal:
         if file == "-":
-            _say_missing(export_(journal, sys.stdout))
+            _say_missing(export_(journal, json_file()))
             return
         target = Path(file)
         if not target.name:
@@ -213,9 +214,10 @@ def export(
                 os.fsync(out.fileno())
             fresh.replace(target)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink()
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-    say(f"Wrote {_count(written.turns, 'turn')} to {file}.")
+    say(f"Wrote {count(written.turns, 'turn')} to {file}.")
     _say_missing(written)
 
 
@@ -240,7 +242,7 @@ def backup(
         except OSError as error:
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
         written = journal.count()
-    say(f"Wrote {_count(written, 'turn')} to {file}.")
+    say(f"Wrote {count(written, 'turn')} to {file}.")
 
 
 def accept_loss(
@@ -257,22 +259,22 @@ def accept_loss(
     require_user(home(), user)
     loss = examine_loss(home(), user)
     if loss is None:
-        typer.echo("Nothing is lost: the journal holds all that is known of it.")
+        write(
+            "Nothing here speaks for a loss: the journal holds all that its mark and the stored memories know of."
+        )
         return
     if loss.journal:
-        typer.echo(f"The journal cannot be used: {loss.journal}")
+        write(f"The journal cannot be used: {loss.journal}")
     elif loss.reached is not None:
-        typer.echo(
-            f"The journal reaches turn {loss.reached.seq:,} and forgetting {loss.reached.forgetting:,}."
-        )
+        write(f"The journal reaches turn {loss.reached.seq:,} and forgetting {loss.reached.forgetting:,}.")
     for claim in loss.claims:
-        typer.echo(
+        write(
             f"{claim.claimant} knew of turns up to {claim.extent.seq:,} and forgettings up to {claim.extent.forgetting:,}."
         )
-    if not yes:
-        typer.confirm("Go on without what is lost?", abort=True, err=True)
+    if not yes and not confirm("Go on without what is lost?"):
+        raise typer.Abort
     _, aside = accept(home(), user)
-    typer.echo(f"Going on. What was known of the lost turns is in {aside}.")
+    write(f"Going on. What was known of the lost turns is in {aside}.")
 
 
 def import_(
@@ -313,12 +315,12 @@ def import_(
             {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
         )
         return
-    typer.echo(f"Imported {_count(done.added, 'turn')}; {done.present} were here already.")
+    write(f"Imported {count(done.added, 'turn')}; {done.present} were here already.")
     if done.forgotten_here:
-        say(f"{_count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
+        say(f"{count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
     if done.to_forget:
         say(
-            f"{_count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
+            f"{count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
         )
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
@@ -341,19 +343,17 @@ def _verify(file: str) -> None:
 
     with open_source(Path(file), Path(gettempdir())) as (source, _):
         proof = prove(source)
-    what = f"{_count(proof.turns, 'turn')} and {_count(proof.forgettings, 'forgetting')}"
+    what = f"{count(proof.turns, 'turn')} and {count(proof.forgettings, 'forgetting')}"
     if proof.ended:
-        typer.echo(f"{file} is whole: {what}, head {proof.head.hex()}.")
+        write(f"{file} is whole: {what}, head {proof.head.hex()}.")
     else:
-        typer.echo(
-            f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove."
-        )
+        write(f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove.")
 
 
 def _say_missing(written: Exported) -> None:
     if written.missing:
         say(
-            f"The journal lacks {_count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
+            f"The journal lacks {count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
             "`memagent doctor` says more."
         )
         raise typer.Exit(1)
@@ -383,15 +383,3 @@ def _advance(report: object, size: int, label: str):  # type: ignore[no-untyped-
             report(done, size, label)  # type: ignore[operator]
 
     return advance
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _and_replies(number: int) -> str:
-    return (
-        f" and {_count(number, 'reply').replace('replys', 'replies')} written with it in view"
-        if number
-        else ""
-    )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli.common import Output, OutputOption, as_json, home, say
+from memagent.cli.common import Output, OutputOption, home
+from memagent.cli.output import as_json, one_line, say, write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,22 +45,18 @@ def list_(output: OutputOption = Output.TEXT) -> None:
     if output is Output.JSON:
         as_json(rows)
         return
-    from rich.table import Table
+    from memagent.cli.console import Table, console
 
-    from memagent.cli.render import console
-
-    table = Table(box=None, padding=(0, 2), show_edge=False)
+    table = Table()
     for heading in rows[0]:
         table.add_column(heading, justify="right" if heading == "megabytes" else "left")
     for row in rows:
         table.add_row(
             *("yes" if cell is True else "no" if cell is False else str(cell) for cell in row.values())
         )
-    out = console()
-    out.print(table)
-    out.print(
-        f"\nKept in {models}. Any path, hub id (owner/name) or provider:model works after --model too.",
-        soft_wrap=True,
+    console().print(table)
+    write(
+        f"\nKept in {one_line(str(models))}. Any path, hub id (owner/name) or provider:model works after --model too."
     )
 
 
@@ -77,7 +74,7 @@ def pull(name: Annotated[str, typer.Argument(help="A catalogue name.")]) -> None
     if model.kind == "chat":
         weights = model.weights
         converted(folder / weights.name, weights.sha256, transformers_folder(model, models), notify=say)
-    typer.echo(f"{name} is here and verified: {folder}")
+    write(f"{name} is here and verified: {folder}")
 
 
 @app.command()
@@ -102,16 +99,17 @@ def verify(
             ready = transformers_folder(model, models)
             if ready.exists() and (found := damage(ready, model.weights.sha256, thorough=True)):
                 say(
-                    f"{model.name}: the converted form is damaged ({found}); it is made again when next used."
+                    f"{model.name}: the converted form is damaged ({found}). "
+                    f"Remove {ready}; it is made again when the model is next used."
                 )
                 wrong += 1
                 continue
-            typer.echo(f"{model.name}: every byte is right.")
+            write(f"{model.name}: every byte is right.")
         except MemagentError as error:
             say(str(error))
             wrong += 1
     if not chosen:
-        typer.echo("No model is here yet; `memagent models pull NAME` fetches one.")
+        write("No model is here yet; `memagent models pull NAME` fetches one.")
     raise typer.Exit(1 if wrong else 0)
 
 

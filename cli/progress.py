@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from functools import cache
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +17,8 @@ from rich.progress import (
 )
 
 from memagent.agent.models.fetch import Report
+from memagent.cli.console import Console
+from memagent.cli.output import one_line
 
 Item = TypeVar("Item")
 
@@ -28,15 +29,19 @@ def _console() -> Console:
     return Console(stderr=True)
 
 
+def _label() -> TextColumn:
+    return TextColumn("{task.description}", markup=False)
+
+
 def track(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
     """Yield items while a bar shows how many are done."""
     console = _console()
     if not console.is_terminal:
         yield from items
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (_label(), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        yield from bar.track(items, total=total, description=label)
+        yield from bar.track(items, total=total, description=one_line(label))
 
 
 def bytes_reporter() -> Report:
@@ -48,10 +53,10 @@ def bytes_reporter() -> Report:
         if not console.is_terminal:
             return
         if label not in state:
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            columns = (_label(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
             state[label] = Progress(*columns, console=console, transient=True)
             state[label].start()
-            state[label].add_task(label, total=total)
+            state[label].add_task(one_line(label), total=total)
         state[label].update(state[label].task_ids[0], completed=done)
         if done >= total:
             state.pop(label).stop()

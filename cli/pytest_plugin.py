@@ -55,16 +55,17 @@ class RecallFile(pytest.File):
     def collect(self) -> Iterator[RecallItem]:
         from memagent.agent.scenarios import read
         from memagent.backends.errors import MemagentError
+        from memagent.cli.output import one_line, printable
 
         try:
             found = read(self.path)
             backends = _backends(self.config)
         except MemagentError as error:
-            raise self.CollectError(str(error)) from error
+            raise self.CollectError(printable(str(error))) from error
         for one in found:
             for backend in backends:
                 if not one.scenario.backends or backend in one.scenario.backends:
-                    name = f"{one.scenario.name}[{backend}]"
+                    name = one_line(f"{one.scenario.name}[{backend}]")
                     yield RecallItem.from_parent(self, name=name, located=one, backend=backend)
 
 
@@ -102,11 +103,14 @@ class RecallItem(pytest.Item):
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         from memagent.agent.scenarios.report import explain
-        from memagent.cli.render import plain
+        from memagent.backends.errors import MemagentError
+        from memagent.cli.output import printable
 
         if isinstance(excinfo.value, RecallError):
-            return plain(explain(excinfo.value.result))
-        return super().repr_failure(excinfo, style)
+            return printable(explain(excinfo.value.result))
+        if isinstance(excinfo.value, MemagentError):
+            return printable(str(excinfo.value))
+        return printable(str(super().repr_failure(excinfo, style)))
 
     def reportinfo(self) -> tuple[Path, int, str]:
         return self.path, self.located.line - 1, f"recall scenario: {self.name}"

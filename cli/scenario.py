@@ -16,13 +16,14 @@ from memagent.cli.common import (
     Output,
     OutputOption,
     SetOption,
-    as_json,
     choose_backends,
     home,
-    say,
 )
+from memagent.cli.output import as_json, printable, say, write
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from memagent.agent.scenarios import Located, ScenarioResult
 
 app = typer.Typer(
@@ -129,19 +130,12 @@ def list_(files: FilesArgument = None, tag: TagOption = None, output: OutputOpti
             ]
         )
         return
-    from rich.table import Table
-    from rich.text import Text
+    from memagent.cli.console import Table, console
 
-    from memagent.cli.render import console, plain
-
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    for heading in ("scenario", "tags", "file", "about"):
-        table.add_column(heading)
+    table = Table("scenario", "tags", "file", "about")
     for one in found:
         story = one.scenario
-        where = f"{one.file.name}:{one.line}"
-        cells = (story.name, ", ".join(story.tags), where, story.about)
-        table.add_row(*(Text(plain(cell)) for cell in cells))
+        table.add_row(story.name, ", ".join(story.tags), f"{one.file.name}:{one.line}", story.about)
     console().print(table)
 
 
@@ -154,7 +148,7 @@ def check(files: FilesArgument = None) -> None:
       memagent scenario check my.recall.yaml
     """
     found = _selected(files, None)
-    typer.echo(f"{len(found)} scenario{'' if len(found) == 1 else 's'}, no mistakes.")
+    write(f"{len(found)} scenario{'' if len(found) == 1 else 's'}, no mistakes.")
 
 
 @app.command()
@@ -184,31 +178,26 @@ def _selected(files: list[Path] | None, tags: list[str] | None) -> list[Located]
 
 
 def _print(results: list[ScenarioResult], backends: list[str]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from memagent.agent.scenarios.report import explain
     from memagent.backends.registry import CONTROL
-    from memagent.cli.render import console, plain
+    from memagent.cli.console import Table, console
 
     on = console()
     by_place: dict[tuple[str, int], dict[str, ScenarioResult]] = {}
     for result in results:
         by_place.setdefault((result.file, result.line), {})[result.backend] = result
-    table = Table(box=None, padding=(0, 2), show_edge=False)
-    table.add_column("scenario")
-    table.add_column("file")
-    for name in backends:
-        table.add_column(name)
+    table = Table("scenario", "file", *backends)
     for (file, line), found in by_place.items():
         name = next(iter(found.values())).name
         cells = [_cell(found.get(backend)) for backend in backends]
-        table.add_row(Text(plain(name)), Text(plain(f"{Path(file).name}:{line}")), *cells)
+        table.add_row(name, f"{Path(file).name}:{line}", *cells)
     on.print(table)
     for result in results:
         if not result.passed and (result.backend != CONTROL or len(backends) == 1):
             on.print()
-            on.print(Text(plain(explain(result))), soft_wrap=True)
+            on.print(Text(printable(explain(result))), soft_wrap=True)
     on.print()
     for name in backends:
         own = [result for result in results if result.backend == name]
@@ -221,12 +210,14 @@ def _print(results: list[ScenarioResult], backends: list[str]) -> None:
         on.print(Text(f"{CONTROL} remembers nothing: what it passes needs no memory.", style="dim"))
 
 
-def _cell(result: ScenarioResult | None) -> str:
+def _cell(result: ScenarioResult | None) -> Text:
+    from rich.text import Text
+
     if result is None:
-        return "[dim]-[/dim]"
+        return Text("-", style="dim")
     if result.passed:
-        return "[green]passed[/green]"
+        return Text("passed", style="green")
     if result.error is not None:
-        return "[red]stopped[/red]"
+        return Text("stopped", style="red")
     failed = sum(not probe.passed for probe in result.probes)
-    return f"[red]failed[/red] {failed}/{len(result.probes)}"
+    return Text.assemble(("failed", "red"), f" {failed}/{len(result.probes)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -17,13 +16,15 @@ from memagent.cli.common import (
     OutputOption,
     SetOption,
     UserOption,
-    as_json,
+    and_replies,
     check_backend,
+    count,
     home,
     open_beside,
     open_journal,
     say_remaining,
 )
+from memagent.cli.output import as_json, confirm, json_file, write
 
 app = typer.Typer(help="List, show, delete and export conversations.", invoke_without_command=True)
 NameArgument = Annotated[str, typer.Argument(help="The session's name.")]
@@ -93,20 +94,20 @@ def delete(
     model: ModelOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Forget all turns of a session for good, and its name."""
-    from memagent.agent.forgetting import forget
+    """Forget all turns of a session for good, and its name. Replies in other sessions that may repeat them go too."""
+    from memagent.agent.forgetting import forget, replies_that_saw
 
     check_backend(backend, set_)
     with open_journal(user, read_only=False) as journal:
         session = journal.session(name)
         seqs = [turn.seq for turn in journal.turns(session=name)]
-        if not yes:
-            typer.confirm(
-                f"Forget session {name!r} with {session.turns} turns for good?", abort=True, err=True
-            )
+        elsewhere = and_replies(len(replies_that_saw(journal, seqs)) if seqs else 0)
+        turns = count(session.turns, "turn")
+        if not yes and not confirm(f"Forget session {name!r} with {turns}{elsewhere} for good?"):
+            raise typer.Abort
         done = forget(home(), journal, seqs, open_beside(user, model))
         journal.delete_session(name)
-    typer.echo(f"Deleted session {name!r}: {len(seqs)} turns forgotten.")
+    write(f"Deleted session {name!r}: {count(len(seqs), 'turn')}{and_replies(len(done.replies))} forgotten.")
     if say_remaining(done.remaining):
         raise typer.Exit(1)
 
@@ -117,4 +118,4 @@ def export(name: NameArgument, user: UserOption = DEFAULT_USER) -> None:
     from memagent.agent.transfer import export as export_
 
     with open_journal(user) as journal:
-        export_(journal, sys.stdout, session=journal.session(name).name)
+        export_(journal, json_file(), session=journal.session(name).name)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from memagent.backends.registry import CONTROL
-from memagent.cli.render import console, plain
+from memagent.cli.console import Console, Table, console
+from memagent.cli.output import one_line
 
 _BASELINES = ("chance", "bm25", CONTROL)
 # Where even a random order finds this much, a figure says little.
@@ -24,7 +23,7 @@ def print_benchmark(summary: Mapping[str, Any]) -> None:
     data = manifest["data"]
     on.print(
         Text(
-            f"{manifest['benchmark']}, {plain(data['file'])}: {data['cases']} conversations, {data['turns']:,} turns; "
+            f"{manifest['benchmark']}, {one_line(data['file'])}: {data['cases']} conversations, {data['turns']:,} turns; "
             f"{manifest['embedder'].split()[0]} embeddings, seed {manifest['seed']}",
             style="bold",
         )
@@ -40,7 +39,7 @@ def print_benchmark(summary: Mapping[str, Any]) -> None:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2), show_edge=False)
+    table = Table(title=title)
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
     return table

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from memagent.agent.events import Recalled, Token, TurnEnded
-from memagent.backends.errors import InputError, MemagentError
+from memagent.backends.errors import MemagentError
 from memagent.cli import commands
-from memagent.cli.render import plain as printable
+from memagent.cli.console import Console
+from memagent.cli.output import indented, is_yes, one_line, printable, read_line, write
 
 if TYPE_CHECKING:
     from memagent.agent.conversation import Conversation
@@ -23,17 +22,23 @@ if TYPE_CHECKING:
 _HISTORY = 500
 
 
-def converse(conversation: Conversation, *, plain: bool) -> None:
+def converse(
+    conversation: Conversation, *, plain: bool, command: Sequence[str] = ("memagent", "chat")
+) -> None:
     """Talk until the person leaves.
 
     Args:
         plain: no colours and no line editing; lines are read from standard input as they come.
+        command: what began this chat, without the session; told in the end, to continue it.
     """
-    console = Console(no_color=plain, highlight=False)
-    read = _lines if plain else _line_editor(conversation)
+    console = Console(no_color=plain)
+    read = read_line if plain else _line_editor(conversation)
     console.print(
-        f"[dim]{conversation.model.name} with {conversation.memory.name} memory, session {escape(conversation.session)}. "
-        "/help lists the commands.[/]"
+        one_line(
+            f"{conversation.model.name} with {conversation.memory.name} memory, session {conversation.session}. "
+            "/help lists the commands."
+        ),
+        style="dim",
     )
     while True:
         try:
@@ -43,11 +48,9 @@ def converse(conversation: Conversation, *, plain: bool) -> None:
         except (commands.Quit, EOFError):
             break
         except MemagentError as error:
-            console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
-    console.print(
-        f"[dim]Kept. Continue with: memagent chat --session {escape(shlex.quote(conversation.session))}[/]",
-        soft_wrap=True,
-    )
+            console.print(Text.assemble(("Error:", "red"), f" {indented(str(error))}"), soft_wrap=True)
+    again = shlex.join([*command, "--session", conversation.session])
+    console.print(one_line(f"Continue with: {again}"), style="dim", soft_wrap=True)
 
 
 def _handle(line: str, conversation: Conversation, console: Console) -> None:
@@ -59,13 +62,13 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
             if isinstance(event, Recalled) and event.shown:
                 count = len(event.shown)
                 console.print(
-                    f"[dim]({count} recollection{'' if count == 1 else 's'}, {event.seconds * 1000:.0f} ms; /why)[/]"
+                    f"({count} recollection{'' if count == 1 else 's'}, {event.seconds * 1000:.0f} ms; /why)",
+                    style="dim",
                 )
             elif isinstance(event, Token):
-                console.file.write(printable(event.text))
-                console.file.flush()
+                write(event.text, end="")
             elif isinstance(event, TurnEnded):
-                console.print(" [dim](stopped)[/]" if event.stopped else "")
+                console.print(" (stopped)" if event.stopped else "", style="dim")
 
 
 @contextmanager
@@ -83,20 +86,9 @@ def _interruptible(conversation: Conversation) -> Iterator[None]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _lines() -> str:
-    raw = sys.stdin.buffer.readline()
-    if not raw:
-        raise EOFError
-    try:
-        return raw.decode().rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"The line is not valid UTF-8 at byte {error.start}; it was not sent.") from error
-
-
 def _ask(question: str) -> bool:
-    sys.stdout.write(f"{question} [y/N] ")
-    sys.stdout.flush()
-    return _lines().strip().lower() in ("y", "yes")
+    write(f"{question} [y/N] ", end="")
+    return is_yes(read_line())
 
 
 def _line_editor(conversation: Conversation) -> Callable[[], str]:
@@ -105,6 +97,13 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+    from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
+
+    class Harmless(Processor):
+        """Shows unsafe characters of past messages as dots; what is sent again is what it was."""
+
+        def apply_transformation(self, line: TransformationInput) -> Transformation:
+            return Transformation([(part[0], printable(part[1])) for part in line.fragments])
 
     keys = KeyBindings()
 
@@ -129,6 +128,7 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
         history=InMemoryHistory(past),
         completer=WordCompleter([*commands.COMMANDS], sentence=True),
         complete_while_typing=False,
+        input_processors=[Harmless()],
     )
 
     def read() -> str:
@@ -138,7 +138,7 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
             except KeyboardInterrupt:
                 if last_try:
                     raise EOFError from None
-                print("Press Ctrl+C again, or Ctrl+D, to leave.")
+                write("Press Ctrl+C again, or Ctrl+D, to leave.")
         raise EOFError
 
     return read

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 import memagent
 from memagent.agent.benchmarks.dataset import Dataset
 from memagent.agent.conversation import Channel
+from memagent.agent.fields import json_text
 from memagent.agent.home import make_private
 from memagent.backends import registry
 from memagent.backends.errors import BusyError, StorageError
@@ -131,7 +132,7 @@ class Run:
 
     def add(self, row: Row) -> None:
         """Record a measurement; once this returns it survives the death of the process."""
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self._file.write(json_text(row) + "\n")
         self._file.flush()
         self._note(row)
 
@@ -180,7 +181,7 @@ class Run:
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
         fresh = self.folder / f"{name}.part"
-        fresh.write_text(json.dumps(value, ensure_ascii=False, indent=2), encoding="utf-8")
+        fresh.write_text(json_text(value, indent=2), encoding="utf-8")
         fresh.replace(self.folder / name)
 
 

@@ -297,14 +297,16 @@ def _translation(where: str, message: str) -> StorageError:
         return _damaged(where, "it holds text that is not valid UTF-8")
     if any(sign in message for sign in _SIGNS_OF_DAMAGE):
         return _damaged(where, message)
-    if "disk is full" in message or "disk I/O" in message:
-        hint = "The disk is full or failing: nothing of this step was stored. Free some space and repeat it."
+    if "disk is full" in message:
+        hint = "The disk is full: nothing of this step was stored. Free some space and repeat it."
     elif "locked" in message:
         hint = f"Another process kept it locked for {BUSY_SECONDS} seconds. Nothing of this step was stored; try again."
     elif "readonly" in message or "unable to open" in message:
-        hint = "It cannot be written. Mend its rights, or set MEMAGENT_HOME to a folder of your own."
-    else:
+        hint = "It cannot be opened or written: mend the rights of the file and of its folder. Nothing of this step was stored."
+    elif "constraint" in message.lower():
         hint = "Nothing of this step was stored."
+    else:
+        hint = "Look whether this step was stored (`memagent sessions list`) before you repeat it."
     return StorageError(f"The journal {where}: {message}. {hint}")
 
 

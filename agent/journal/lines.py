@@ -208,7 +208,7 @@ def read_lines(source: Source, proof: Proof) -> Iterator[tuple[bytes, Line]]:
         while raw := source.file.readline(_LONGEST_LINE + 1):
             if len(raw) > _LONGEST_LINE:
                 raise InputError(
-                    f"{source.name}, line {proof.lines + 1}: longer than {_LONGEST_LINE:,} bytes. Nothing was imported."
+                    f"{source.name}, line {proof.lines + 1}: longer than {_LONGEST_LINE:,} bytes."
                 )
             line = _parsed(source.name, proof, raw)
             yield raw, line
@@ -226,10 +226,15 @@ def prove(source: Source, advance: Callable[[int], None] = lambda size: None) ->
         InputError: the first bad line, by number, with what is wrong in it; or the file was cut off.
     """
     proof = Proof()
-    for raw, _ in read_lines(source, proof):
-        advance(len(raw))
+    try:
+        for raw, _ in read_lines(source, proof):
+            advance(len(raw))
+    except InputError as error:
+        raise InputError(f"{error} Nothing was imported.") from error
     if not proof.lines:
-        raise InputError(f"{source.name} is empty; an export begins with a header line.")
+        raise InputError(
+            f"{source.name} is empty; an export begins with a header line. Nothing was imported."
+        )
     if proof.format > _BEFORE_CHAINS and not proof.ended:
         raise InputError(
             f"{source.name} ends after line {proof.lines:,} without its last line: it was cut off. Nothing was imported."
@@ -252,11 +257,8 @@ def _parsed(name: str, proof: Proof, raw: bytes) -> Line:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         raise InputError(
-            f"{name}, line {proof.lines + 1}: {where + ': ' if where else ''}{first['msg']}. Nothing was imported; "
-            "mend the line and try again."
+            f"{name}, line {proof.lines + 1}: {where + ': ' if where else ''}{first['msg']}."
         ) from error
     except MemagentError as error:
-        raise InputError(
-            f"{name}, line {proof.lines}: {str(error).rstrip('.')}. Nothing was imported."
-        ) from error
+        raise InputError(f"{name}, line {proof.lines}: {str(error).rstrip('.')}.") from error
     return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -129,7 +130,10 @@ class JournalReader:
         known = {session.name: session for session in self.sessions()}
         if name not in known:
             raise NotFoundError(
-                "session", name, known, f"`memagent sessions list --user {self.user}` shows them."
+                "session",
+                name,
+                known,
+                f"`memagent sessions list --user {shlex.quote(self.user)}` shows them.",
             )
         return known[name]
 

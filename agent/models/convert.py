@@ -28,7 +28,7 @@ def converted(gguf: Path, sha256: str, target: Path, *, notify: Notify) -> Path:
     Raises:
         ModelError: transformers cannot read the file.
     """
-    make_private(target.parent)
+    make_private(target.parent, "MEMAGENT_MODELS")
     with FileLock(target.parent / f".{target.name}.lock", mode=0o600):
         wrong = damage(target, sha256)
         if not wrong:
@@ -39,7 +39,7 @@ def converted(gguf: Path, sha256: str, target: Path, *, notify: Notify) -> Path:
             notify(f"Converting {gguf.name} once, for fast loading (about half a minute)")
         fresh = target.with_name(target.name + ".new")
         shutil.rmtree(fresh, ignore_errors=True)
-        make_private(fresh)
+        make_private(fresh, "MEMAGENT_MODELS")
         try:
             _convert(gguf, fresh)
         except (OSError, ValueError, KeyError, RuntimeError) as error:

@@ -34,7 +34,9 @@ def load_embedder(models: Path, *, notify: Notify, report: Report = quiet) -> Em
         return HashingEmbedder()
     embedders = {model.name: model for model in CATALOGUE.values() if model.kind == "embedder"}
     if name not in embedders:
-        raise NotFoundError("embedder", name, [*embedders, HashingEmbedder.name])
+        raise NotFoundError(
+            "embedder", name, [*embedders, HashingEmbedder.name], "MEMAGENT_EMBEDDER names it."
+        )
     model = embedders[name]
     return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
 

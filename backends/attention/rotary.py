@@ -31,7 +31,7 @@ def check(model: Any) -> None:
     if kind not in FAMILIES:
         raise SettingError(
             f"Memory inside attention works with models of the families {', '.join(FAMILIES)}; this one is {kind!r}. "
-            "Choose another model, or for this one --channel text and a backend that can (`memagent backends list`)."
+            "Choose another model, or --channel text with a backend that needs no local model (`memagent backends list`)."
         )
     rope = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope not in _STATIC:

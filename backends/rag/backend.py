@@ -41,7 +41,7 @@ _STORES = ("chromadb", "httpx")
 
 
 def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Turn the stores' own errors into StorageError: the journal has the turns, so nothing is lost."""
+    """Turn the stores' own errors into StorageError: what they lack is read from the journal again."""
 
     @wraps(method)
     def call(*args: Arguments.args, **named: Arguments.kwargs) -> Result:
@@ -56,8 +56,8 @@ def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Resu
             ):
                 raise
             raise StorageError(
-                f"The rag memory's stores failed: {error}. No turn is lost: the journal has them, and the memory "
-                "reads them when it is next used. Free some space or mend the folder's rights, and try again."
+                f"The rag memory's stores failed: {error}. The journal is kept apart from them, and the memory reads "
+                "there what it lacks when it is next used. If the disk is full or cannot be written, mend that first."
             ) from error
 
     return call

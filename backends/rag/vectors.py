@@ -207,7 +207,8 @@ def _server_client(url: str) -> Client:
         )
     except (httpx.HTTPError, ValueError) as error:
         raise StorageError(
-            f"The Chroma server at {url} does not answer ({error}). No turn is lost: the journal has them. "
-            "Start it (`chroma run --host 127.0.0.1 --port 8000 --path FOLDER`), or leave out --set url=..."
+            f"The Chroma server at {url} does not answer ({error}). Start it, on its machine with "
+            f"`chroma run --host {parts.hostname} --port {port} --path FOLDER`, or leave out --set url=... "
+            "The journal is kept apart from it, and the memory reads there what it lacks when it is next used."
         ) from error
     return client  # type: ignore[return-value]

@@ -139,7 +139,8 @@ class RopeMap(MemoryBackend):
         if model.digest != self._resources.local_model.digest:
             raise SettingError(
                 f"The map holds keys of {self._resources.local_model.name}; {model.name} cannot attend to them. "
-                f"Use that model, or read the journal with this one: `memagent backends rebuild {self.name} --model ...`."
+                "Use that model, or read the journal with this one, by "
+                f"`memagent backends rebuild {self.name} --model {model.name}` (and --user, --set as here)."
             )
         excluded = set(self._catalogue.numbers(exclude))
         if self.config.mode == "token":

@@ -272,7 +272,7 @@ def test_a_first_save_that_fails_leaves_nothing(store: CheckpointStore) -> None:
         (directory / "part").write_text("half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(StorageError, match="No turn is lost"):
+    with pytest.raises(StorageError, match="still has every turn"):
         write(store, how=full_disk)
     assert (store.current(), generations(store)) == (None, [])
 

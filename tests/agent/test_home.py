@@ -12,7 +12,10 @@ import pytest
 
 from memagent.agent.home import Home, folder_name, make_private
 from memagent.agent.memory import open_journal
-from memagent.backends.errors import InputError, StorageError
+from memagent.agent.models.catalogue import CATALOGUE
+from memagent.agent.models.convert import converted
+from memagent.agent.models.fetch import ensure
+from memagent.backends.errors import InputError, SettingError, StorageError
 from tests.conftest import OpenMemory
 
 ODD_NAMES = [
@@ -153,13 +156,32 @@ def test_a_home_below_a_file_is_refused_with_the_way_out(tmp_path: Path) -> None
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+def test_a_folder_that_cannot_be_is_refused_with_the_variable_that_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    with pytest.raises(StorageError, match="is not a folder. Set MEMAGENT_HOME"):
+        make_private(file)
+    with pytest.raises(StorageError, match="cannot be created .* Set MEMAGENT_MODELS"):
+        converted(tmp_path / "model.gguf", "0" * 64, file / "converted" / "0", notify=print)
+    for model in CATALOGUE.values():
+        with pytest.raises(StorageError, match="cannot be created .* Set MEMAGENT_MODELS"):
+            ensure(model, file / "models", notify=print)
+
+
+def test_a_journal_url_that_keeps_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMAGENT_JOURNAL", "sqlite://")
+    with pytest.raises(SettingError, match="in memory"):
+        Home.from_environment()
+
+
 def test_the_environment_names_the_folders_and_nothing_is_created(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "h"))
     monkeypatch.setenv("MEMAGENT_MODELS", str(tmp_path / "m"))
-    monkeypatch.setenv("MEMAGENT_JOURNAL", "sqlite:///shared.db")
-    assert Home.from_environment() == Home(tmp_path / "h", tmp_path / "m", "sqlite:///shared.db")
+    url = f"sqlite:///{tmp_path}/shared.db"
+    monkeypatch.setenv("MEMAGENT_JOURNAL", url)
+    assert Home.from_environment() == Home(tmp_path / "h", tmp_path / "m", url)
     assert list(tmp_path.iterdir()) == []
 
 

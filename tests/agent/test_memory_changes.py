@@ -128,7 +128,7 @@ def test_a_full_disk_on_closing_is_told_and_the_lock_let_go(
 
     with monkeypatch.context() as patched:
         patched.setattr(InMemory, "save", full_disk)
-        with pytest.raises(StorageError, match="No turn is lost"):
+        with pytest.raises(StorageError, match="still has every turn"):
             memory.close()
     again = open_memory(wait_seconds=0)
     assert again.stats().items == 64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,8 +61,36 @@ def test_a_backend_of_another_package_is_found(tmp_path: Path, monkeypatch: pyte
 def test_a_backend_that_lacks_a_package_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "needy", "import package_nobody_has\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(MissingExtraError, match="The backend needy needs the package package_nobody_has"):
+    with pytest.raises(
+        MissingExtraError,
+        match="The backend needy needs the Python module package_nobody_has, .* `pip install someones-needy` installs",
+    ):
         registry.get("needy")
+
+
+def test_a_built_in_backend_that_lacks_a_module_names_a_package_pip_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("memagent.backends.in_memory")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "memagent.backends.in_memory.backend", None)
+    with pytest.raises(MissingExtraError, match="`pip install memagent` installs what it needs"):
+        registry.get("in_memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("default", ["default"], "There is no user 'default'. There is no other."),
+        ("ana", ["ana", "anna"], "There is no user 'ana'. Did you mean anna?"),
+        ("ana", ["ana", "ben"], "There is no user 'ana'. Known: ben."),
+        ("ana", [], "There is no user 'ana'. There is none yet."),
+        ("ana", ["ana\n\x1b"], "There is no user 'ana'. Did you mean 'ana\\n\\x1b'?"),
+        ("x", ["ben\u202e"], "There is no user 'x'. Known: 'ben\\u202e'."),
+    ],
+)
+def test_what_is_not_found_is_never_suggested(name: str, known: list[str], said: str) -> None:
+    assert str(NotFoundError("user", name, known)) == said
 
 
 def test_without_settings_the_defaults_hold() -> None:

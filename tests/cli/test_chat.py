@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -262,7 +263,7 @@ def test_lines_are_answered_in_turn_until_the_end(home: Home) -> None:
         "echo with in_memory memory, session monday. /help lists the commands.",
         FACT,
         "I live in Porto.",
-        "Kept. Continue with: memagent chat --session monday",
+        "Continue with: memagent chat --session monday",
     ]
     assert said(home)[::2] == [f"monday/user: {FACT}", "monday/user: I live in Porto."]
 
@@ -270,6 +271,23 @@ def test_lines_are_answered_in_turn_until_the_end(home: Home) -> None:
 def test_a_last_line_without_an_end_is_answered_too(home: Home) -> None:
     assert chat("-s", "monday", stdin=b"first\nlast").exit_code == 0
     assert said(home)[2] == "monday/user: last"
+
+
+def test_the_command_that_continues_a_chat_has_the_options_that_were_given(home: Home) -> None:
+    given = ["-u", "ana maria", "-b", "in_memory", "--set", "threshold=0.3", "--set", "abstain=false"]
+    given += ["--max-tokens", "3", "--plain"]
+    shown = chat("-s", "-x", *given, stdin=b"one two three four\n").stdout
+    again = shlex.split(shown.splitlines()[-1].partition("Continue with: ")[2])
+    assert again[:2] == ["memagent", "chat"]
+    assert "--plain" in again
+    done = chat(*again[2:], stdin=b"five six seven eight\n")
+    assert done.exit_code == 0
+    assert said(home, "ana maria") == [
+        "-x/user: one two three four",
+        "-x/assistant: one two three",
+        "-x/user: five six seven eight",
+        "-x/assistant: five six seven",
+    ]
 
 
 def test_quit_leaves_at_once(home: Home) -> None:
@@ -346,7 +364,7 @@ def test_a_forgetting_that_is_not_confirmed_changes_nothing(home: Home, answer: 
 def test_a_line_that_is_not_utf8_is_not_sent_and_the_chat_goes_on(home: Home) -> None:
     done = chat("-s", "monday", stdin=b"caf\xe9\nstill here\n")
     assert done.exit_code == 0
-    assert "The line is not valid UTF-8 at byte 3; it was not sent." in done.stdout
+    assert "The line is not valid UTF-8 at byte 3; it was not used." in done.stdout
     assert said(home)[0] == "monday/user: still here"
 
 

@@ -228,9 +228,10 @@ def test_replies_that_saw_the_turn_go_with_it(home: Home) -> None:
 def test_before_asking_the_turns_are_shown(home: Home) -> None:
     memagent("chat", "-p", FACT, "-s", "monday")
     done = memagent("forget", "--seq", "1", stdin=b"y\n")
-    assert "     1 " in done.stdout
-    assert f"user: {FACT}" in done.stdout
-    assert f"assistant: {FACT}" in done.stdout
+    assert done.stdout == "Forgot 1 turn and 1 reply written with it in view.\n"
+    assert "     1 " in done.stderr
+    assert f"user: {FACT}" in done.stderr
+    assert f"assistant: {FACT}" in done.stderr
     assert "Forget 1 turn and 1 reply written with it in view for good?" in done.stderr
     assert said(home) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from memagent.agent.models import fetch
+from memagent.agent.models import convert, fetch
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.models.resolve import transformers_folder
 from memagent.backends.errors import ModelError, NotFoundError
@@ -133,3 +133,20 @@ def test_a_pull_does_not_replace_a_damaged_file_unasked(models: Path) -> None:
     assert isinstance(done.exception, ModelError)
     assert "has 6 bytes, expected 98,362,432. Remove" in str(done.exception)
     assert not transformers_folder(CATALOGUE["smollm2-135m"], models).exists()
+
+
+def test_a_damaged_converted_form_is_named_as_only_its_removal_makes_it_anew(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "check", lambda *arguments, **named: None)
+    model = CATALOGUE["smollm2-135m"]
+    ready = put(models, model.name) / "transformers"
+    ready.mkdir()
+    (ready / "model.safetensors").write_bytes(b"damaged")
+    manifest = {"format": 1, "source_sha256": model.weights.sha256}
+    files = {"model.safetensors": {"size": 7, "sha256": "0" * 64}}
+    (ready / "converted.json").write_text(json.dumps({**manifest, "files": files}))
+    done = memagent("verify", model.name)
+    assert done.exit_code == 1
+    assert f"Remove {ready}; it is made again" in done.stderr
+    assert convert.damage(ready, model.weights.sha256) == ""  # what the next use would look at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memagent.agent.home import Home
+from memagent.backends.text import UNSAFE
 
 DOGS = """\
 name: a dog is remembered
@@ -165,3 +167,34 @@ def test_control_characters_do_not_reach_the_terminal(project: Path) -> None:
     lines = run(project, "--memagent-backend", "none", exit_code=1)
     assert any("Who?" in line for line in lines)
     assert not any("\x1b" in line for line in lines)
+
+
+EVIL = "Biscuit\x1b[2J\x07\x7f\x9b31m\u202ecod\u2066\u2028"
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_code"),
+    [
+        (DOGS.replace("tags", json.dumps(EVIL)), 2),
+        (DOGS.replace("name: a dog is remembered", f"name: {json.dumps(EVIL)}"), 2),
+        (DOGS.replace("recalled: Biscuit", f"recalled: {json.dumps(EVIL)}"), 1),
+        (DOGS.replace("What is my dog called?", json.dumps(EVIL)), 1),
+    ],
+)
+def test_no_text_of_a_scenario_commands_the_terminal(project: Path, text: str, exit_code: int) -> None:
+    (project / "dogs.recall.yaml").write_text(text, encoding="utf-8")
+    lines = run(project, "--memagent-backend", "none", "--memagent-recall-only", exit_code=exit_code)
+    assert any("Biscuit" in line and "cod" in line for line in lines)
+    assert not UNSAFE.search("".join(lines))
+
+
+def test_no_text_of_an_unexpected_exception_commands_the_terminal(project: Path) -> None:
+    (project / "dogs.recall.yaml").write_text(DOGS, encoding="utf-8")
+    (project / "conftest.py").write_text(
+        "import memagent.agent.scenarios as scenarios\n\n\n"
+        f"def fail(*arguments, **named):\n    raise RuntimeError({EVIL!r})\n\n\nscenarios.run = fail\n",
+        encoding="utf-8",
+    )
+    lines = run(project, "--memagent-backend", "none", exit_code=1)
+    assert any("RuntimeError: Biscuit·[2J" in line for line in lines)
+    assert not UNSAFE.search("".join(lines))

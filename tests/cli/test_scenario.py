@@ -251,7 +251,7 @@ def test_the_program_ends_with_a_line_and_exit_code_1_where_a_file_is_wrong() ->
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines() == [
         "Error: dogs.recall.yaml:3: steps[0]: the field expect is missing",
-        "dogs.recall.yaml:4: steps[0].expct: no such field here; did you mean expect?",
+        "  dogs.recall.yaml:4: steps[0].expct: no such field here; did you mean expect?",
     ]
 
 
@@ -325,7 +325,8 @@ def test_a_setting_belongs_to_the_only_backend_or_to_the_one_it_names() -> None:
     ("names", "pair", "error", "message"),
     [
         (["rag", "none"], "abstain=false", InputError, "as in --set rag.abstain=false"),
-        (["rag", "none"], "in_memory.threshold=1", InputError, "as in --set rag.threshold=1"),
+        (["rag", "none"], "in_memory.threshold=1", InputError, "none of rag, none has a setting 'threshold'"),
+        (["in_memory", "rag"], "personal=1", InputError, "as in --set rag.personal=1"),
         (["rag"], "abstain", InputError, "expected KEY=VALUE"),
         (["rag"], "nosuch=1", NotFoundError, "nosuch"),
         (["rag", "in_memory"], "in_memory.nosuch=1", NotFoundError, "nosuch"),

@@ -104,6 +104,16 @@ def test_a_deleted_session_is_gone_with_its_turns_and_its_name(home: Home) -> No
     ]
 
 
+def test_replies_elsewhere_that_saw_a_deleted_session_are_announced_and_go_too(home: Home) -> None:
+    memagent("chat", "-p", "What is my dog called, Biscuit?", "-s", "friday")
+    done = memagent("sessions", "delete", "monday", stdin=b"y\n")
+    assert "with 2 turns and 1 reply written with it in view for good?" in done.stderr
+    assert done.stdout == (
+        "Deleted session 'monday': 2 turns and 1 reply written with it in view forgotten.\n"
+    )
+    assert texts(home) == ["I live in Porto.", "I live in Porto.", "What is my dog called, Biscuit?"]
+
+
 def test_a_refused_confirmation_deletes_nothing() -> None:
     done = memagent("sessions", "delete", "monday", stdin=b"n\n")
     assert done.exit_code == 1

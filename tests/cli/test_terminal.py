@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import StringIO
 
 import pytest
 from prompt_toolkit.application import create_app_session, get_app_session
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from prompt_toolkit.output.vt100 import Vt100_Output
 
 from memagent.agent.conversation import Conversation
 from memagent.agent.memory import Memory
@@ -75,6 +78,19 @@ def test_what_the_user_said_before_is_the_history(keyboard: PipeInput, memory: M
     read = terminal._line_editor(Conversation(memory, EchoModel(), "monday"))
     keyboard.send_text(UP + "!" + ENTER)
     assert read() == "what I said last!"
+
+
+def test_the_history_shows_harmless_text_and_gives_back_what_was_said(memory: Memory) -> None:
+    evil = "Biscuit\u202ecod\u2066\x9b31m\x1b[2J"
+    memory.remember("sunday", "user", evil)
+    screen = StringIO()
+    output = Vt100_Output(screen, lambda: Size(rows=24, columns=80))
+    with create_pipe_input() as typed, create_app_session(input=typed, output=output):
+        read = terminal._line_editor(Conversation(memory, EchoModel(), "monday"))
+        typed.send_text(UP + ENTER)
+        assert read() == evil
+    assert "Biscuit·cod··31m·[2J" in screen.getvalue()
+    assert not {"\u202e", "\u2066", "\x9b"} & set(screen.getvalue())
 
 
 def test_commands_are_completed(keyboard: PipeInput, read: Callable[[], str]) -> None:

@@ -102,7 +102,8 @@ def test_a_provider_without_langchain_names_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setitem(sys.modules, "langchain", None)
     with pytest.raises(
-        MissingExtraError, match=r"needs the package langchain: pip install 'memagent\[langchain\]'"
+        MissingExtraError,
+        match=r"needs the Python module langchain, .* `pip install 'memagent\[langchain\]'`",
     ):
         load(name, tmp_path)
 
