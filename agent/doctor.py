@@ -18,7 +18,7 @@ from memagent.agent.forgetting import finish
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.journal.mark import UnreadableMarkError
-from memagent.agent.journal.schema import OutdatedSchemaError
+from memagent.agent.journal.schema import NoJournalError, OutdatedSchemaError
 from memagent.agent.lock import BackendLock, backend_lock
 from memagent.agent.loss import examine_loss
 from memagent.agent.memory import Memory, open_journal
@@ -110,7 +110,10 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
 
 
 def _own_files(root: Path) -> Iterator[Path]:
-    """Yield what memagent writes under a home, which may be a folder that holds other things too."""
+    """Yield what memagent keeps under a home, which may be a folder that holds other things too.
+
+    Not the working files of open memories: libraries make them with the process's usual modes, in private folders.
+    """
     users = root / "users"
     if users.is_dir() and not users.is_symlink():
         yield users
@@ -119,7 +122,8 @@ def _own_files(root: Path) -> Iterator[Path]:
                 yield user
                 backends = user / "backends"
                 for path in [*user.glob("journal*"), backends, *backends.rglob("*")]:
-                    if path.exists() and not path.is_symlink():
+                    working = path.relative_to(user).parts[2:3] in (("scratch",), ("readers",))
+                    if not working and path.exists() and not path.is_symlink():
                         yield path
 
 
@@ -183,6 +187,8 @@ def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
                 "good",
                 f"{user}: {journal.count():,} turns in {len(journal.sessions()):,} sessions",
             )
+    except NoJournalError as error:
+        yield Finding("journal", "note", f"{user}: {error}")
     except OutdatedSchemaError as error:
         yield Finding("journal", "note", f"{user}: {error}", "memagent doctor --mend")
     except MemagentError as error:

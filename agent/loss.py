@@ -14,7 +14,7 @@ from memagent.agent.home import Home, make_private
 from memagent.agent.journal import Extent, Journal
 from memagent.agent.journal.database import DamagedDatabaseError
 from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError
-from memagent.agent.journal.schema import OutdatedSchemaError
+from memagent.agent.journal.schema import NoJournalError, OutdatedSchemaError
 from memagent.agent.lock import backend_lock
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import CheckpointError, JournalDamagedError, StorageError
@@ -54,6 +54,8 @@ def examine_loss(home: Home, user: str) -> Loss | None:
     claims: list[Claim] = []
     file = None if home.journal_url else home.journal_file(user)
     if file is not None and (not file.exists() or file.stat().st_size == 0):
+        if not home.mark_file(user).exists() and not any(_claims(home, user)):
+            return None  # a first opening that was killed
         damage = f"{file} is {'empty' if file.exists() else 'missing'}."
     else:
         try:
@@ -62,7 +64,7 @@ def examine_loss(home: Home, user: str) -> Loss | None:
                 claims = [one for one in _claims(home, user) if not _confirmed(journal, one)]
         except DamagedDatabaseError as error:
             damage = str(error)
-        except OutdatedSchemaError:  # it has no chain yet, which is added when it is next written
+        except (NoJournalError, OutdatedSchemaError):  # nothing to hold it against before it is next written
             return None
     if damage:
         claims = list(_claims(home, user))

@@ -158,7 +158,7 @@ def forked(work: Callable[[], None]) -> int:
         try:
             work()
             os._exit(0)
-        except Exception:
+        except Exception:  # noqa: BLE001 - whatever it is, the parent process is told by the exit code
             traceback.print_exc()
         finally:
             os._exit(1)

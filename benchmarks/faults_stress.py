@@ -223,7 +223,7 @@ class Worker:
             self.done["busy"] += "is in use by" in errors
             return ""
         if code != 0 or "Traceback" in errors:
-            what = (errors or out.read_text()).strip()[-600:]
+            what = (errors or out.read_text()).strip()[:900]
             self.faults.append(f"{self.name}: memagent {' '.join(arguments)[:80]}: exit code {code}: {what}")
             return ""
         return out.read_text()

@@ -5,6 +5,7 @@ Cost: appending is two indexed inserts whatever the length of the journal; forge
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,6 +39,7 @@ from memagent.agent.journal.records import (
 )
 from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
 from memagent.agent.journal.schema import (
+    NoJournalError,
     chain,
     checkpoints,
     forgettings,
@@ -53,6 +55,8 @@ from memagent.backends.protocol import Turn
 
 # A seq asked for by an import is kept up to here, so that a journal never comes near the largest one.
 _LARGEST_KEPT_SEQ = 2**52
+# What a reader waits for the tables of a journal that another process has just begun.
+_CREATION_SECONDS = 1.0
 
 
 class Journal(JournalReader):
@@ -91,12 +95,7 @@ class Journal(JournalReader):
         may_create = not (read_only or trusting)
         super().__init__(open_database(target, read_only=read_only, may_create=may_create), user)
         try:
-            with (
-                self._connect(**({} if read_only else {"begin": "BEGIN IMMEDIATE"})) as connection,
-                connection.begin(),
-            ):
-                prepare(connection, may_change=not read_only)
-                self.id: str = connection.execute(select(meta.c.value).where(meta.c.key == "id")).scalar_one()
+            self.id = self._prepare()
             if noted is not None:
                 self.confirm(noted, f"Its high-water mark {mark}")
         except BaseException:
@@ -287,6 +286,21 @@ class Journal(JournalReader):
             return audit(reader, self._opened())
 
     # inside
+
+    def _prepare(self) -> str:
+        """Make sure that the tables are there, and return the journal's id."""
+        options = {} if self._read_only else {"begin": "BEGIN IMMEDIATE"}
+        deadline = time.monotonic() + _CREATION_SECONDS
+        while True:
+            try:
+                with self._connect(**options) as connection, connection.begin():
+                    prepare(connection, may_change=not self._read_only)
+                    journal_id = select(meta.c.value).where(meta.c.key == "id")
+                    return str(connection.execute(journal_id).scalar_one())
+            except NoJournalError:  # another process may be making it
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def _noted(self) -> Extent | None:
         """How far the mark says the journal has been; None where it says nothing."""

@@ -114,6 +114,10 @@ checkpoints = Table(
 )
 
 
+class NoJournalError(StorageError):
+    """The database has no tables yet: nothing was ever stored, or another process is making them."""
+
+
 class OutdatedSchemaError(StorageError):
     """The journal has an older schema, which only a command that writes can bring up to date."""
 
@@ -144,7 +148,9 @@ def prepare(connection: Connection, *, may_change: bool = True) -> None:
                 "The database has tables of another program; give the journal a database of its own."
             )
         if not may_change:
-            raise StorageError("The database holds no journal.")
+            raise NoJournalError(
+                "The database holds no journal yet; the first message to be remembered makes it."
+            )
         metadata.create_all(connection)
         connection.execute(
             meta.insert(), [{"key": "version", "value": str(VERSION)}, {"key": "id", "value": uuid4().hex}]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from memagent.agent.doctor import examine
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.loss import accept_loss, examine_loss
@@ -213,6 +214,15 @@ def test_a_first_opening_that_was_killed_is_no_loss(home: Home) -> None:
     home.journal_file("ana").touch()
     with open_journal(home, "ana") as journal:
         assert journal.append("monday", "user", "hello").seq == 1
+
+
+def test_a_first_opening_that_was_killed_holds_no_journal_yet(home: Home) -> None:
+    home.user_folder("ana").mkdir(parents=True)
+    home.journal_file("ana").touch(mode=0o600)
+    with pytest.raises(StorageError, match="holds no journal yet"):
+        open_journal(home, "ana", read_only=True)
+    assert examine_loss(home, "ana") is None
+    assert [one.level for one in examine(home) if one.area == "journal"] == ["note"]
 
 
 def test_a_copy_of_the_same_journal_keeps_the_stored_state(
