@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,8 @@ class CheckpointStore:
         for entry in self.folder.glob("[0-9]*"):
             if entry.name != kept:
                 remove_tree(entry)
-        self._current.with_suffix(".new").unlink(missing_ok=True)
+        with suppress(OSError):  # it holds a number and a digest
+            self._current.with_suffix(".new").unlink(missing_ok=True)
 
     def _name(self) -> str | None:
         """The current generation's name; None if there is none or the pointer is damaged."""

@@ -65,7 +65,8 @@ class BackendLock:
     def release(self) -> None:
         """Give the lock back; harmless if it is not held."""
         if self._lock.is_locked:
-            self._holder.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._holder.unlink(missing_ok=True)
             self._lock.release()
 
     def holder(self) -> str:

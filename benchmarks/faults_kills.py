@@ -217,7 +217,9 @@ class Campaign:
         folder: an empty folder for the homes.
     """
 
-    def __init__(self, folder: Path, operation: Operation, backend: str, models: Models, model_folder: Path) -> None:
+    def __init__(
+        self, folder: Path, operation: Operation, backend: str, models: Models, model_folder: Path
+    ) -> None:
         self.folder = folder
         self.operation = operation
         self.backend = backend

@@ -315,6 +315,6 @@ _SIGNS_OF_DAMAGE = ("not a database", "malformed", "no such table", "no such col
 
 def _damaged(where: str, what: str) -> DamagedDatabaseError:
     return DamagedDatabaseError(
-        f"The journal {where}: {what}. It is damaged and was left untouched. Restore it from a backup or an export; "
+        f"The journal {where}: {what}. It, or the disk it lies on, is damaged; it was left untouched. Restore it from a backup or an export; "
         "`memagent doctor` says more."
     )
