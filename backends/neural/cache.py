@@ -1,7 +1,8 @@
 """The cache of a Hugging Face model, under the name that the installed transformers has for it.
 
-transformers 5.24 renamed the argument and output field ``past_key_values`` to ``cache``: 5.23 knows only the old name,
-and 5.40 is to know only the new one. A model of ours takes both names and returns the one that transformers reads:
+transformers 5.24 renamed the argument and output field ``past_key_values`` to ``cache``: 5.23 knows only the old
+name, and 5.40 is to know only the new one. A model of ours takes both names and returns the one that the installed
+transformers reads:
 
     class OurModel(OurPreTrainedModel, CachedGenerationMixin):
         @can_return_tuple
@@ -10,8 +11,8 @@ and 5.40 is to know only the new one. A model of ours takes both names and retur
             ...
             return CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: cache})
 
-Its ``forward`` declares every argument that it reads and has no ``**kwargs``, so that the next renamed argument is a
-TypeError instead of a sequence that silently begins anew.
+Its ``forward`` declares every argument that it takes and has no ``**kwargs``, so that the next renamed argument is
+a TypeError instead of a sequence that silently begins anew.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ def cache_field(output_class: type[Any]) -> str:
     """
     names = [field.name for field in fields(output_class) if field.name in CACHE_NAMES]
     if len(names) != 1:
+        expected = " or ".join(CACHE_NAMES)
         raise ValueError(
-            f"{output_class.__name__} is expected to have one field named {' or '.join(CACHE_NAMES)}; it has {names}"
+            f"{output_class.__name__} is expected to have one field named {expected}; it has {names}"
         )
     return names[0]
 
 
 CACHE_NAME = cache_field(BaseModelOutputWithPast)
-"""The name that the installed transformers has for the cache: in outputs, in ``forward`` and in ``generate``."""
+"""The name of the cache in the installed transformers: in outputs, in ``forward`` and in ``generate``."""
 
 
 def given_cache(cache: CacheT | None, past_key_values: CacheT | None) -> CacheT | None:
@@ -68,8 +70,8 @@ class GenerationCache(ABC):
     Attributes:
         is_compileable: Whether it has one shape from the first token on, for ``torch.compile``.
         is_croppable: Whether it can be taken back to before its last tokens.
-        is_linear: For each kind of layer, whether it needs no position: if all did, ``generate`` would read again the
-            tokens that the cache has seen already.
+        is_linear: Whether each layer is linear attention. If all were, ``generate`` would give the model the whole
+            text again, and not only the tokens that the cache has not seen.
     """
 
     is_compileable: ClassVar[bool] = False
