@@ -80,7 +80,7 @@ def run_under_fiu() -> None:
         return
     if shutil.which("fiu-run") is None:
         raise SystemExit("fiu-run is not installed; on Debian: apt-get install fiu-utils")
-    os.execvp("fiu-run", ["fiu-run", "-x", "-f", "", sys.executable, *sys.argv])  # noqa: S606 - it replaces us
+    os.execvp("fiu-run", ["fiu-run", "-x", "-f", "", sys.executable, *sys.argv])  # noqa: S606, S607 - it replaces us; found on the path above
 
 
 class Round:

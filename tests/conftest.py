@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -55,3 +56,24 @@ def open_memory(home: Home) -> Iterator[OpenMemory]:
     yield open_
     for memory in opened:
         memory.close()
+
+
+@pytest.fixture
+def no_deprecated_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail where transformers says that a deprecated name is used: it only logs that, once, and memagent keeps it quiet."""
+    from transformers.utils import logging as transformers_logging
+
+    messages: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            messages.append(record.getMessage())
+
+    transformers_logging.warning_once.cache_clear()
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "handlers", [Handler()])
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(level)
+    assert [message for message in messages if "deprecated" in message] == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.metadata import version
 
 import pytest
+from packaging.version import Version
 
 from memagent.agent.home import Home
 from memagent.agent.scenarios import Located, Models, Options, read_all, run, suite
@@ -12,6 +14,9 @@ from memagent.agent.scenarios import Located, Models, Options, read_all, run, su
 SCENARIOS = read_all(suite())
 # Fair, and beyond what `rag` or the small default model can do today.
 HARD = "hard"
+# The note is recalled, and rounding decides what the small model makes of it: with torch 2.9.0 and 2.11.0 it answers
+# with the day that was put off, with 2.12.0 and 2.13.0 with the right one.
+ROUNDED = {"an appointment put off": Version("2.12")}
 
 
 @cache
@@ -37,6 +42,9 @@ def test_the_suite_is_large_and_its_names_are_unique() -> None:
 def test_rag_passes(located: Located, request: pytest.FixtureRequest) -> None:
     if HARD in located.scenario.tags:
         request.applymarker(pytest.mark.xfail(reason="a fair scenario that rag fails today", strict=False))
+    name = of(located)
+    if name in ROUNDED and Version(version("torch")) < ROUNDED[name]:
+        request.applymarker(pytest.mark.xfail(reason="the model's answer depends on rounding", strict=False))
     result = run(located, "rag", Options(), models())
     assert result.passed, [(probe.question, probe.reply, probe.failures) for probe in result.probes]
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from memagent.backends.neural.cache import GenerationCache
 from memagent.backends.titans.lm.attention import AttentionCache
 from memagent.backends.titans.lm.memory import MemoryCache
 from memagent.kernels.neural_memory import NeuralMemoryState
@@ -32,13 +33,11 @@ class BlockCache:
     asked_tail: Tensor | None = None
 
 
-class TitansCache:
-    """The ``past_key_values`` of a Titans model: windows, convolutions' tails and neural memories of all blocks.
+class TitansCache(GenerationCache):
+    """The cache of a Titans model: windows, convolutions' tails and neural memories of all blocks.
 
     Each call to the model replaces its parts, so that a `copy` goes on from where it was taken.
     """
-
-    is_compileable = False
 
     def __init__(self) -> None:
         self.blocks: list[BlockCache] = []

@@ -6,6 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from memagent.backends.neural.cache import CACHE_NAMES
+
 VARIANTS = ("mac", "mag", "mal", "lmm")
 
 
@@ -41,7 +43,7 @@ class TitansConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """
 
     model_type = "titans"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012 - transformers reads it on the class
+    keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 - transformers reads it on the class
 
     variant: str = "mac"
     vocab_size: int = 256

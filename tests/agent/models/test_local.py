@@ -128,6 +128,18 @@ def test_the_reply_comes_in_pieces_that_make_the_models_own_text(model: LocalCha
     assert "".join(pieces) == model.tokenizer.decode(whole[0][prompt.shape[1] :], skip_special_tokens=True)
 
 
+@pytest.mark.usefixtures("no_deprecated_names")
+def test_a_reply_is_what_the_model_says_without_a_cache(model: LocalChatModel) -> None:
+    text = reply(model, Sampling(max_tokens=20))
+    ids = torch.tensor([prompt_of(model, ASKED)], device=model.device)
+    length = ids.shape[1]
+    with torch.inference_mode():
+        for _ in range(20):
+            best = model.model(ids, use_cache=False).logits[:, -1:].argmax(-1)
+            ids = torch.cat([ids, best], 1)
+    assert text == model.tokenizer.decode(ids[0, length:], skip_special_tokens=True)
+
+
 def test_the_first_piece_is_there_before_the_reply_is_complete(model: LocalChatModel) -> None:
     counted = passes(model)
     pieces = model.stream(ASKED, Sampling(max_tokens=400))

@@ -15,6 +15,8 @@ from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.attending import FIRST, SECOND, memory_of
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, tiny, tokens
 
+pytestmark = pytest.mark.usefixtures("no_deprecated_names")
+
 
 def generated(local: Tiny, ids: list[list[int]], *, use_cache: bool, mask: Tensor | None = None) -> Any:
     given = torch.tensor(ids)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
 
+from memagent.backends.neural.cache import CACHE_NAME
 from memagent.backends.titans.lm import TitansCache, TitansConfig, TitansForCausalLM, TitansModel
 
 VARIANTS = ("mac", "mag", "mal", "lmm")
@@ -91,7 +92,7 @@ def test_piece_by_piece_is_the_same_as_at_once(variant: str, options: dict[str, 
     whole = logits_of(model, ids)
     for cuts in ([1] * 27, [3, 1, 8, 15], [WINDOW, 2 * WINDOW, 9], [26, 1]):
         cache = TitansCache()
-        pieces = [logits_of(model, piece, past_key_values=cache) for piece in torch.split(ids, cuts, 1)]
+        pieces = [logits_of(model, piece, cache=cache) for piece in torch.split(ids, cuts, 1)]
         torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-11)
         assert cache.get_seq_length() == 27
 
@@ -101,10 +102,10 @@ def test_a_copied_cache_goes_on_where_it_was_taken(variant: str) -> None:
     model, ids = model_of(variant), tokens(20)
     whole = logits_of(model, ids)
     cache = TitansCache()
-    logits_of(model, ids[:, :13], past_key_values=cache)
+    logits_of(model, ids[:, :13], cache=cache)
     kept = cache.copy()
-    logits_of(model, ids[:, :5], past_key_values=cache)
-    again = logits_of(model, ids[:, 13:], past_key_values=kept)
+    logits_of(model, ids[:, :5], cache=cache)
+    again = logits_of(model, ids[:, 13:], cache=kept)
     torch.testing.assert_close(again, whole[:, 13:], rtol=0, atol=1e-11)
 
 
@@ -114,7 +115,7 @@ def test_a_cache_does_not_grow(variant: str) -> None:
     sizes = []
     for length in (8 * WINDOW, 24 * WINDOW):
         cache = TitansCache()
-        logits_of(model, tokens(length), past_key_values=cache)
+        logits_of(model, tokens(length), cache=cache)
         attention = cache.blocks[0].attention
         memory = cache.blocks[0].memory
         assert memory is not None
@@ -164,8 +165,8 @@ def test_generation_samples_searches_beams_and_goes_on(variant: str) -> None:
         beams, model.generate(ids, max_new_tokens=6, do_sample=False, num_beams=3, use_cache=False)
     )
     cache = TitansCache()
-    first = model.generate(ids, max_new_tokens=4, do_sample=False, past_key_values=cache)
-    second = model.generate(first, max_new_tokens=4, do_sample=False, past_key_values=cache)
+    first = model.generate(ids, max_new_tokens=4, do_sample=False, cache=cache)
+    second = model.generate(first, max_new_tokens=4, do_sample=False, cache=cache)
     assert torch.equal(second, model.generate(ids, max_new_tokens=8, do_sample=False))
 
 
@@ -174,7 +175,7 @@ def test_generation_samples_searches_beams_and_goes_on(variant: str) -> None:
 def test_every_parameter_is_trained(variant: str, options: dict[str, Any]) -> None:
     model, ids = model_of(variant, **options).train(), tokens(17)
     outputs = model(ids, labels=ids)
-    assert outputs.past_key_values is None
+    assert getattr(outputs, CACHE_NAME) is None
     outputs.loss.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -206,7 +207,7 @@ def test_a_model_in_bfloat16_keeps_its_memory_in_float32(variant: str) -> None:
     model, ids = model_of(variant), tokens(15)
     cache = TitansCache()
     exact = logits_of(model, ids)
-    logits = logits_of(model.to(torch.bfloat16), ids, past_key_values=cache)
+    logits = logits_of(model.to(torch.bfloat16), ids, cache=cache)
     memory = cache.blocks[0].memory
     assert memory is not None
     assert memory.state.weights[0].dtype == torch.float32
@@ -258,10 +259,10 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="all ones"):
         model(ids, attention_mask=padded)
     with pytest.raises(TypeError, match="TitansCache rather than a DynamicCache"):
-        model(ids, past_key_values=DynamicCache())
+        model(ids, cache=DynamicCache())
     cache = TitansCache()
-    logits_of(model_of("mac", num_hidden_layers=1), ids, past_key_values=cache)
+    logits_of(model_of("mac", num_hidden_layers=1), ids, cache=cache)
     with pytest.raises(ValueError, match="2 blocks rather than 1"):
-        model(ids, past_key_values=cache)
+        model(ids, cache=cache)
     with pytest.raises(ValueError, match="not both"):
         model(ids, inputs_embeds=model.get_input_embeddings()(ids))

@@ -13,6 +13,7 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Attachment, ModelMemory, Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
+from tests.backends.rope_map.test_generating import generated
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens
 from tests.backends.tiny_tokenizers import CALL, END, KINDS
 
@@ -53,6 +54,17 @@ def test_the_model_attends_to_what_is_recited_and_is_itself_again_afterwards(mak
     assert texts(attachment)[0] == FACT
     assert not torch.allclose(before, during, atol=1e-3)
     assert torch.equal(before, logits(local.model, PROMPT))
+
+
+@pytest.mark.usefixtures("no_deprecated_names")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generating_with_a_recital_and_a_cache_is_generating_without_a_cache(make: Make, family: str) -> None:
+    local = tiny(family)
+    with make(*OTHERS, FACT).attached(local, QUESTION):
+        cached = generated(local, [PROMPT], use_cache=True)
+        plain = generated(local, [PROMPT], use_cache=False)
+    assert cached.sequences.tolist() == plain.sequences.tolist()
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(plain.logits), atol=1e-4, rtol=1e-4)
 
 
 def test_what_was_said_differently_is_attended_differently(make: Make) -> None:
