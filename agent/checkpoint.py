@@ -88,10 +88,11 @@ class Checkpoint:
 
         Raises:
             CheckpointError: one is not.
+            OSError: one cannot be read: the disk fails.
         """
         try:
             files = _hash_files(self.directory)
-        except OSError as error:
+        except FileNotFoundError as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         wrong = sorted(path for path in {*files, *self.files} if files.get(path) != self.files.get(path))
         if wrong:
@@ -118,7 +119,7 @@ class CheckpointStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise CheckpointError(f"{self._current} cannot be read: {error.strerror}") from error
+            raise StorageError(f"{self._current} cannot be read: {error.strerror}.") from error
         name, _, digest = pointer.strip().partition(" ")
         if not (name.isascii() and name.isdigit()) or len(digest) != 64:
             raise CheckpointError(f"{self._current} names no generation but {pointer[:40]!r}")
@@ -240,13 +241,13 @@ class CheckpointStore:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all in it; nothing if it is not there.
+    """Remove a folder with all in it, or a file; nothing if it is not there.
 
     Raises:
         StorageError: it could not be removed whole.
     """
     try:
-        shutil.rmtree(path)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     except FileNotFoundError:
         return
     except OSError as error:
@@ -265,8 +266,10 @@ def _read_manifest(directory: Path, digest: str) -> Checkpoint:
     """Read a manifest that the pointer vouches for: what is in it is what was written."""
     try:
         content = (directory / _MANIFEST).read_bytes()
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(f"its manifest cannot be read ({error})") from error
+    except OSError as error:
+        raise StorageError(f"{directory / _MANIFEST} cannot be read: {error.strerror}.") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise CheckpointError("its manifest is not what was written")
     try:

@@ -7,8 +7,8 @@ than the journal: then it is the journal that has lost something.
 
 from __future__ import annotations
 
+import os
 import shlex
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from memagent.agent.checkpoint import Checkpoint, CheckpointStore, ForeignStateError, Position
+from memagent.agent.checkpoint import Checkpoint, CheckpointStore, ForeignStateError, Position, remove_tree
 from memagent.agent.journal import Journal, Unfinished
 from memagent.agent.workspace import remove_dead_readers
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
@@ -29,6 +29,7 @@ _REPLAY_SECONDS_IN_USE = 30.0
 _REPLAY_TURNS = 64
 # A reader starts over when a writer has replaced the state it was about to read.
 _READER_TRIES = 5
+_PROBE_BYTES = 2**20
 
 
 class Follower:
@@ -129,6 +130,7 @@ class Follower:
         """Throw the backend's state away and read the whole journal again; return the turns read."""
         if not self._read_only:
             discard(self.journal, self._store, self.name, self.place)
+        self._sound = False  # until there is another backend
         self._close_backend()
         self._begin_anew()
         read = self.catch_up()
@@ -246,6 +248,7 @@ class Follower:
             except CheckpointError as error:
                 unusable = error
             self._empty_workspace()
+            self._check_disk()
             if tries_left and current.exists() and current.read_bytes() != before:
                 continue
             break
@@ -269,13 +272,13 @@ class Follower:
         # First of all: a state that covers more than the journal must survive whatever else is wrong with it.
         self._confirm(found)
         found.check_fingerprint(self._fingerprint())
-        found.check_files()
         backend = self._read_state(found)
         self._saved = found.position
         return backend, found.position
 
     def _read_state(self, found: Checkpoint) -> MemoryBackend:
         try:
+            found.check_files()
             return self._class.load(found.directory, self._config, self.resources)
         except (MemagentError, MemoryError):
             raise
@@ -300,9 +303,22 @@ class Follower:
         self.backend, self.position = self._new_backend()
         self._saved, self._sound, self._open, self._settled = Position(), True, True, -1
 
+    def _check_disk(self) -> None:
+        """Make sure that it is not for want of room that a state could not be used, before it is thrown away.
+
+        Raises:
+            OSError: nothing can be written.
+        """
+        probe = self.resources.workspace / "probe"
+        with probe.open("wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+
     def _empty_workspace(self) -> None:
         for entry in self.resources.workspace.iterdir():
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            remove_tree(entry)
 
     def _fingerprint(self) -> dict[str, str | int | float | bool]:
         return {"backend": self.name, **self._class.fingerprint(self._config, self.resources)}

@@ -122,7 +122,7 @@ class Memory:
         make_backend = registry.get(backend)
         settings = settings or {}
         config = registry.configure(make_backend, settings)
-        with ExitStack() as stack:
+        with _disk_errors(backend), ExitStack() as stack:
             if lock is not None:
                 stack.callback(lock.release)
             journal = stack.enter_context(open_journal(home, user, read_only=read_only))
@@ -322,4 +322,17 @@ class Memory:
                 raise StorageError(
                     f"The {self.name} memory of user {self.user!r} was opened for reading only."
                 )
-            yield self.follower.backend
+            with _disk_errors(self.name):
+                yield self.follower.backend
+
+
+@contextmanager
+def _disk_errors(backend: str) -> Iterator[None]:
+    """Turn the disk's errors into StorageError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The files of the {backend} memory cannot be read or written: {error}. The journal is kept apart from them, and "
+            "the memory reads there what it lacks when it is next used. Free some space, or mend the disk or the rights."
+        ) from error

@@ -240,6 +240,7 @@ class MemoryBackend(Protocol):
 
         Raises:
             CheckpointError: the state cannot be used; the agent rebuilds it from the journal.
+            OSError: the disk is full or fails; the agent keeps the state.
         """
         ...
 

@@ -107,7 +107,7 @@ class InMemory(MemoryBackend):
                 )
                 for row in rows
             ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"turns.json cannot be read: {error}") from error
         backend = cls(config, resources)
         backend.remember(turns)

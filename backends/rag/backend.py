@@ -37,7 +37,8 @@ Result = TypeVar("Result")
 _FORMAT = 1
 _JUDGED = 20
 _VIEWS_A_PASSAGE = 3
-_STORES = ("chromadb", "httpx")
+# pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
+_STORES = ("chromadb", "httpx", "pyo3_runtime")
 
 
 def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
@@ -49,11 +50,8 @@ def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Resu
             return method(*args, **named)
         except MemagentError:
             raise
-        except Exception as error:
-            if (
-                not isinstance(error, (sqlite3.Error, OSError))
-                and type(error).__module__.split(".")[0] not in _STORES
-            ):
+        except BaseException as error:
+            if not isinstance(error, sqlite3.Error) and type(error).__module__.split(".")[0] not in _STORES:
                 raise
             raise StorageError(
                 f"The rag memory's stores failed: {error}. The journal is kept apart from them, and the memory reads "
@@ -194,7 +192,7 @@ class Rag(MemoryBackend):
             copyfile(directory / "lexical.sqlite3", resources.workspace / "lexical.sqlite3")
             if not config.url:
                 copytree(directory / "chroma", resources.workspace / "chroma")
-        except (OSError, ValueError, KeyError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources)
         found = backend._lexical.count()[1]

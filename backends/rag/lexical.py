@@ -15,7 +15,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
-from memagent.backends.errors import CheckpointError
+from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Turn
 from memagent.backends.rag.passages import LONGEST, Passage
 
@@ -26,6 +26,9 @@ CREATE TABLE IF NOT EXISTS passages (
 CREATE INDEX IF NOT EXISTS passages_by_session ON passages (session, seq);
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (own, context, tokenize = 'porter unicode61');
 """
+DISK_CODES = (5, 8, 10, 13, 14)
+"""SQLITE_BUSY, READONLY, IOERR, FULL and CANTOPEN: the disk fails, the content may be sound."""
+
 _CONTEXT_TURNS = 2
 _CONTEXT_WEIGHT = 0.5
 _MOST_TERMS = 64
@@ -63,6 +66,7 @@ class LexicalIndex:
 
     Raises:
         CheckpointError: the file is not what this class writes.
+        StorageError: the disk fails.
     """
 
     def __init__(self, file: Path) -> None:
@@ -191,15 +195,19 @@ class LexicalIndex:
         self._database.close()
 
     def _open(self) -> None:
-        # Used from any thread, one at a time.
-        self._database = sqlite3.connect(self._file, check_same_thread=False)
+        database: sqlite3.Connection | None = None
         try:
+            # Used from any thread, one at a time.
+            self._database = database = sqlite3.connect(self._file, check_same_thread=False)
             # Working files are never trusted after a crash, so they need no syncing.
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute("PRAGMA secure_delete = ON")
-            self._database.executescript(_SCHEMA)
+            database.execute("PRAGMA synchronous = OFF")
+            database.execute("PRAGMA secure_delete = ON")
+            database.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
-            self._database.close()
+            if database is not None:
+                database.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK_CODES:
+                raise StorageError(f"The word index {self._file} cannot be opened: {error}.") from error
             raise CheckpointError(f"{self._file.name} cannot be read: {error}") from error
 
     def _rowid(self, key: str) -> int:

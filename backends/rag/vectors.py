@@ -7,6 +7,7 @@ machines.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 
 from memagent.backends.errors import CheckpointError, SettingError, StorageError
 from memagent.backends.protocol import Vectors
+from memagent.backends.rag.lexical import DISK_CODES
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 _BATCH = 1000
 _SERVER_SECONDS = 5.0
 _EXACT = 1000
+# Chroma's Rust code panics at some damage, which Python sees as a BaseException of this module.
+_RUST = "pyo3_runtime"
+_SQLITE_CODE = re.compile(r"\(code: (\d+)\)")
 # Inner product of unit vectors is their cosine; Chroma's own "cosine" would renormalise what we store.
 _HNSW: CreateHNSWConfiguration = {
     "space": "ip",
@@ -49,7 +54,7 @@ class VectorIndex:
 
     Raises:
         CheckpointError: the folder's content cannot be opened.
-        StorageError: the server does not answer.
+        StorageError: the disk or the server fails.
     """
 
     def __init__(self, place: Path | str, collection: str = "passages") -> None:
@@ -136,21 +141,26 @@ class VectorIndex:
         self._client.close()
 
     def _open(self) -> None:
-        if isinstance(self._place, Path):
-            self._client = _embedded_client(self._place)
-        else:
+        if not isinstance(self._place, Path):
             self._client = _server_client(self._place)
+            self._collection = self._get_or_create()
+            return
+        stored = self._place.exists()
+        client: Client | None = None
         try:
-            self._collection: ChromaCollection = self._client.get_or_create_collection(
-                self._name,
-                embedding_function=None,
-                configuration={"hnsw": _HNSW},
-            )
+            self._client = client = _embedded_client(self._place)
+            self._collection = self._get_or_create()
         except BaseException as error:
-            self._client.close()
-            if isinstance(self._place, Path) and isinstance(error, Exception):
-                raise CheckpointError(f"Chroma cannot read its files: {error}") from error
+            if client is not None:
+                client.close()
+            if isinstance(error, Exception) or type(error).__module__ == _RUST:
+                raise _unusable(self._place, error, stored=stored) from error
             raise
+
+    def _get_or_create(self) -> ChromaCollection:
+        return self._client.get_or_create_collection(
+            self._name, embedding_function=None, configuration={"hnsw": _HNSW}
+        )
 
     def _read(self, keys: list[str]) -> Iterator[tuple[str, Vectors]]:
         for start in range(0, len(keys), _BATCH):
@@ -164,21 +174,29 @@ def _embedded_client(folder: Path) -> Client:
     from chromadb.api.client import Client
 
     folder.mkdir(mode=0o700, exist_ok=True)
-    try:
-        # Everything spelled out: Chroma would otherwise take settings from the environment and ./.env.
-        return Client(
-            settings=chromadb.config.Settings(
-                chroma_api_impl="chromadb.api.rust.RustBindingsAPI",
-                chroma_otel_collection_endpoint="",
-                allow_reset=False,
-                migrations="apply",
-                is_persistent=True,
-                persist_directory=str(folder.resolve()),
-                anonymized_telemetry=False,
-            )
+    # Everything spelled out: Chroma would otherwise take settings from the environment and ./.env.
+    return Client(
+        settings=chromadb.config.Settings(
+            chroma_api_impl="chromadb.api.rust.RustBindingsAPI",
+            chroma_otel_collection_endpoint="",
+            allow_reset=False,
+            migrations="apply",
+            is_persistent=True,
+            persist_directory=str(folder.resolve()),
+            anonymized_telemetry=False,
         )
-    except Exception as error:
-        raise CheckpointError(f"Chroma cannot open {folder}: {error}") from error
+    )
+
+
+def _unusable(folder: Path, error: BaseException, *, stored: bool) -> CheckpointError | StorageError:
+    """Say whether it is for what is stored or for the disk that Chroma cannot open a folder."""
+    found = _SQLITE_CODE.search(str(error))
+    code = int(found[1]) & 0xFF if found else 0
+    if stored and code not in DISK_CODES:
+        return CheckpointError(f"Chroma cannot read its files: {error}")
+    return StorageError(
+        f"Chroma cannot open {folder}: {error}. If the disk is full or cannot be written, mend that first."
+    )
 
 
 def _server_client(url: str) -> Client:

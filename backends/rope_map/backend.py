@@ -239,7 +239,7 @@ class RopeMap(MemoryBackend):
             raise CheckpointError("its pages have other tokens than its turns")
         try:
             backend._index.restore(load_file(directory / "index.safetensors"))
-        except (OSError, SafetensorError) as error:
+        except (FileNotFoundError, SafetensorError) as error:
             raise CheckpointError(f"its index cannot be read ({error})") from error
         except CheckpointError:  # of other heads: the calibration was lost and learnt again
             numbers = iter(backend._pages.pieces())

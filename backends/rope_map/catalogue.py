@@ -104,7 +104,7 @@ class Catalogue:
         try:
             for turn, first in _rows(file):
                 self._place(turn, first)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"its list of turns cannot be read ({error})") from error
 
     def _place(self, turn: Turn, first: int) -> list[int]:

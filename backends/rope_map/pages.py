@@ -237,7 +237,7 @@ def _opened(path: Path) -> Any:
 
     try:
         return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
+    except (FileNotFoundError, SafetensorError) as error:
         raise CheckpointError(f"the page {path.name} cannot be read ({error})") from error
 
 

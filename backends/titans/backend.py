@@ -216,7 +216,7 @@ class Titans(MemoryBackend):
                 **json.loads((directory / "words.json").read_text(encoding="utf-8")),
             )
             backend._spans = list(load_spans(directory / "spans.jsonl"))
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend._embeddings = [] if vectors is None else list(vectors)
         if len(backend._embeddings) != len(backend._spans):
