@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ _SERVER_SECONDS = 5.0
 _EXACT = 1000
 # Chroma's Rust code panics at some damage, which Python sees as a BaseException of this module.
 _RUST = "pyo3_runtime"
+# hnswlib's header: version, offset of level 0, most elements, elements, bytes of an element.
+_HEADER = struct.Struct("<iQQQQ")
 _SQLITE_CODE = re.compile(r"\(code: (\d+)\)")
 # Inner product of unit vectors is their cosine; Chroma's own "cosine" would renormalise what we store.
 _HNSW: CreateHNSWConfiguration = {
@@ -71,6 +74,8 @@ class VectorIndex:
         for start in range(0, len(keys), _BATCH):
             part = slice(start, start + _BATCH)
             self._collection.upsert(ids=list(keys[part]), embeddings=vectors[part])
+        if isinstance(self._place, Path):
+            clear_unused(self._place)
 
     def nearest(self, vector: Vectors, limit: int) -> dict[str, float]:
         """Return the keys most similar to ``vector`` ``[dimension]`` with their cosines, best first.
@@ -186,6 +191,26 @@ def _embedded_client(folder: Path) -> Client:
             anonymized_telemetry=False,
         )
     )
+
+
+def clear_unused(folder: Path) -> None:
+    """Overwrite what Chroma's index files hold beyond their elements.
+
+    hnswlib writes room for elements to come as it got it from the allocator: with whatever the process had freed, such
+    as the text of a turn that was forgotten since. Their header names the elements and the size of each.
+    """
+    for header in folder.glob("*/header.bin"):
+        content = header.read_bytes()
+        if len(content) < _HEADER.size:
+            continue
+        _, _, _, elements, element_bytes = _HEADER.unpack_from(content)
+        for name, size in (("data_level0.bin", element_bytes), ("length.bin", 4)):
+            file = header.with_name(name)
+            unused = file.stat().st_size - elements * size if file.exists() else 0
+            if unused > 0:
+                with file.open("r+b") as opened:
+                    opened.seek(elements * size)
+                    opened.write(bytes(unused))
 
 
 def _unusable(folder: Path, error: BaseException, *, stored: bool) -> CheckpointError | StorageError:

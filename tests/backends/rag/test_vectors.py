@@ -306,3 +306,17 @@ def test_a_server_that_stops_answering_is_a_storage_error(
         with pytest.raises(StorageError, match="The journal is kept apart"):
             memory.remember("monday", "user", "I live in Porto.")
         assert [turn.text for turn in memory.journal.turns()][-1] == "I live in Porto."
+
+
+def test_index_files_hold_no_freed_memory(tmp_path: Path) -> None:
+    index = VectorIndex(tmp_path / "chroma")
+    index.add(["1:0"], np.eye(1, 64, dtype=np.float32))
+    (data,) = (tmp_path / "chroma").glob("*/data_level0.bin")
+    assert data.stat().st_size > 0
+    assert not any(data.read_bytes())
+    data.write_bytes(b"the text of a forgotten turn".ljust(data.stat().st_size, b"x"))
+    index.add(["2:0"], np.eye(1, 64, 1, dtype=np.float32))
+    assert not any(data.read_bytes())
+    nearest = index.nearest(np.eye(1, 64, 1, dtype=np.float32)[0], 2)
+    assert next(iter(nearest)) == "2:0"
+    index.close()
