@@ -44,8 +44,8 @@ class LocalChatModel:
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 source, local_files_only=offline, trust_remote_code=False
             )
+            self.tokenizer("A trial: some odd settings are only met when a text is read.")
             self._text = TextTokenizer(self.tokenizer)
-            self.count_text("A trial: some odd settings are only met with when a text is read.")
             self.model: Any
             self.model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
