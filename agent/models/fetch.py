@@ -249,7 +249,12 @@ def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None])
     # pip writes to TMPDIR while it downloads, so the size of the inbox is the progress
     environment = os.environ | {"TMPDIR": str(inbox)}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     ) as pip:
         try:
             while pip.poll() is None:
