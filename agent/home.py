@@ -13,13 +13,14 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 from uuid import uuid4
 
 from memagent.agent.journal_url import check_journal_url
-from memagent.backends.errors import InputError, StorageError
+from memagent.backends.errors import InputError, SettingError, StorageError
 
 # Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -90,6 +91,27 @@ def folder_name(name: str) -> str:
     return encoded
 
 
+def _folder_from_environment(variable: str, default: Callable[[], Path]) -> Path:
+    """Return the folder that an environment variable names, made absolute; it need not exist yet."""
+    value = os.environ.get(variable)
+    try:
+        path = (Path(value) if value else default()).expanduser().absolute()
+        str(path).encode()
+        if path.is_dir() or not os.path.lexists(path):
+            return path
+        problem = "it is a link to nothing" if path.is_symlink() else "it is not a folder"
+    except UnicodeEncodeError:
+        problem = "it is not valid UTF-8"
+    except RuntimeError:
+        problem = "there is no such home folder"
+    except FileNotFoundError:
+        problem = "it is relative to the current folder, which has been deleted"
+    except (OSError, ValueError) as error:  # too long, a part that may not be entered, a NUL character
+        problem = f"{getattr(error, 'strerror', None) or error}"
+    place = f"{variable}={value:.200}" if value else f"{variable} is not set, and its default"
+    raise SettingError(f"{place} cannot be used: {problem}. Set {variable} to a folder by its full path.")
+
+
 @dataclass(frozen=True)
 class Home:
     """The folders of one installation.
@@ -109,6 +131,7 @@ class Home:
         """Read ``MEMAGENT_HOME``, ``MEMAGENT_MODELS`` and ``MEMAGENT_JOURNAL``; nothing is created.
 
         Raises:
+            SettingError: ``MEMAGENT_HOME`` or ``MEMAGENT_MODELS`` cannot name a folder; says why.
             SettingError, MissingExtraError: ``MEMAGENT_JOURNAL`` is refused, see ``check_journal_url``.
         """
         from platformdirs import user_cache_path, user_data_path
@@ -116,11 +139,11 @@ class Home:
         journal_url = os.environ.get("MEMAGENT_JOURNAL") or None
         if journal_url is not None:
             check_journal_url(journal_url)
-        root = os.environ.get("MEMAGENT_HOME")
-        models = os.environ.get("MEMAGENT_MODELS")
         return cls(
-            root=Path(root).expanduser().absolute() if root else user_data_path("memagent"),
-            models=Path(models).expanduser().absolute() if models else user_cache_path("memagent") / "models",
+            root=_folder_from_environment("MEMAGENT_HOME", lambda: user_data_path("memagent")),
+            models=_folder_from_environment(
+                "MEMAGENT_MODELS", lambda: user_cache_path("memagent") / "models"
+            ),
             journal_url=journal_url,
         )
 

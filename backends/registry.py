@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import EntryPoint, entry_points
+from math import isfinite
 from typing import Any
 
 from memagent.backends.errors import MissingExtraError, NotFoundError, SettingError
 from memagent.backends.protocol import MemoryBackend, ModelMemory
 
 GROUP = "memagent.backends"
+_LONGEST_QUOTE = 80
 CONTROL = "none"
 """The backend that remembers nothing: what an agent does with it, it does not owe to memory."""
 
@@ -75,7 +77,7 @@ def configure(backend: type[MemoryBackend], settings: Mapping[str, str]) -> Any:
 
     Raises:
         NotFoundError: no such setting.
-        SettingError: the value does not fit the field.
+        SettingError: the value does not fit the field, or is a number that is not finite or has more than 64 bits.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -84,11 +86,24 @@ def configure(backend: type[MemoryBackend], settings: Mapping[str, str]) -> Any:
         if key not in known:
             raise NotFoundError(f"setting of {backend.name}", key, known)
     try:
-        return TypeAdapter(backend.Config).validate_python(dict(settings))
+        config = TypeAdapter(backend.Config).validate_python(dict(settings))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "settings"
-        raise SettingError(
-            f"{backend.name}: {where}={settings.get(where, '')!r} does not fit: {first['msg']}. "
-            f"`memagent backends show {backend.name}` lists the settings."
-        ) from error
+        raise _misfit(backend, where, settings.get(where, ""), first["msg"]) from error
+    for key, value in settings.items():
+        number = getattr(config, key)
+        if isinstance(number, float) and not isfinite(number):
+            raise _misfit(backend, key, value, "Expected a finite number")
+        if isinstance(number, int) and not -(2**63) <= number < 2**63:
+            raise _misfit(backend, key, value, "Expected a number of 64 bits")
+    return config
+
+
+def _misfit(backend: type[MemoryBackend], key: str, value: object, reason: str) -> SettingError:
+    text = str(value)
+    quoted = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+    return SettingError(
+        f"{backend.name}: {key}={quoted!r} does not fit: {reason}. "
+        f"`memagent backends show {backend.name}` lists the settings."
+    )

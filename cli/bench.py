@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from memagent.cli.common import (
+    LARGEST,
     BackendsOption,
     ChannelName,
     ChannelOption,
@@ -56,12 +57,15 @@ PlotOption = Annotated[
     ),
 ]
 SampleOption = Annotated[
-    int | None, typer.Option(min=1, help="Ask only so many questions, drawn by --seed.", show_default=False)
+    int | None,
+    typer.Option(min=1, max=LARGEST, help="Ask only so many questions, drawn by --seed.", show_default=False),
 ]
 AnswersOption = Annotated[
     bool, typer.Option("--answers", help="Let the model answer too, and measure token-F1: slow.")
 ]
-SeedOption = Annotated[int, typer.Option(help="For the sample and everything random in a memory.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=LARGEST, help="For the sample and everything random in a memory.")
+]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not continue a run that was cut off.")]
 
 

@@ -11,6 +11,7 @@ import typer
 from memagent.cli.common import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
+    LARGEST,
     BackendOption,
     ChannelName,
     ChannelOption,
@@ -49,11 +50,11 @@ def chat(
     plain: Annotated[
         bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, max=LARGEST, help="Longest reply, in tokens.")] = 256,
     temperature: Annotated[
         float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="For temperatures above 0.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="For temperatures above 0.")] = 0,
     set_: SetOption = None,
 ) -> None:
     """Chat with a model that remembers. In the chat, /help lists the commands.

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from memagent.agent.conversation import Conversation
     from memagent.cli.console import Console
 
+# Of a turn's number; Python refuses to read more than 4,300.
+_MOST_DIGITS = 19
+
 Ask = Callable[[str], bool]
 """Asks the person a yes-or-no question."""
 
@@ -55,7 +58,7 @@ def forget(conversation: Conversation, console: Console, argument: str, ask: Ask
     if argument == "last":
         said = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
         turns = said[-1:]
-    elif argument.isdecimal():
+    elif argument.isdecimal() and len(argument) <= _MOST_DIGITS:
         turns = journal.get([int(argument)])
     else:
         raise InputError("/forget takes a turn's number, as /why shows it, or: /forget last")

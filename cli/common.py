@@ -74,6 +74,12 @@ SetOption = Annotated[
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts.")]
 
+LARGEST = 2**63 - 1
+"""The largest whole number that databases and random generators take."""
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST, help="For everything random in a memory.")
+]
+
 DEFAULT_USER = "default"
 DEFAULT_BACKEND = "rag"
 

@@ -15,6 +15,7 @@ from memagent.backends.errors import InputError, MemagentError
 from memagent.cli.common import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
+    LARGEST,
     BackendOption,
     ModelOption,
     Output,
@@ -85,7 +86,9 @@ def recall(
     query: Annotated[str, typer.Argument(help="What to bring to mind.")],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
-    limit: Annotated[int, typer.Option("--limit", "-k", min=1, help="Most recollections to return.")] = 5,
+    limit: Annotated[
+        int, typer.Option("--limit", "-k", min=1, max=LARGEST, help="Most recollections to return.")
+    ] = 5,
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
@@ -112,7 +115,8 @@ def recall(
 
 def forget(
     seq: Annotated[
-        list[int] | None, typer.Option("--seq", help="A turn's number; may be given several times.")
+        list[int] | None,
+        typer.Option("--seq", min=1, max=LARGEST, help="A turn's number; may be given several times."),
     ] = None,
     session: Annotated[str | None, typer.Option("--session", "-s", help="A whole session.")] = None,
     matching: Annotated[

@@ -15,6 +15,7 @@ from memagent.cli.common import (
     ModelOption,
     Output,
     OutputOption,
+    SeedOption,
     SetOption,
     choose_backends,
     home,
@@ -53,7 +54,7 @@ def run(
     tag: TagOption = None,
     model: ModelOption = None,
     channel: ChannelOption = ChannelName.AUTO,
-    seed: Annotated[int, typer.Option(help="For everything random in a memory.")] = 0,
+    seed: SeedOption = 0,
     set_: SetOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:

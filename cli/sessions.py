@@ -34,7 +34,7 @@ NameArgument = Annotated[str, typer.Argument(help="The session's name.")]
 def bare(context: typer.Context) -> None:
     """List, show, delete and export conversations."""
     if context.invoked_subcommand is None:
-        list_(os.environ.get("MEMAGENT_USER", DEFAULT_USER), Output.TEXT)
+        list_(os.environ.get("MEMAGENT_USER") or DEFAULT_USER, Output.TEXT)
 
 
 @app.command("list")

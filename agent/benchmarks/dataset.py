@@ -125,6 +125,8 @@ def validated(record: type[Record], raw: Any, where: str) -> Record:
 
 def _items(path: Path) -> Iterator[Any]:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
+            raise InputError(f"{path} is not a regular file; expected a benchmark as it is published.")
         with path.open("rb") as file:
             start = file.read(64)
             if start.removeprefix(_BOM).lstrip()[:1] != b"[":
@@ -137,5 +139,9 @@ def _items(path: Path) -> Iterator[Any]:
         ) from error
     except ijson.JSONError as error:
         raise InputError(f"{path} is not JSON: {str(error).splitlines()[0].strip()}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not valid UTF-8 ({error.reason}). Fetch it again; nothing was measured."
+        ) from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error

@@ -14,6 +14,7 @@ import numpy as np
 
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, CatalogueModel
 from memagent.agent.models.fetch import Notify, Report, ensure, quiet
+from memagent.agent.models.folder import model_errors
 from memagent.backends.errors import NotFoundError
 from memagent.backends.protocol import Embedder, Vectors
 from memagent.backends.tokens import without_added_tokens
@@ -54,9 +55,14 @@ class SentenceEmbedder:
         self.name = model.name
         self.digest = model.weights.sha256
         self._folder = folder
+        self._way_out = f"`memagent models verify {model.name}` checks every byte of it."
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return float32 ``[len(texts), 384]``, each row of length 1; a text's tokens past 256 are not read."""
+        """Return float32 ``[len(texts), 384]``, each row of length 1; a text's tokens past 256 are not read.
+
+        Raises:
+            ModelError: the weights cannot be fetched, verified or loaded.
+        """
         from memagent.agent.models.runtime import torch
 
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -77,7 +83,9 @@ class SentenceEmbedder:
     def _tokenizer(self) -> Any:
         from tokenizers import Tokenizer
 
-        tokenizer = without_added_tokens(Tokenizer.from_file(str(self._folder() / "tokenizer.json")))
+        file = self._folder() / "tokenizer.json"
+        with model_errors(f"The tokenizer {file} cannot be loaded", self._way_out):
+            tokenizer = without_added_tokens(Tokenizer.from_file(str(file)))
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding()
         return tokenizer
@@ -86,13 +94,15 @@ class SentenceEmbedder:
     def _model(self) -> Any:
         from memagent.agent.models.runtime import torch, transformers
 
-        model = transformers.BertModel.from_pretrained(
-            self._folder(),
-            dtype=torch.float32,
-            add_pooling_layer=False,
-            local_files_only=True,
-            use_safetensors=True,
-        )
+        folder = self._folder()
+        with model_errors(f"The embedder in {folder} cannot be loaded", self._way_out):
+            model = transformers.BertModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                add_pooling_layer=False,
+                local_files_only=True,
+                use_safetensors=True,
+            )
         return model.eval()
 
 

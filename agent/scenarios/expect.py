@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import date
 from typing import Annotated, TypeVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from memagent.agent.scenarios.values import Name, Part, Role, Seconds, Word, Words, listed
+from memagent.agent.scenarios.patterns import check_pattern
+from memagent.agent.scenarios.values import Day, Name, Part, Role, Seconds, Word, Words, listed
 
 Filled = TypeVar("Filled", bound=Part)
 
@@ -42,7 +41,7 @@ class Matcher(Part):
     session: Name | None = None
     role: Role | None = None
     speaker: Name | None = None
-    on: date | None = None
+    on: Day | None = None
 
 
 OneMatcher = Annotated[Matcher, BeforeValidator(_matcher, json_schema_input_type=Word | Matcher)]
@@ -60,7 +59,8 @@ class ReplyExpectation(Part):
         contains: every one of these; whole words, in any case.
         any_of: at least one of these.
         lacks: none of these.
-        matches: a regular expression found somewhere in it, in any case.
+        matches: a regular expression (of the package ``regex``) found somewhere in it, in any case; a search of more
+            than a second fails.
     """
 
     contains: Words = ()
@@ -71,10 +71,7 @@ class ReplyExpectation(Part):
     @field_validator("matches")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
-        try:
-            re.compile(value or "")
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
+        check_pattern(value or "")
         return value
 
     @model_validator(mode="after")

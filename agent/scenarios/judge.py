@@ -9,6 +9,7 @@ from datetime import UTC
 from itertools import pairwise
 
 from memagent.agent.scenarios.expect import Expectation, Matcher
+from memagent.agent.scenarios.patterns import SECONDS, is_found
 from memagent.backends.protocol import Recollection
 
 
@@ -43,11 +44,20 @@ def judge_reply(expect: Expectation, reply: str, seconds: float) -> list[str]:
     if wanted.any_of and not any(holds(reply, word) for word in wanted.any_of):
         wrong.append(f"the reply has none of {', '.join(map(repr, wanted.any_of))}")
     wrong += [f"the reply has {word!r}, but must not" for word in wanted.lacks if holds(reply, word)]
-    if wanted.matches is not None and not re.search(wanted.matches, reply, re.IGNORECASE):
-        wrong.append(f"the reply does not match {wanted.matches!r}")
+    if wanted.matches is not None:
+        wrong += _unmatched(wanted.matches, reply)
     if expect.reply_seconds is not None and seconds > expect.reply_seconds:
         wrong.append(f"the answer took {seconds:.2f} s, expected at most {expect.reply_seconds:g} s")
     return wrong
+
+
+def _unmatched(pattern: str, reply: str) -> list[str]:
+    try:
+        return [] if is_found(pattern, reply) else [f"the reply does not match {pattern!r}"]
+    except TimeoutError:
+        return [
+            f"the pattern {pattern!r} took more than {SECONDS:g} s on the reply; write it without nested repeats"
+        ]
 
 
 def holds(text: str, words: str) -> bool:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import yaml
 from pydantic import ValidationError
 
+from memagent.agent.scenarios.document import Field, Node, documents, load
 from memagent.agent.scenarios.expect import Expectation, Matcher, ReplyExpectation
 from memagent.agent.scenarios.schema import STEPS, DistractorSpec, ForgetSpec, Said, Scenario
-from memagent.agent.scenarios.values import Part
+from memagent.agent.scenarios.values import Part, shortened
 from memagent.backends.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 SUFFIXES = (".recall.yaml", ".recall.yml")
 _MOST_ERRORS = 10
-_DEEPEST = 20
 _PARTS: tuple[type[Part], ...] = (
     *STEPS,
     Scenario,
@@ -54,7 +56,7 @@ def read_all(files: Sequence[Path]) -> list[Located]:
     """
     found: list[Located] = []
     for path in files:
-        if not path.is_dir():
+        if not _is_folder(path):
             found.extend(read(path))
             continue
         inside = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}"))
@@ -64,25 +66,20 @@ def read_all(files: Sequence[Path]) -> list[Located]:
     return found
 
 
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, or a folder that may not be entered; read() says it better
+        return False
+
+
 def read(file: Path) -> list[Located]:
     """Read the scenarios of one file: a YAML document each.
 
     Raises:
-        InputError: it cannot be read, is not YAML, or says something no scenario can; names file and line.
+        InputError: it cannot be read, is not YAML, is too large, or says something no scenario can; names file and line.
     """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        near = get_close_matches(file.name, [path.name for path in file.parent.glob("*")], n=3)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise InputError(f"There is no file {file}.{hint}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not valid UTF-8 (byte {error.start}).") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}.") from error
-    found = [
-        Located(_scenario(node, file), file, node.start_mark.line + 1) for node in _documents(text, file)
-    ]
+    found = [Located(_scenario(node, file), file, node.line) for node in documents(load(file), file)]
     if not found:
         raise InputError(f"{file} holds no scenario: expected a YAML mapping with name and steps.")
     names: dict[str, int] = {}
@@ -95,70 +92,33 @@ def read(file: Path) -> list[Located]:
     return found
 
 
-def _documents(text: str, file: Path) -> Iterator[yaml.Node]:
+def _scenario(node: Node, file: Path) -> Scenario:
     try:
-        yield from (node for node in yaml.compose_all(text, Loader=yaml.SafeLoader) if not _is_empty(node))
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        said = ", ".join(part for part in (error.problem, error.context) if part)
-        raise InputError(f"{where}: not YAML: {said}.") from error
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise InputError(f"{file}:{line}: not YAML: {error.reason}.") from error
-    except RecursionError as error:
-        raise InputError(f"{file}: nested too deeply.") from error
-
-
-def _is_empty(node: yaml.Node | None) -> bool:
-    return node is None or (isinstance(node, yaml.ScalarNode) and node.value == "")
-
-
-def _scenario(node: yaml.Node, file: Path) -> Scenario:
-    try:
-        return Scenario.model_validate(_value(node, file))
+        return Scenario.model_validate(node.plain())
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        lines = [_message(one, node, file) for one in errors if not _is_echo(one, errors)]
-        raise InputError("\n".join(list(dict.fromkeys(lines))[:_MOST_ERRORS])) from error
+        lines: dict[str, None] = {}
+        for one in _without_echoes(error.errors(include_url=False, include_context=False)):
+            lines[_message(one, node, file)] = None
+            if len(lines) == _MOST_ERRORS:
+                break
+        raise InputError("\n".join(lines)) from error
 
 
-def _is_echo(error: Any, errors: Sequence[Any]) -> bool:
-    """Whether a list only seems too short because its items had mistakes."""
-    depth = len(error["loc"])
-    return error["type"] == "too_short" and any(
-        len(other["loc"]) > depth and other["loc"][:depth] == error["loc"] for other in errors
-    )
+def _without_echoes(errors: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
+    """Leave out that a list is too short where it only seems so because its items had mistakes."""
+    around = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
+    return (error for error in errors if error["type"] != "too_short" or error["loc"] not in around)
 
 
-def _value(node: yaml.Node, file: Path, depth: int = 0) -> Any:
-    """A node as lists, dictionaries and texts: no scalar is interpreted here."""
-    if depth > _DEEPEST:
-        raise InputError(f"{file}:{node.start_mark.line + 1}: nested too deeply, or an alias holds itself.")
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(item, file, depth + 1) for item in node.value]
-    if not isinstance(node, yaml.MappingNode):
-        return node.value
-    made: dict[str, Any] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise InputError(f"{file}:{key.start_mark.line + 1}: a field's name must be a word.")
-        if key.value in made:
-            raise InputError(f"{file}:{key.start_mark.line + 1}: {key.value} stands here a second time.")
-        made[key.value] = _value(value, file, depth + 1)
-    return made
-
-
-def _message(error: Any, root: yaml.Node, file: Path) -> str:
+def _message(error: ErrorDetails, root: Node, file: Path) -> str:
     """One mistake as ``file:line: steps[2].expect.recalled: what is wrong``."""
-    node, path = root, ""
-    line = root.start_mark.line
+    node, path, line = root, "", root.line
     for part in error["loc"]:
-        key, inner = _child(node, part)
-        if inner is None:  # a tag of a union, or a field that is missing
+        child = _child(node, part)
+        if child is None:  # a tag of a union, or a field that is missing
             continue
-        node, line = inner, (key or inner).start_mark.line
-        path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{part}"
+        node, line = child.node, child.line
+        path += f"[{part}]" if isinstance(part, int) else f"{'.' if path else ''}{shortened(part)}"
     last = str(error["loc"][-1]) if error["loc"] else ""
     said = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
@@ -166,17 +126,17 @@ def _message(error: Any, root: yaml.Node, file: Path) -> str:
         said = "no such field here" + (f"; did you mean {near[0]}?" if near and near[0] != last else "")
     elif error["type"] == "missing":
         said = f"the field {last} is missing"
-    elif isinstance(error["input"], str) and repr(error["input"]) not in said and not said.endswith("."):
-        said += f", not {error['input']!r}"
-    return f"{file}:{line + 1}: {path + ': ' if path else ''}{said}"
+    elif isinstance(error["input"], str):
+        given = repr(shortened(error["input"]))
+        said += f", not {given}" if given not in said and not said.endswith(".") else ""
+    return f"{file}:{line}: {path + ': ' if path else ''}{said}"
 
 
-def _child(node: yaml.Node, part: int | str) -> tuple[yaml.Node | None, yaml.Node | None]:
-    """The key and value nodes that one element of an error's location names, if it names any."""
-    if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-        return None, node.value[part]
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value == part:
-                return key, value
-    return None, None
+def _child(node: Node, part: int | str) -> Field | None:
+    """What one element of an error's location names, if it names any."""
+    if isinstance(node.content, Mapping):
+        return node.content.get(str(part))
+    if isinstance(part, int) and not isinstance(node.content, str) and part < len(node.content):
+        item = node.content[part]
+        return Field(item.line, item)
+    return None

@@ -45,6 +45,9 @@ def run(
         isolated: each session in a process of its own; models are then loaded in each.
 
     An error while playing is part of the result, not raised.
+
+    Raises:
+        StorageError: no temporary folder can be made.
     """
     scenario = located.scenario
     play = _in_process if isolated else Player.play
@@ -53,7 +56,7 @@ def run(
     clock = scenario.start
     probes: list[ProbeResult] = []
     error = None
-    with tempfile.TemporaryDirectory(prefix="memagent-scenario-", ignore_cleanup_errors=True) as folder:
+    with _temporary_folder() as folder:
         home = Home(Path(folder), models.folder)
         for steps in by_session(scenario):
             try:
@@ -66,6 +69,16 @@ def run(
     return ScenarioResult(
         scenario.name, str(located.file), located.line, backend, tuple(probes), seconds, error
     )
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="memagent-scenario-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StorageError(
+            f"A scenario needs a temporary folder, and none can be made ({error.strerror or error}). "
+            "Free some space, or set TMPDIR to a folder that is writable."
+        ) from error
 
 
 def by_session(scenario: Scenario) -> Iterator[list[Step]]:

@@ -30,7 +30,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from memagent.agent.journal.records import ROLES
 from memagent.agent.scenarios.expect import Expectation
-from memagent.agent.scenarios.values import Duration, Name, Part, Role, Text, Time, Word, Words, listed
+from memagent.agent.scenarios.values import Duration, Name, Part, Role, Seed, Text, Time, Word, Words, listed
 
 
 class Said(Part):
@@ -99,7 +99,7 @@ class DistractorSpec(Part):
     """
 
     count: Annotated[int, Field(ge=1, le=100_000)]
-    seed: int = 0
+    seed: Seed = 0
     kind: Literal["others", "daily", "mixed"] = "mixed"
     sessions: Annotated[int, Field(ge=1, le=1000)] = 1
 

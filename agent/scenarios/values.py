@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
@@ -21,6 +21,8 @@ _UNITS = {
     "year": timedelta(days=365),
 }
 _DURATION = re.compile(rf"(\d{{1,5}}) +({'|'.join(_UNITS)})s?")
+_YEAR_AND_MONTH = re.compile(r"\d{4}-\d\d-")
+_LONGEST_QUOTE = 100
 
 
 def _name(value: str) -> str:
@@ -39,6 +41,11 @@ def _checked(value: str, check: Callable[[], None]) -> str:
     return value
 
 
+def shortened(text: str) -> str:
+    """Return a text as a message can quote it: a file may hold a value of a megabyte."""
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+
+
 def _duration(value: object) -> object:
     """Read ``3 weeks``."""
     if not isinstance(value, str) or value.startswith("P"):  # ISO 8601, as pydantic itself writes it
@@ -46,14 +53,19 @@ def _duration(value: object) -> object:
     found = _DURATION.fullmatch(value.strip())
     if found is None:
         raise ValueError(
-            f"expected a number and a unit ({', '.join(_UNITS)}), as in '3 weeks', not {value!r}"
+            f"expected a number and a unit ({', '.join(_UNITS)}), as in '3 weeks', not {shortened(value)!r}"
         )
     return int(found[1]) * _UNITS[found[2]]
 
 
-def _zoned(value: datetime) -> datetime:
-    """Take a time without a zone as UTC."""
-    return value if value.tzinfo else value.replace(tzinfo=UTC)
+def _to_utc(value: datetime) -> datetime:
+    """Convert a time to UTC; one without a zone is in UTC."""
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("outside the years 1 to 9999 in UTC") from error
 
 
 def listed(value: object) -> object:
@@ -61,17 +73,31 @@ def listed(value: object) -> object:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def _time(value: object) -> object:
-    if isinstance(value, str) and value.strip().isdigit():  # pydantic would take it for seconds since 1970
-        raise ValueError(f"expected a date and time, as in '2026-03-01T09:00', not {value!r}")
+def _from_calendar(value: object) -> object:
+    """Refuse a bare number: pydantic would take it for seconds since 1970."""
+    if isinstance(value, str) and not _YEAR_AND_MONTH.match(value.strip()):
+        raise ValueError(
+            f"expected a date, as in '2026-03-01' or '2026-03-01T09:00', not {shortened(value)!r}"
+        )
     return value
 
 
-Time = Annotated[datetime, BeforeValidator(_time, json_schema_input_type=str), AfterValidator(_zoned)]
+def _with_words(value: str) -> str:
+    """Refuse a text that has no words once it is split at white space, as the judge splits it."""
+    if not value.split():
+        raise ValueError("expected at least one character that is not white space")
+    return value
+
+
+Day = Annotated[date, BeforeValidator(_from_calendar, json_schema_input_type=date)]
+Time = Annotated[
+    datetime, BeforeValidator(_from_calendar, json_schema_input_type=str), AfterValidator(_to_utc)
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Role = Literal["user", "assistant", "system", "tool"]
-Name = Annotated[str, BeforeValidator(_name)]
-Text = Annotated[str, BeforeValidator(_text)]
-Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Name = Annotated[str, AfterValidator(_name)]
+Text = Annotated[str, AfterValidator(_text)]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_with_words)]
 Words = Annotated[
     tuple[Word, ...], Field(min_length=1), BeforeValidator(listed, json_schema_input_type=Word | list[Word])
 ]

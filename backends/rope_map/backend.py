@@ -73,7 +73,7 @@ class RopeMapConfig:
     offset: Annotated[int, Field(ge=0, le=1_000_000)] = 4096
     context: Annotated[int, Field(ge=0, le=16)] = 2
     precision: Precision = "bf16"
-    cache_mb: Annotated[int, Field(ge=1)] = 256
+    cache_mb: Annotated[int, Field(ge=1, le=1_000_000)] = 256
 
 
 class RopeMap(MemoryBackend):

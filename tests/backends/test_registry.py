@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,66 @@ def test_settings_are_converted_to_their_fields_types() -> None:
 def test_a_value_that_does_not_fit_its_field_is_refused_by_name(key: str, value: str) -> None:
     with pytest.raises(SettingError, match=f"rag: {key}='{value}' does not fit: .*backends show rag"):
         registry.configure(Rag, {key: value})
+
+
+NUMBERS = [
+    (name, field.name, value)
+    for name in registry.names()
+    for field in fields(registry.get(name).Config)
+    if isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+    for value in (str(2**63), str(2**64), "-1", str(10**30), "9" * 5000, "nan", "inf", "-inf", "1e400")
+]
+
+
+@pytest.mark.parametrize(("name", "field", "value"), NUMBERS)
+def test_no_setting_takes_a_number_that_is_not_finite_or_has_more_than_64_bits(
+    name: str, field: str, value: str
+) -> None:
+    try:
+        config = registry.configure(registry.get(name), {field: value})
+    except SettingError as error:
+        message = str(error)
+        assert message.startswith(f"{name}: {field}=")
+        assert len(message) < 400
+    else:
+        number = getattr(config, field)
+        assert isfinite(number)
+        assert isinstance(number, float) or -(2**63) <= number < 2**63
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A config of somebody else's, who thought of no bounds."""
+
+    count: int = 1
+    weight: float = 0.5
+    on: bool = True
+    text: str = ""
+
+
+class Careless(NoMemory):
+    """A backend of somebody else's."""
+
+    name = "careless"
+    Config = Loose  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("count", str(2**63), "Expected a number of 64 bits"),
+        ("count", str(-(2**63) - 1), "Expected a number of 64 bits"),
+        ("count", "9" * 5000, "exceeded maximum size"),
+        ("weight", "nan", "Expected a finite number"),
+        ("weight", "-inf", "Expected a finite number"),
+        ("weight", "1e999", "Expected a finite number"),
+    ],
+)
+def test_no_backend_has_to_think_of_impossible_numbers(key: str, value: str, reason: str) -> None:
+    with pytest.raises(SettingError, match=reason):
+        registry.configure(Careless, {key: value})
+    config = registry.configure(Careless, {"count": str(2**63 - 1), "weight": "-1e300", "text": value})
+    assert (config.count, config.weight, config.text) == (2**63 - 1, -1e300, value)
 
 
 def test_an_unknown_setting_suggests_the_near_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from memagent.agent.models import convert
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.convert import converted, damage
 from memagent.agent.models.fetch import sha256_of
@@ -168,12 +170,77 @@ def test_a_gguf_file_by_its_path_is_converted_under_its_hash(gguf_file: Path, tm
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"GGUF\x03\0\0\0" + b"\0" * 16])
-def test_a_file_that_is_no_gguf_is_refused_and_leaves_nothing(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is not a GGUF file"),
+        (b"garbage" * 100, "is not a GGUF file"),
+        (b"GGUF\x03\0\0\0" + b"\0" * 16, "is damaged or cut short: it names no general.architecture"),
+    ],
+)
+def test_a_file_that_is_no_gguf_is_refused_and_leaves_nothing(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(content)
-    with pytest.raises(ModelError, match=r"bad\.gguf cannot be converted: ."):
+    with pytest.raises(ModelError, match=f"bad.gguf {said}"):
         converted(file, sha256_of(file), tmp_path / "models" / "bad", notify=lambda said: None)
+    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "qwen2.block_count",
+            2**31,
+            "its config says qwen2.block_count = 2,147,483,648; expected at most 27",
+        ),
+        ("qwen2.block_count", 3, "its files lack the weights model.layers.2."),
+        ("qwen2.feed_forward_length", 2**24, "its config describes "),
+        ("qwen2.feed_forward_length", 2**32 - 1, "its config describes "),
+        ("qwen2.feed_forward_length", 60, "its files have in another shape the weights model.layers.0.mlp."),
+        ("qwen2.embedding_length", 2**32 - 1, "cannot be converted: "),
+        ("qwen2.attention.head_count", 2**32 - 1, "its config says qwen2.attention.head_count"),
+        ("qwen2.attention.head_count", 0, "cannot be converted: ZeroDivisionError"),
+        ("qwen2.vocab_size", 2**30, "its config describes "),
+    ],
+)
+def test_a_size_that_the_weights_do_not_have_is_refused_before_it_takes_memory(
+    tmp_path: Path, gguf_file: Path, name: str, value: int, said: str
+) -> None:
+    file = tmp_path / "bad.gguf"
+    raw = bytearray(gguf_file.read_bytes())
+    at = raw.index(name.encode()) + len(name) + 4
+    raw[at : at + 4] = value.to_bytes(4, "little")
+    file.write_bytes(raw)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError) as caught:
+        converted(file, sha256_of(file), tmp_path / "models" / "bad", notify=lambda said: None)
+    assert said in str(caught.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
+    assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
+
+
+def test_a_converted_model_is_used_from_a_folder_that_may_only_be_read(
+    ready: Path, gguf_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(convert, "make_private")
+    monkeypatch.delattr(convert, "FileLock")
+    assert converted(gguf_file, sha256_of(gguf_file), ready, notify=pytest.fail) == ready
+
+
+def test_a_full_disk_is_a_model_error_and_leaves_nothing(
+    tmp_path: Path, gguf_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "_convert", fail)
+    with pytest.raises(
+        ModelError, match=r"cannot be stored in .*: No space left on device\. Free some space"
+    ):
+        converted(gguf_file, "0" * 64, tmp_path / "models" / "x", notify=lambda said: None)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
@@ -219,7 +286,7 @@ def test_a_missing_file_and_a_missing_folder_are_damage(ready: Path, gguf_file: 
     assert damage(tmp_path / "nowhere", sha256_of(gguf_file)) != ""
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "[" * 100_000])
 def test_a_list_of_files_that_cannot_be_read_is_damage(ready: Path, gguf_file: Path, content: str) -> None:
     (ready / "converted.json").write_text(content)
     assert "its list of files cannot be read" in damage(ready, sha256_of(gguf_file))

@@ -12,7 +12,7 @@ from memagent.agent.models import fetch
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
 from memagent.agent.models.embedding import HashingEmbedder, SentenceEmbedder, load_embedder
 from memagent.agent.models.runtime import transformers
-from memagent.backends.errors import NotFoundError
+from memagent.backends.errors import ModelError, NotFoundError
 from memagent.backends.protocol import Embedder
 from tests.backends.tiny_tokenizers import KINDS
 
@@ -35,6 +35,22 @@ def minilm() -> SentenceEmbedder:
             f"{DEFAULT_EMBEDDER} is not in {models}; `memagent models pull {DEFAULT_EMBEDDER}` fetches it"
         )
     return SentenceEmbedder(model, lambda: fetch.ensure(model, models, notify=lambda said: None))
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [None, b"", b"{}", b"\xff\xfe\0garbage"])
+def test_damaged_files_of_the_embedder_are_a_model_error(
+    tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    model = CATALOGUE[DEFAULT_EMBEDDER]
+    source = model.folder(Home.from_environment().models)
+    for one in model.files:
+        if one.name != file and (source / one.name).exists():
+            (tmp_path / one.name).symlink_to(source / one.name)
+    if content is not None:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(ModelError, match="`memagent models verify all-minilm-l6-v2`"):
+        SentenceEmbedder(model, lambda: tmp_path).embed(["My dog is called Biscuit."])
 
 
 def likeness(embedder: Embedder, one: str, other: str) -> float:

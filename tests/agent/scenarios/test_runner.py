@@ -16,6 +16,7 @@ from memagent.agent.models.fakes import EchoModel
 from memagent.agent.scenarios import Models, Options, ScenarioResult, run
 from memagent.agent.scenarios.runner import by_session
 from memagent.backends import registry
+from memagent.backends.errors import StorageError
 from memagent.backends.in_memory import InMemory
 from memagent.backends.protocol import MemoryBackend
 from tests.agent.scenarios import one
@@ -154,6 +155,14 @@ def test_a_scenario_has_a_home_of_its_own_that_is_gone_afterwards(
     assert [len(inside) for inside in during] == [1]
     assert list(folder.iterdir()) == []
     assert not home.root.exists()
+
+
+def test_without_a_temporary_folder_nothing_is_played(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(StorageError, match="set TMPDIR"):
+        run(one(tmp_path, STORY), "in_memory", Options(model="echo"), models(home))
 
 
 def test_two_runs_do_not_see_each_other(home: Home, folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from memagent.agent.scenarios import Scenario, schema
 from memagent.agent.scenarios.expect import Expectation, Matcher, ReplyExpectation
-from memagent.agent.scenarios.schema import Ask, Distract, Do, Forget, Said, Say, Wait
+from memagent.agent.scenarios.schema import Ask, Distract, DistractorSpec, Do, Forget, Said, Say, Wait
 from tests.agent.scenarios import one
 
 ASK = {"ask": "Where?", "expect": {"recalled": "Porto"}}
@@ -120,10 +120,50 @@ def test_a_time_without_zone_is_utc() -> None:
     assert scenario(start="2025-01-01T10:00").start == datetime(2025, 1, 1, 10, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("wrong", ["2026", "20260105"])
-def test_a_bare_number_is_no_time(wrong: str) -> None:
-    with pytest.raises(ValidationError):
+@pytest.mark.parametrize("wrong", ["2026", "20260105", "-5", "1.5", "1e9", "+100", "9" * 400, "now"])
+def test_a_bare_number_is_no_time_and_no_day(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="expected a date, as in '2026-03-01'"):
         said({"user": "hi", "at": wrong})
+    with pytest.raises(ValidationError, match="expected a date, as in '2026-03-01'"):
+        Matcher.model_validate({"contains": "x", "on": wrong})
+
+
+@pytest.mark.parametrize("wrong", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
+def test_a_time_that_utc_does_not_have_is_refused(wrong: str) -> None:
+    with pytest.raises(ValidationError, match="outside the years 1 to 9999 in UTC"):
+        said({"user": "hi", "at": wrong})
+    with pytest.raises(ValidationError, match="outside the years 1 to 9999 in UTC"):
+        scenario(start=wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["-1", str(2**63), "1" + "0" * 400, "9" * 5000, "1e3", "0x10", "0o17", "1:30", "nan"]
+)
+def test_a_seed_is_a_number_of_63_bits(wrong: str) -> None:
+    assert DistractorSpec.model_validate({"count": "1", "seed": str(2**63 - 1)}).seed == 2**63 - 1
+    with pytest.raises(ValidationError):
+        DistractorSpec.model_validate({"count": "1", "seed": wrong})
+
+
+@pytest.mark.parametrize("wrong", [["x"], {"x": "y"}, [], {}])
+def test_a_list_or_a_mapping_is_no_name_and_no_text(wrong: object) -> None:
+    ask = {"ask": "q", "expect": {"nothing": True}}
+    for scenario_ in (
+        {"name": wrong, "steps": [ask]},
+        {"name": "x", "user": wrong, "steps": [ask]},
+        {"name": "x", "steps": [ask | {"ask": wrong}]},
+        {"name": "x", "steps": [ask | {"session": wrong}]},
+        {"name": "x", "steps": [ask, {"session": "s", "say": {"assistant": wrong}}]},
+        {"name": "x", "steps": [ask, {"session": "s", "say": {"user": "a", "speaker": wrong}}]},
+    ):
+        with pytest.raises(ValidationError, match="valid string"):
+            Scenario.model_validate(scenario_)
+
+
+@pytest.mark.parametrize("blank", ["\x1c", " \x1f ", "\x85", "\u2003"])
+def test_a_word_is_more_than_white_space(blank: str) -> None:
+    with pytest.raises(ValidationError):
+        Matcher.model_validate({"contains": blank})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""Checking a model's folder before it is loaded: what is damaged in which file, and whether the sizes can be meant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memagent.backends.errors import ModelError
+
+_CONFIG = "config.json"
+_INDEX = "model.safetensors.index.json"
+# A packed weight of an integer tensor has at least two bits.
+_PACKED_IN_A_BYTE = 4
+# Positions and masks that a model computes for itself come on top of its weights.
+_COMPUTED = 64_000_000
+_LAYERS = frozenset({"block_count", "num_hidden_layers", "num_layers", "n_layers", "n_layer"})
+_COUNT = re.compile(r"(num|n)_\w+|\w+_(count|layers)")
+# More than the classes of ImageNet-21k; for a million, transformers takes 15 seconds.
+_MOST_COUNTED = 100_000
+
+
+def check_folder(folder: Path) -> None:
+    """Check the files of a model as transformers saves it, without loading it.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the config describes a model far larger than the weights.
+    """
+    from memagent.agent.models.runtime import transformers
+
+    files = sorted(folder.glob("*.safetensors"))
+    for what, there in ((".safetensors file", bool(files)), (_CONFIG, (folder / _CONFIG).is_file())):
+        if not there:
+            raise ModelError(f"{folder} holds no {what}; expected a model folder as transformers saves it.")
+    for file in sorted(folder.glob("*.json")):
+        _json_object(file)
+    if (folder / _INDEX).is_file():
+        wanted = _json_object(folder / _INDEX).get("weight_map")
+        if not isinstance(wanted, dict):
+            raise ModelError(f"{folder / _INDEX} is damaged: it has no weight_map. Fetch it again.")
+        missing = {str(name) for name in wanted.values()} - {file.name for file in files}
+        if missing:
+            raise ModelError(
+                f"{folder} is not whole: {', '.join(sorted(missing))} is missing. Fetch it again."
+            )
+    with model_errors(f"The weights in {folder} cannot be read"):
+        counts = [count for file in files for count in _elements(file)]
+    check_counts(_json_object(folder / _CONFIG), len(counts), str(folder))
+    with model_errors(f"{folder / _CONFIG} cannot be used"):
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+        check_sizes(config, sum(counts), str(folder))
+
+
+def check_counts(values: Mapping[str, object], tensors: int, what: str) -> None:
+    """Refuse counts of layers and the like that cannot be meant: transformers loops over them as it reads a config.
+
+    Args:
+        values: of a config, by name.
+        tensors: how many there are in the files.
+        what: the model, for the message.
+
+    Raises:
+        ModelError: with the count and its limit.
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            check_counts(value, tensors, what)
+        last = name.rpartition(".")[2]
+        most = tensors if last in _LAYERS else _MOST_COUNTED
+        if isinstance(value, int) and value > most and (last in _LAYERS or _COUNT.fullmatch(last)):
+            raise ModelError(
+                f"{what} is damaged: its config says {name} = {value:,}; expected at most {most:,}. Fetch it again."
+            )
+
+
+def check_sizes(config: Any, elements: int, what: str) -> None:
+    """Refuse a config that describes a model far larger than its weights, before memory is taken for it.
+
+    Args:
+        config: of transformers.
+        elements: how many there are in the files.
+        what: the model, for the message.
+
+    Raises:
+        ModelError: with both sizes.
+    """
+    from memagent.agent.models.runtime import torch, transformers
+
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    described = sum(one.numel() for part in (model.parameters(), model.buffers()) for one in part)
+    if described > 2 * elements + _COMPUTED:
+        raise ModelError(
+            f"{what} is damaged: its config describes {described:,} numbers, but its files hold {elements:,}. Fetch it again."
+        )
+
+
+def check_complete(report: Mapping[str, Any], what: str) -> None:
+    """Refuse a model some of whose weights were in no file, or of another shape: transformers fills them with noise.
+
+    Args:
+        report: of ``from_pretrained`` with ``output_loading_info``.
+        what: the model, for the message.
+
+    Raises:
+        ModelError: with some of their names.
+    """
+    for key, problem in (("missing_keys", "lack"), ("mismatched_keys", "have in another shape")):
+        names = sorted(name if isinstance(name, str) else name[0] for name in report[key])
+        if names:
+            more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+            raise ModelError(
+                f"{what} is not whole: its files {problem} the weights {', '.join(names[:3])}{more}. Fetch it again."
+            )
+
+
+@contextmanager
+def model_errors(failure: str, hint: str = "") -> Iterator[None]:
+    """Turn whatever is raised while a model is read into ModelError.
+
+    transformers, tokenizers and safetensors raise errors of many kinds; a panic in Rust is not even an Exception.
+
+    Args:
+        failure: what failed, as the message begins: "The model x cannot be loaded".
+        hint: a sentence to end the message with.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = next(iter(str(error).strip().splitlines()), "")
+        said = f"{failure}: {type(error).__name__}{': ' if reason else ''}{reason}"
+        raise ModelError(f"{said.rstrip('.')}. {hint}".rstrip()) from error
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is damaged: not JSON ({error}). Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is damaged: expected a JSON object. Fetch it again.")
+    return content
+
+
+def _elements(file: Path) -> Iterator[int]:
+    """Yield for each tensor of a file the most weights it can hold."""
+    from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "np") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+                part = weights.get_slice(name)
+                count, kind = prod(part.get_shape()), str(part.get_dtype())
+                packed = kind.startswith(("I", "U"))
+                yield count * int(kind.lstrip("IU")) // 8 * _PACKED_IN_A_BYTE if packed else count
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{file} is damaged or cut short: {error}. Fetch it again.") from error
