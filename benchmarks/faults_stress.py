@@ -254,7 +254,7 @@ def stress(
         "MEMAGENT_MODEL": "echo",
         "MEMAGENT_USER": USER,
     }
-    outside.mkdir(exist_ok=True)
+    outside.mkdir(parents=True, exist_ok=True)
     children = []
     for number in range(processes):
         own_model = model if number < 2 else None
@@ -268,7 +268,16 @@ def stress(
                 os._exit(code)
         children.append(child)
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    return _judge(home, outside, statuses, models)
+    verdict = outside / "verdict.json"
+    # In a process of its own: this one must not use Chroma, as it may still be forked.
+    if forked(lambda: _write_verdict(verdict, home, outside, statuses, models)):
+        return {"faults": ["the examination afterwards failed"]}
+    judged: dict[str, object] = json.loads(verdict.read_text())
+    return judged
+
+
+def _write_verdict(file: Path, home: Home, outside: Path, statuses: list[int], models: Models) -> None:
+    file.write_text(json.dumps(_judge(home, outside, statuses, models)))
 
 
 def _judge(home: Home, outside: Path, statuses: list[int], models: Models) -> dict[str, object]:

@@ -154,8 +154,9 @@ def _server_engine(url: str) -> Engine:
 def _sqlite_engine(file: Path, *, read_only: bool, may_create: bool) -> Engine:
     if not read_only:
         make_private(file.parent)
-    if file.is_dir():
-        raise StorageError(f"The journal {file} cannot be opened: it is a folder.")
+    if file.exists() and not file.is_file():
+        kind = "a folder" if file.is_dir() else "a pipe or a device"
+        raise StorageError(f"The journal {file} cannot be opened: it is {kind}.")
     if not may_create and not file.exists():
         raise StorageError(f"The journal {file} does not exist.")
     mode = "ro" if read_only else "rwc" if may_create else "rw"

@@ -28,13 +28,13 @@ from memagent.backends.rag.fusion import reciprocal_rank_fusion
 from memagent.backends.rag.lexical import LexicalIndex
 from memagent.backends.rag.passages import Passage, passage_key, split
 from memagent.backends.rag.relevance import Evidence, Relevance, is_question
-from memagent.backends.rag.vectors import VectorIndex
+from memagent.backends.rag.vectors import VectorIndex, fresh_folder
 from memagent.backends.text import letters
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_FORMAT = 1
+_FORMAT = 2
 _JUDGED = 20
 _VIEWS_A_PASSAGE = 3
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
@@ -51,14 +51,19 @@ def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Resu
         except MemagentError:
             raise
         except BaseException as error:
-            if not isinstance(error, sqlite3.Error) and type(error).__module__.split(".")[0] not in _STORES:
+            if not isinstance(error, sqlite3.Error) and not _is_of_stores(error):
                 raise
             raise StorageError(
                 f"The rag memory's stores failed: {error}. The journal is kept apart from them, and the memory reads "
-                "there what it lacks when it is next used. If the disk is full or cannot be written, mend that first."
+                "there what it lacks when it is next used. If the disk is full or cannot be written, mend that first; if it is not, "
+                "`memagent backends rebuild rag` makes the memory anew."
             ) from error
 
     return call
+
+
+def _is_of_stores(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] in _STORES
 
 
 @dataclass(frozen=True)
@@ -94,11 +99,11 @@ class Rag(MemoryBackend):
     Config: ClassVar[type[RagConfig]] = RagConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
 
-    def __init__(self, config: RagConfig, resources: Resources) -> None:
+    def __init__(self, config: RagConfig, resources: Resources, chroma: Path | None = None) -> None:
         self.config = config
         self._resources = resources
         self._lexical = LexicalIndex(resources.workspace / "lexical.sqlite3")
-        place = config.url or resources.workspace / "chroma"
+        place = config.url or chroma or fresh_folder(resources.workspace)
         try:
             self._vectors = VectorIndex(place, f"memagent-{resources.scope}" if config.url else "passages")
         except BaseException:
@@ -181,34 +186,41 @@ class Rag(MemoryBackend):
         self._lexical.copy_to(directory / "lexical.sqlite3")
         self._vectors.copy_to(directory / "chroma")
         self._prune_server()
-        (directory / "state.json").write_text(json.dumps({"passages": self._lexical.count()[1]}))
+        (directory / "state.json").write_text(json.dumps(self._counts()))
 
     @classmethod
     def load(cls, directory: Path, config: RagConfig, resources: Resources) -> Self:
         from shutil import copyfile, copytree
 
+        chroma = fresh_folder(resources.workspace)
         try:
-            expected = json.loads((directory / "state.json").read_text())["passages"]
+            expected = json.loads((directory / "state.json").read_text())
             copyfile(directory / "lexical.sqlite3", resources.workspace / "lexical.sqlite3")
             if not config.url:
-                copytree(directory / "chroma", resources.workspace / "chroma")
+                copytree(directory / "chroma", chroma)
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
-        backend = cls(config, resources)
-        found = backend._lexical.count()[1]
-        if found != expected:
-            backend.close()
-            raise CheckpointError(f"it holds {found} passages, expected {expected}")
+        backend = cls(config, resources, chroma)
         try:
+            found = backend._counts()
+            if found != expected:
+                raise CheckpointError(f"it holds {found}, expected {expected}")
             backend._mend_server()
-        except BaseException:
+        except BaseException as error:
             backend.close()
+            if isinstance(error, sqlite3.DatabaseError) or _is_of_stores(error):
+                raise CheckpointError(f"its content cannot be used ({error})") from error
             raise
         return backend
 
     def close(self) -> None:
         self._vectors.close()
         self._lexical.close()
+
+    def _counts(self) -> dict[str, int]:
+        """What a stored state holds, to be compared when it is loaded. A server's vectors are mended, not compared."""
+        counts = {"passages": self._lexical.count()[1], "words": self._lexical.search_count()}
+        return counts | ({"vectors": self._vectors.count()} if self._vectors.embedded else {})
 
     def _embed(self, passages: Sequence[Passage]) -> None:
         views = {key: text for passage in passages for key, text in passage.views().items()}

@@ -186,6 +186,10 @@ class LexicalIndex:
         ).fetchone()
         return turns, passages
 
+    def search_count(self) -> int:
+        """Return the number of passages whose words can be searched."""
+        return int(self._database.execute("SELECT count(*) FROM words").fetchone()[0])
+
     def copy_to(self, file: Path) -> None:
         """Write the whole index into a new file, by SQLite's own backup: nothing else may open a file in use."""
         with closing(sqlite3.connect(file)) as copy:

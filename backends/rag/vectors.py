@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import numpy as np
 
@@ -127,7 +128,8 @@ class VectorIndex:
             return
         kept = self.get(self.all_keys())
         self.close()
-        shutil.rmtree(self._place)
+        old, self._place = self._place, fresh_folder(self._place.parent)
+        shutil.rmtree(old)
         self._open()
         if kept:
             self.add(list(kept), np.stack(list(kept.values())))
@@ -191,6 +193,11 @@ def _embedded_client(folder: Path) -> Client:
             anonymized_telemetry=False,
         )
     )
+
+
+def fresh_folder(parent: Path) -> Path:
+    """Return a path for a store: Chroma remembers each path of a process, also one that it failed to open or has closed."""
+    return parent / f"chroma-{uuid4().hex}"
 
 
 def clear_unused(folder: Path) -> None:

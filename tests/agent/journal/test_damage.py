@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -248,3 +249,11 @@ def test_journals_of_one_home_in_different_databases_have_marks_of_their_own(
     assert isinstance(journal, Journal)
     with open_journal(home, "ana") as journal:
         assert journal.count() == 1
+
+
+def test_a_pipe_in_the_journals_place_is_refused_at_once(home: Home) -> None:
+    home.user_folder("ana").mkdir(parents=True)
+    os.mkfifo(home.journal_file("ana"))
+    for read_only in (False, True):
+        with pytest.raises(StorageError, match="it is a pipe or a device"):
+            open_journal(home, "ana", read_only=read_only)
