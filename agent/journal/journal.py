@@ -6,28 +6,18 @@ Cost: appending is two indexed inserts whatever the length of the journal; forge
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
-from uuid import uuid4
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import delete, insert, select
 
 from memagent.agent.journal.audit import audit
-from memagent.agent.journal.chain import (
-    GENESIS,
-    forgetting_head,
-    new_salt,
-    timestamp,
-    turn_head,
-    turn_leaf,
-)
+from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.database import copy_database, open_database, purge
 from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError
-from memagent.agent.journal.reading import JournalReader, read_extent
+from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import (
     Extent,
     Forgetting,
@@ -37,24 +27,18 @@ from memagent.agent.journal.records import (
     check_name,
     check_turn,
 )
-from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
 from memagent.agent.journal.schema import (
     NoJournalError,
-    chain,
     checkpoints,
-    forgettings,
     meta,
     prepare,
     sessions,
-    turns,
     unfinished,
-    users,
 )
-from memagent.backends.errors import InputError, JournalDamagedError, StorageError
+from memagent.agent.journal.writing import Transaction
+from memagent.backends.errors import JournalDamagedError, StorageError
 from memagent.backends.protocol import Turn
 
-# A seq asked for by an import is kept up to here, so that a journal never comes near the largest one.
-_LARGEST_KEPT_SEQ = 2**52
 # What a reader waits for the tables of a journal that another process has just begun.
 _CREATION_SECONDS = 1.0
 
@@ -140,8 +124,8 @@ class Journal(JournalReader):
                 check_turn(entry)
         if not new:
             return []
-        with self._writing() as connection:
-            return self._extend(connection, new, moved)
+        with self._writing() as transaction:
+            return transaction.extend(new, moved)
 
     def append_reply(self, session: str, text: str, in_view: Sequence[int], *, derived: bool) -> Turn | None:
         """Add the assistant's reply, unless a turn that it saw has been forgotten since: then it may repeat that turn.
@@ -154,17 +138,13 @@ class Journal(JournalReader):
         """
         new = NewTurn(session, "assistant", text, in_view=tuple(in_view), derived=derived)
         check_turn(new)
-        with self._writing() as connection:
-            self._lock_user(connection)
-            chosen = (turns.c.user == self.user) & turns.c.seq.in_(new.in_view)
-            here = connection.execute(select(func.count()).select_from(turns).where(chosen)).scalar_one()
-            return self._extend(connection, [new], None)[0] if here == len(new.in_view) else None
+        with self._writing() as transaction:
+            return transaction.extend([new], None)[0] if transaction.has_all(new.in_view) else None
 
     def add_sessions(self, created: dict[str, datetime]) -> None:
         """Note when sessions began; a session already there keeps its time."""
-        with self._writing() as connection:
-            self._lock_user(connection)
-            self._add_sessions(connection, created)
+        with self._writing() as transaction:
+            transaction.add_sessions(created)
 
     def forget(self, seqs: Collection[int], states: Collection[tuple[str, str]] = ()) -> list[Forgetting]:
         """Remove turns: text, role, session and salt go, a tombstone with id and time stays.
@@ -180,31 +160,18 @@ class Journal(JournalReader):
             StorageError: nothing was forgotten.
             UnpurgedError: the turns are forgotten, but the file could not be rewritten yet.
         """
-        with self._writing() as connection:
-            self._lock_user(connection)
-            found: list[tuple[int, str]] = []
-            for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
-                chosen = (turns.c.user == self.user) & turns.c.seq.in_(page)
-                ids = select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
-                found += [(row.seq, row.id) for row in connection.execute(ids)]
-                connection.execute(delete(turns).where(chosen))
-            now = datetime.now(UTC)
-            made = self._add_forgettings(connection, [Tombstone(seq, turn_id, now) for seq, turn_id in found])
+        with self._writing() as transaction:
+            made = transaction.forget(seqs)
             if made:
-                stored = select(checkpoints.c.backend, checkpoints.c.place).where(
-                    checkpoints.c.user == self.user
-                )
-                known = {(row.backend, row.place) for row in connection.execute(stored)}
-                self._add_unfinished(connection, made[-1].number, {("", ""), *states, *known})
+                transaction.note_unfinished({*states, *transaction.stored_states()})
         if made:
             self.finish_purge()
         return made
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one, so that no seq of a lost turn is given twice."""
-        with self._writing() as connection:
-            last, _ = self._lock_user(connection)
-            self._set_user(connection, last_seq=max(last, min(seq, _LARGEST_KEPT_SEQ)))
+        with self._writing() as transaction:
+            transaction.reserve(seq)
 
     def delete_session(self, session: str) -> None:
         """Drop an empty session's name; its turns must have been forgotten first.
@@ -212,13 +179,10 @@ class Journal(JournalReader):
         Raises:
             UnpurgedError: it is dropped, but the file could not be rewritten yet.
         """
-        with self._writing() as connection:
-            self._lock_user(connection)
-            connection.execute(
-                delete(sessions).where((sessions.c.user == self.user) & (sessions.c.name == session))
-            )
-            reached = read_extent(connection, self.user)
-            self._add_unfinished(connection, reached.forgetting if reached else 0, {("", "")})
+        with self._writing() as transaction:
+            mine = (sessions.c.user == self.user) & (sessions.c.name == session)
+            transaction.connection.execute(delete(sessions).where(mine))
+            transaction.note_unfinished(())
         self.finish_purge()
 
     def purge(self) -> None:
@@ -249,8 +213,8 @@ class Journal(JournalReader):
 
     def finished(self, done: Unfinished) -> None:
         """Note that a part of forgetting is done, up to its number."""
-        with self._writing() as connection:
-            connection.execute(
+        with self._writing() as transaction:
+            transaction.connection.execute(
                 delete(unfinished)
                 .filter_by(user=self.user, backend=done.backend, place=done.place)
                 .where(unfinished.c.forgetting <= done.forgetting)
@@ -260,16 +224,18 @@ class Journal(JournalReader):
         """Record that a backend has stored a state, and that it has followed the forgettings up to there."""
         key = {"user": self.user, "backend": backend, "place": place}
         values = {"seq": extent.seq, "forgetting": extent.forgetting, "manifest_sha256": manifest_sha256}
-        with self._writing() as connection:
-            connection.execute(delete(checkpoints).filter_by(**key))
-            connection.execute(
+        with self._writing() as transaction:
+            transaction.connection.execute(delete(checkpoints).filter_by(**key))
+            transaction.connection.execute(
                 insert(checkpoints).values(**key, **values, created_at=timestamp(datetime.now(UTC)))
             )
 
     def drop_checkpoint(self, backend: str, place: str) -> None:
         """Record that a backend has no stored state there any more."""
-        with self._writing() as connection:
-            connection.execute(delete(checkpoints).filter_by(user=self.user, backend=backend, place=place))
+        with self._writing() as transaction:
+            transaction.connection.execute(
+                delete(checkpoints).filter_by(user=self.user, backend=backend, place=place)
+            )
 
     def backup(self, file: Path) -> None:
         """Copy the whole database into a new file while it is in use, without what was forgotten.
@@ -310,120 +276,17 @@ class Journal(JournalReader):
             return None
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> Iterator[Transaction]:
         """A transaction that holds the write lock from its beginning and commits at its end; then the mark follows."""
         if self._read_only:
             raise StorageError(f"The journal {self.where} was opened for reading only.")
         with self._connect(begin="BEGIN IMMEDIATE") as connection:
             with connection.begin():
-                yield connection
-                reached = read_extent(connection, self.user)
-            if self.mark is not None and reached is not None:
+                transaction = Transaction(connection, self.user)
+                yield transaction
+                reached = transaction.finish()
+            if self.mark is not None:
                 self.mark.advance(reached)
-
-    def _extend(
-        self, connection: Connection, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None
-    ) -> list[Turn]:
-        made: list[Turn] = []
-        rows: list[dict[str, object]] = []
-        links: list[dict[str, object]] = []
-        tombstones: list[Tombstone] = []
-        last, head = self._lock_user(connection)
-        for entry in new:
-            if isinstance(entry, NewTurn):
-                last = _next_seq(last, entry.seq)
-                turn, salt = _numbered(entry, last, moved), entry.salt or new_salt()
-                made.append(turn)
-                rows.append(turn_row(self.user, turn, salt))
-                links.append(self._link(last, turn.id, turn_leaf(salt, turn), head))
-            else:
-                tombstones.append(entry)
-                if entry.seq <= last or entry.seq > _LARGEST_KEPT_SEQ:
-                    continue
-                last = entry.seq
-                if entry.leaf is None:
-                    continue
-                links.append(self._link(last, entry.turn_id, entry.leaf, head))
-            head = cast(bytes, links[-1]["head"])
-        self._add_sessions(connection, {turn.session: turn.created_at for turn in reversed(made)})
-        for table, values in ((turns, rows), (chain, links)):
-            if values:
-                connection.execute(insert(table), values)
-        self._add_forgettings(connection, self._untaken(connection, tombstones))
-        self._set_user(connection, last_seq=last, head=head)
-        return made
-
-    def _lock_user(self, connection: Connection) -> tuple[int, bytes]:
-        """Make sure the user has a row, lock it, and return the last seq given and the chain's head."""
-        row = connection.execute(
-            select(users.c.last_seq, users.c.head).where(users.c.name == self.user).with_for_update()
-        ).first()
-        if row is not None:
-            return int(row.last_seq), row.head
-        now = timestamp(datetime.now(UTC))
-        connection.execute(
-            insert(users).values(name=self.user, created_at=now, last_seq=0, last_forgetting=0)
-        )
-        return 0, GENESIS
-
-    def _set_user(self, connection: Connection, **values: object) -> None:
-        connection.execute(update(users).where(users.c.name == self.user).values(**values))
-
-    def _add_sessions(self, connection: Connection, created: dict[str, datetime]) -> None:
-        known = select(sessions.c.name).where(
-            (sessions.c.user == self.user) & sessions.c.name.in_(list(created))
-        )
-        present = set(connection.execute(known).scalars())
-        rows = [
-            {"user": self.user, "name": name, "created_at": timestamp(when)}
-            for name, when in created.items()
-            if name not in present
-        ]
-        if rows:
-            connection.execute(insert(sessions), rows)
-
-    def _untaken(self, connection: Connection, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
-        """Take the seq from tombstones whose seq is another turn's here."""
-        taken: set[int] = set()
-        for page in pages([one.seq for one in tombstones]):
-            held = select(turns.c.seq).where((turns.c.user == self.user) & turns.c.seq.in_(page))
-            taken.update(connection.execute(held).scalars())
-        return [replace(one, seq=0) if one.seq in taken else one for one in tombstones]
-
-    def _add_forgettings(self, connection: Connection, tombstones: Iterable[Tombstone]) -> list[Forgetting]:
-        last, head = connection.execute(
-            select(users.c.last_forgetting, users.c.forgetting_head).where(users.c.name == self.user)
-        ).one()
-        made: list[Forgetting] = []
-        rows: list[dict[str, object]] = []
-        for number, one in enumerate(tombstones, start=last + 1):
-            made.append(Forgetting(number, one.seq, one.turn_id, one.forgotten_at))
-            head = forgetting_head(head, made[-1])
-            rows.append(
-                {
-                    "user": self.user,
-                    "number": number,
-                    "seq": one.seq,
-                    "turn_id": one.turn_id,
-                    "forgotten_at": timestamp(one.forgotten_at),
-                    "head": head,
-                }
-            )
-        if rows:
-            connection.execute(insert(forgettings), rows)
-            self._set_user(connection, last_forgetting=last + len(rows), forgetting_head=head)
-        return made
-
-    def _add_unfinished(self, connection: Connection, number: int, states: set[tuple[str, str]]) -> None:
-        """Note that the journal's file ("", "") and stored states have to follow up to a forgetting."""
-        for backend, place in sorted(states):
-            key = {"user": self.user, "backend": backend, "place": place}
-            connection.execute(delete(unfinished).filter_by(**key))
-            connection.execute(insert(unfinished).values(**key, forgetting=number))
-
-    def _link(self, seq: int, turn_id: str, leaf: bytes, before: bytes) -> dict[str, object]:
-        head = turn_head(before, seq, turn_id, leaf)
-        return {"user": self.user, "seq": seq, "turn_id": turn_id, "leaf": leaf, "head": head}
 
 
 class UnpurgedError(StorageError):
@@ -440,30 +303,3 @@ def _check_not_emptied(file: Path, user: str, noted: Extent | None) -> None:
             f"{reached}here. Nothing was changed.",
             user,
         )
-
-
-def _next_seq(last: int, wanted: int | None) -> int:
-    if wanted is not None and last < wanted <= _LARGEST_KEPT_SEQ:
-        return wanted
-    if last >= LARGEST_SEQ:
-        raise InputError(f"The journal has no numbers left after {last}. Nothing was stored.")
-    return last + 1
-
-
-def _numbered(new: NewTurn, seq: int, moved: dict[int, int] | None) -> Turn:
-    """Make a turn of a new one, noting where it came to stand."""
-    in_view = new.in_view
-    if moved is not None and new.seq is not None:
-        moved[new.seq] = seq
-        in_view = tuple(moved[other] for other in in_view if other in moved)
-    return Turn(
-        seq=seq,
-        id=new.id or uuid4().hex,
-        session=new.session,
-        role=new.role,
-        text=new.text,
-        created_at=(new.created_at or datetime.now(UTC)).astimezone(UTC),
-        speaker=new.speaker,
-        in_view=in_view,
-        derived=new.derived,
-    )
