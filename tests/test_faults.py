@@ -17,22 +17,23 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign fo
 
 # What each of them breaks must be found.
 NOTHING_IS_NOTED_AS_UNFINISHED = """
-from memagent.agent.journal.journal import Journal
+from memagent.agent.journal.writing import Transaction
 
-Journal._add_unfinished = lambda *arguments: None
+assert hasattr(Transaction, "note_unfinished")
+Transaction.note_unfinished = lambda *arguments: None
 """
 A_TURN_IS_LOST_NOW_AND_THEN = """
 from sqlalchemy import delete
-from memagent.agent.journal.journal import Journal
-from memagent.agent.journal.schema import chain, turns
+from memagent.agent.journal.schema import turns
+from memagent.agent.journal.writing import Transaction
 
-def losing(self, connection, new, moved):
-    made = extend(self, connection, new, moved)
+def losing(self, new, moved):
+    made = extend(self, new, moved)
     if made and made[-1].seq % 40 == 0:
-        connection.execute(delete(turns).where(turns.c.seq == made[-1].seq))
+        self.connection.execute(delete(turns).where(turns.c.seq == made[-1].seq))
     return made
 
-extend, Journal._extend = Journal._extend, losing
+extend, Transaction.extend = Transaction.extend, losing
 """
 
 
