@@ -1,7 +1,7 @@
 """Conversations with long-term memory: journal, memory, models, and the engine between them."""
 
-from memagent.agent.agent import Agent, Reply
-from memagent.agent.conversation import Conversation, Settings
+from memagent.agent.engine.agent import Agent, Reply
+from memagent.agent.engine.conversation import Conversation, Settings
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.memory import Memory

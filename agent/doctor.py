@@ -13,20 +13,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from memagent.agent.checkpoint import CheckpointStore
-from memagent.agent.forgetting import finish
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.journal.mark import UnreadableMarkError
 from memagent.agent.journal.schema import NoJournalError, OutdatedSchemaError
-from memagent.agent.lock import BackendLock, backend_lock
-from memagent.agent.loss import examine_loss
 from memagent.agent.memory import Memory, open_journal
+from memagent.agent.memory.checkpoint import CheckpointStore
+from memagent.agent.memory.forgetting import finish
+from memagent.agent.memory.lock import BackendLock, backend_lock
+from memagent.agent.memory.loss import examine_loss
+from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.models.convert import damage
-from memagent.agent.models.fetch import check
-from memagent.agent.models.resolve import transformers_folder
-from memagent.agent.workspace import Scratch, remove_dead_readers
+from memagent.agent.models.hub import check
+from memagent.agent.models.loader import transformers_folder
 from memagent.backends import registry
 from memagent.backends.errors import BusyError, CheckpointError, MemagentError
 

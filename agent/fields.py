@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from memagent.backends.protocol import Recollection
-from memagent.backends.text import UNSAFE
+from memagent.backends.shared.text import UNSAFE
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:

@@ -19,52 +19,13 @@ from pathlib import Path
 from urllib.parse import unquote
 from uuid import uuid4
 
-from memagent.agent.journal_url import check_journal_url
+from memagent.agent.journal.url import check_journal_url
+from memagent.agent.files import make_private, write_private
 from memagent.backends.errors import InputError, SettingError, StorageError
 
 # Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 _LONGEST_NAME = 120
-
-
-def make_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
-    """Create a folder, and the missing ones above it, with mode 0700.
-
-    Args:
-        variable: the environment variable that says where this folder is, for the message.
-
-    Raises:
-        StorageError: it cannot be created or written to.
-    """
-    try:
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        for folder in reversed(missing):
-            folder.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"The folder {path} cannot be created ({error.strerror or error}). "
-            f"Set {variable} to a folder that this account can write to."
-        ) from error
-    if not path.is_dir():
-        raise StorageError(f"{path} is not a folder. Set {variable} to one.")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise StorageError(
-            f"The folder {path} is not writable for this account. "
-            f"Change its rights, or set {variable} to a folder of your own."
-        )
-    return path
-
-
-def make_tree_private(folder: Path) -> None:
-    """Give a folder and all in it modes 0700 and 0600: libraries create files with the account's usual modes."""
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o700 if path.is_dir() else 0o600)
-
-
-def write_private(file: Path, content: bytes) -> None:
-    """Write a file of mode 0600."""
-    with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as target:
-        target.write(content)
 
 
 def folder_name(name: str) -> str:

@@ -21,8 +21,6 @@ import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from memagent.backends.text import in_a_line
-
 
 class MemagentError(Exception):
     """Base of all errors raised on purpose by memagent."""
@@ -105,3 +103,8 @@ class MissingExtraError(MemagentError):
         else:
             advice = "install the package that provides it"
         super().__init__(f"{feature} needs the Python module {module}, which is not installed: {advice}.")
+
+
+def in_a_line(name: str) -> str:
+    """Return a name as a sentence can hold it: as it is, or quoted with escapes if it would not print on one line."""
+    return name if name.isprintable() else repr(name)

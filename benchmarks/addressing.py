@@ -31,10 +31,10 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 
 from memagent.agent.home import Home
-from memagent.agent.models.resolve import as_local, load_chat_model
-from memagent.backends.attention import rotary
-from memagent.backends.attention.reader import Reader, Row
-from memagent.backends.tokens import TextTokenizer
+from memagent.agent.models.loader import as_local, load_chat_model
+from memagent.backends.shared.attention import rotary
+from memagent.backends.shared.attention.encoder import Reader, Row
+from memagent.backends.shared.tokens import TextTokenizer
 from memagent.kernels.lsh import LSHIndex
 
 LAYER, HEAD, OFFSET, WINDOW = 3, 4, 256, 512

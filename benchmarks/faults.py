@@ -46,7 +46,7 @@ def small_model() -> LocalModel:
     """SmolLM2 135M, loaded before any fork and on one thread, which a forked process can use."""
     import torch
 
-    from memagent.agent.models.resolve import as_local, load_chat_model
+    from memagent.agent.models.loader import as_local, load_chat_model
 
     torch.set_num_threads(1)
     return as_local(

@@ -23,8 +23,8 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal.export import export, load, open_source, prove
 from memagent.agent.memory import Memory, open_journal
-from memagent.agent.transfer import export, load, open_source, prove
 
 BESIDE = "in_memory"
 """A second stored memory, so that forgetting has two to clear."""

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from faults_common import USER, Models, forked, sentence
 
-from memagent.agent.checkpoint import CheckpointStore
+from memagent.agent.evaluation.scenarios import read, suite
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal.export import export, load
 from memagent.agent.journal.lines import Source, prove
-from memagent.agent.scenarios import read, suite
-from memagent.agent.transfer import export, load
+from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.backends.errors import MemagentError
 from tests.mutation import JSON_TOKENS, YAML_TOKENS, Mutator
 

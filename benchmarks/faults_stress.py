@@ -15,14 +15,14 @@ from uuid import uuid4
 
 from faults_common import USER, Expected, Ledger, Models, check, forked, leaks, sentence
 
-from memagent.agent.conversation import Conversation, Settings
-from memagent.agent.events import Remembered, TurnBegan
+from memagent.agent.engine.conversation import Conversation, Settings
+from memagent.agent.engine.events import Remembered, TurnBegan
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal.export import export
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.agent.models.fakes import EchoModel
-from memagent.agent.transfer import export
 from memagent.backends.errors import BusyError, MemagentError
 
 CHAT_BACKENDS = ("rag", "in_memory")

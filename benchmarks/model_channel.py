@@ -28,16 +28,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from memagent.agent.conversation import Conversation, Settings
-from memagent.agent.events import TurnEnded
+from memagent.agent.engine.conversation import Conversation, Settings
+from memagent.agent.engine.events import TurnEnded
+from memagent.agent.evaluation.scenarios.distractors import generate
 from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn
 from memagent.agent.memory import Memory
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel, Message, Sampling
-from memagent.agent.models.resolve import as_local, load_chat_model
-from memagent.agent.scenarios.distractors import generate
-from memagent.cli.progress import track
+from memagent.agent.models.loader import as_local, load_chat_model
+from memagent.cli.rendering.progress import track
 
 FACTS = Path(__file__).parents[1] / "tests" / "data" / "twelve_facts.json"
 _SESSION = 20

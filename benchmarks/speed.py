@@ -28,16 +28,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from memagent.agent.agent import Agent
-from memagent.agent.events import TurnEnded
+from memagent.agent.engine.agent import Agent
+from memagent.agent.engine.events import TurnEnded
 from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.embedding import HashingEmbedder, load_embedder
-from memagent.agent.models.resolve import load_chat_model
+from memagent.agent.models.loader import load_chat_model
 from memagent.backends.protocol import Embedder, Vectors
-from memagent.backends.rag.lexical import terms
-from memagent.cli.progress import track
+from memagent.backends.shared.full_text import terms
+from memagent.cli.rendering.progress import track
 
 NAMES = [
     "Ana",

@@ -8,7 +8,8 @@ import sys
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli import backends, bench, chat, doctor, memory, models, output, scenario, sessions
+from memagent.cli.commands import backends, bench, chat, doctor, memory, models, scenario, sessions
+from memagent.cli.rendering import output
 
 # click's UsageError, of which newer versions of typer hold a copy that has no public name.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]

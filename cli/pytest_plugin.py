@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from memagent.agent.scenarios import Located, Models, ScenarioResult
+    from memagent.agent.evaluation.scenarios import Located, Models, ScenarioResult
 
 _SUFFIXES = (".recall.yaml", ".recall.yml")
 
@@ -53,9 +53,9 @@ class RecallFile(pytest.File):
     """A scenario file: an item for every scenario on every backend."""
 
     def collect(self) -> Iterator[RecallItem]:
-        from memagent.agent.scenarios import read
+        from memagent.agent.evaluation.scenarios import read
         from memagent.backends.errors import MemagentError
-        from memagent.cli.output import one_line, printable
+        from memagent.cli.rendering.output import one_line, printable
 
         try:
             found = read(self.path)
@@ -87,8 +87,8 @@ class RecallItem(pytest.Item):
         self.extra_keyword_matches.update(located.scenario.tags)
 
     def runtest(self) -> None:
+        from memagent.agent.evaluation.scenarios import Options, run
         from memagent.agent.models.catalogue import DEFAULT_MODEL
-        from memagent.agent.scenarios import Options, run
 
         option = self.config.getoption
         options = Options(
@@ -102,9 +102,9 @@ class RecallItem(pytest.Item):
             pytest.skip("all its expectations are of replies, and no model was asked")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        from memagent.agent.scenarios.report import explain
+        from memagent.agent.evaluation.scenarios.report import explain
         from memagent.backends.errors import MemagentError
-        from memagent.cli.output import printable
+        from memagent.cli.rendering.output import printable
 
         if isinstance(excinfo.value, RecallError):
             return printable(explain(excinfo.value.result))
@@ -117,7 +117,7 @@ class RecallItem(pytest.Item):
 
 
 def _backends(config: pytest.Config) -> list[str]:
-    from memagent.cli.common import choose_backends
+    from memagent.cli.opening import choose_backends
 
     return list(
         choose_backends(config.getoption("memagent_backend") or config.getini("memagent_backends"), None)
@@ -127,7 +127,7 @@ def _backends(config: pytest.Config) -> list[str]:
 @cache
 def _models() -> Models:
     """The models of this test run, loaded once."""
+    from memagent.agent.evaluation.scenarios import Models
     from memagent.agent.home import Home
-    from memagent.agent.scenarios import Models
 
     return Models.shared(Home.from_environment().models)

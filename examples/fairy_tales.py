@@ -37,9 +37,9 @@ from fairy_tales_scorer import summarise
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from memagent.agent.benchmarks.plot import check_path
+from memagent.agent.evaluation.benchmarks.plot import check_path
 from memagent.agent.home import Home
-from memagent.agent.models.resolve import as_local, load_chat_model
+from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.errors import MemagentError
 
 MODES = ("span", "token")

@@ -14,7 +14,7 @@ from memagent.agent.journal import NewTurn
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.runtime import torch
 from memagent.backends.protocol import LocalModel, Progress
-from memagent.backends.tokens import TextTokenizer
+from memagent.backends.shared.tokens import TextTokenizer
 
 NONE = "none"
 SYSTEM = "You are a friendly old storyteller. Answer in a few sentences."

@@ -33,7 +33,7 @@ from titans_data import Recall
 from titans_plot import plot_experiments
 from titans_training import OtherRunError, Trainer, Training, evaluate
 
-from memagent.backends.titans.lm import TitansConfig
+from memagent.backends.neural.titans import TitansConfig
 
 MODEL: dict[str, Any] = {
     "hidden_size": 32,

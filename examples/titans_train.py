@@ -8,7 +8,7 @@
 Texts are read as bytes, so that no tokenizer is needed. In `recall`, keys and their values stand among random values,
 and each key is asked for at the end; `needle` is one such pair. Killed, at any moment, it continues from its last
 checkpoint when the same command is given again. The folder then holds `step-N/model`, which
-`AutoModelForCausalLM.from_pretrained` reads once `memagent.backends.titans.lm` is imported, and `loss.png`.
+`AutoModelForCausalLM.from_pretrained` reads once `memagent.backends.neural.titans` is imported, and `loss.png`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from titans_data import DataError, Recall, Source, Text
 from titans_plot import plot_losses
 from titans_training import OtherRunError, Trainer, Training, evaluate
 
-from memagent.backends.titans.lm import TitansConfig
+from memagent.backends.neural.titans import TitansConfig
 
 TASKS = ("text", "recall", "needle")
 

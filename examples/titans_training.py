@@ -19,7 +19,7 @@ from titans_data import IGNORED, TESTING, Source
 from torch.optim import AdamW, Optimizer
 from transformers.utils.logging import disable_progress_bar
 
-from memagent.backends.titans.lm import TitansConfig, TitansForCausalLM
+from memagent.backends.neural.titans import TitansConfig, TitansForCausalLM
 
 _WEIGHTS = "model"
 _MOMENTS = "optimizer.safetensors"

@@ -12,7 +12,7 @@ import pytest
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.models.embedding import HashingEmbedder
-from memagent.agent.models.resolve import as_local, load_chat_model
+from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.protocol import LocalModel
 
 

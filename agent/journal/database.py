@@ -21,7 +21,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from memagent.agent.home import make_private
+from memagent.agent.files import make_private
 from memagent.backends.errors import StorageError
 
 BUSY_SECONDS = 30

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from memagent.agent.home import write_private
+from memagent.agent.files import write_private
 from memagent.agent.journal.records import Extent
 
 # Two lines of fixed length, written in turn: a write that is cut off leaves the other one whole. Writing in place

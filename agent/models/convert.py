@@ -9,10 +9,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from memagent.agent.home import make_private
-from memagent.agent.models.fetch import Notify, sha256_of
+from memagent.agent.files import make_private
 from memagent.agent.models.folder import check_complete, check_counts, check_sizes, model_errors
 from memagent.agent.models.gguf_file import GgufHeader, read_header
+from memagent.agent.models.hub import Notify, sha256_of
 from memagent.backends.errors import ModelError
 
 _FORMAT = 1

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, CatalogueModel
-from memagent.agent.models.fetch import Notify, Report, ensure, quiet
 from memagent.agent.models.folder import model_errors
+from memagent.agent.models.hub import Notify, Report, ensure, quiet
 from memagent.backends.errors import NotFoundError
 from memagent.backends.protocol import Embedder, Vectors
-from memagent.backends.tokens import without_added_tokens
+from memagent.backends.shared.tokens import without_added_tokens
 
 _BATCH = 32
 

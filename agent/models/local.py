@@ -13,7 +13,7 @@ from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.folder import check_complete, model_errors
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
-from memagent.backends.tokens import TextTokenizer
+from memagent.backends.shared.tokens import TextTokenizer
 
 _UNKNOWN_WINDOW = 4096
 # All that str.splitlines takes for the end of a line, and U+001F beside the separators that are among them.

@@ -25,11 +25,11 @@ from memagent.backends.protocol import (
     Vectors,
 )
 from memagent.backends.rag.fusion import reciprocal_rank_fusion
-from memagent.backends.rag.lexical import LexicalIndex
-from memagent.backends.rag.passages import Passage, passage_key, split
 from memagent.backends.rag.relevance import Evidence, Relevance, is_question
 from memagent.backends.rag.vectors import VectorIndex, fresh_folder
-from memagent.backends.text import letters
+from memagent.backends.shared.chunking import Passage, passage_key, split
+from memagent.backends.shared.full_text import LexicalIndex
+from memagent.backends.shared.text import letters
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

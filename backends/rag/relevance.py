@@ -23,7 +23,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memagent.backends.rag.lexical import STOP_WORDS
+from memagent.backends.shared.full_text import STOP_WORDS
 
 COVERAGE_WEIGHT = 0.15
 QUESTION_DOUBT = 0.10

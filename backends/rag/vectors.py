@@ -20,7 +20,7 @@ import numpy as np
 
 from memagent.backends.errors import CheckpointError, SettingError, StorageError
 from memagent.backends.protocol import Vectors
-from memagent.backends.rag.lexical import DISK_CODES
+from memagent.backends.shared.full_text import DISK_CODES
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memagent.backends.rope_map.likeness import Likeness
+from memagent.backends.rope_map.value_similarity import Likeness
 
 FLOOR = 1e-3
 """Mass below this is noise: an even spread over a thousand pieces."""

@@ -14,11 +14,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field
 
-from memagent.backends.attention import rotary
-from memagent.backends.attention.attended import Attended, Placement
-from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import KeysAndValues, Reader, Row
-from memagent.backends.attention.watching import watched
 from memagent.backends.errors import CheckpointError, SettingError
 from memagent.backends.protocol import (
     Attachment,
@@ -33,12 +28,17 @@ from memagent.backends.protocol import (
 )
 from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.addressing import Addressing
-from memagent.backends.rope_map.catalogue import Catalogue
+from memagent.backends.rope_map.chunk_table import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.pages import PageStore
-from memagent.backends.rope_map.quantize import Precision
 from memagent.backends.rope_map.search import Search
-from memagent.backends.tensors import save_tensors
+from memagent.backends.shared.attention import rotary
+from memagent.backends.shared.attention.chunks import Writer
+from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
+from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.injection import Attended, Placement
+from memagent.backends.shared.attention.pages import PageStore
+from memagent.backends.shared.attention.quantization import Precision
+from memagent.backends.shared.tensors import save_tensors
 
 _FORMAT = 2
 _STEP = 64
@@ -221,7 +221,7 @@ class RopeMap(MemoryBackend):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from memagent.backends.rope_map.pages import link
+        from memagent.backends.shared.attention.pages import link
 
         pages = resources.workspace / "pages"
         pages.mkdir(mode=0o700)

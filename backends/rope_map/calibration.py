@@ -23,17 +23,19 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import Asked, KeysAndValues, Reader, Row
 from memagent.backends.protocol import LocalModel, Progress, Turn
-from memagent.backends.rope_map import choosing, fitting, generated
+from memagent.backends.rope_map import calibration_data as generated
+from memagent.backends.rope_map import fitting
+from memagent.backends.rope_map import head_selection as choosing
 from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head
-from memagent.backends.rope_map.catalogue import Catalogue
-from memagent.backends.rope_map.choosing import Heard, owners_of
+from memagent.backends.rope_map.chunk_table import Catalogue
 from memagent.backends.rope_map.fitting import Example
+from memagent.backends.rope_map.head_selection import Heard, owners_of
 from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.likeness import RIDGE, SHARPNESS, Likeness
-from memagent.backends.tensors import save_tensors
+from memagent.backends.rope_map.value_similarity import RIDGE, SHARPNESS, Likeness
+from memagent.backends.shared.attention.chunks import Writer
+from memagent.backends.shared.attention.encoder import Asked, KeysAndValues, Reader, Row
+from memagent.backends.shared.tensors import save_tensors
 
 FORMAT = 4
 _SCENES = 4

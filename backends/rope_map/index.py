@@ -12,12 +12,12 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from memagent.backends.attention import rotary
-from memagent.backends.attention.pieces import LONGEST
-from memagent.backends.attention.reader import Asked, KeysAndValues
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map.addressing import Addressing, Found, Head, evidence, mass
-from memagent.backends.rope_map.likeness import SHARPNESS
+from memagent.backends.rope_map.value_similarity import SHARPNESS
+from memagent.backends.shared.attention import rotary
+from memagent.backends.shared.attention.chunks import LONGEST
+from memagent.backends.shared.attention.encoder import Asked, KeysAndValues
 from memagent.kernels.lsh import LSHIndex
 
 _HITS = 256

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import KeysAndValues, Reader, Row
 from memagent.backends.rope_map.addressing import credited, gather
-from memagent.backends.rope_map.catalogue import Catalogue
+from memagent.backends.rope_map.chunk_table import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.pages import PageStore
-from memagent.backends.rope_map.rereading import CREDIT, LEAST, gains, lifts
-from memagent.backends.text import letters
+from memagent.backends.rope_map.reranking import CREDIT, LEAST, gains, lifts
+from memagent.backends.shared.attention.chunks import Writer
+from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
+from memagent.backends.shared.attention.pages import PageStore
+from memagent.backends.shared.text import letters
 
 _MARGIN = 3.0
 """A piece that is so many times less likely than the best one is irrelevant: e to the power of this."""

@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from memagent.backends.attention.watching import watched
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
     Attachment,
@@ -27,13 +26,14 @@ from memagent.backends.protocol import (
     Resources,
     Turn,
 )
-from memagent.backends.tensors import save_tensors
-from memagent.backends.text import letters
+from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.tensors import save_tensors
+from memagent.backends.shared.text import letters
+from memagent.backends.titans.associative_memory import Recital
+from memagent.backends.titans.chunks import Span, cut, load_spans, save_spans, spoken
 from memagent.backends.titans.context import in_context
 from memagent.backends.titans.memory import TestTimeMemory
-from memagent.backends.titans.recital import Recital
-from memagent.backends.titans.spans import Span, cut, load_spans, save_spans, spoken
-from memagent.backends.titans.written import Written
+from memagent.backends.titans.write_statistics import Written
 
 _FORMAT = 2
 _MANY = 64

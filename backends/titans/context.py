@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import log
 
-from memagent.backends.attention.attended import Attended
-from memagent.backends.attention.pieces import Piece, Writer
-from memagent.backends.attention.reader import Reader, Row
 from memagent.backends.protocol import LocalModel
-from memagent.backends.titans.spans import Span
+from memagent.backends.shared.attention.chunks import Piece, Writer
+from memagent.backends.shared.attention.encoder import Reader, Row
+from memagent.backends.shared.attention.injection import Attended
+from memagent.backends.titans.chunks import Span
 
 # Chosen among ten: a small model answers from what it reads under this line, and under some others as if it knew nothing.
 _OPENING = "Remember what the user said about themselves:\n"

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from memagent.backends.titans.written import Written
+from memagent.backends.titans.write_statistics import Written
 from memagent.kernels.neural_memory import NeuralMemoryState, neural_memory, retrieve
 
 HEADS = 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 # `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor, float32
 
-from memagent.kernels.lsh import torch as _torch
+from memagent.kernels.lsh import eager as _torch
 from memagent.kernels.lsh.index import Hits, LSHIndex
 from memagent.kernels.switch import fused
 
@@ -37,7 +37,7 @@ def hash_codes(vectors: Tensor, planes: Tensor) -> Tensor:
     if planes.shape[1] > 62:
         raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[1]}.")
     if planes.dtype == float32 and fused(vectors):
-        from memagent.kernels.lsh import triton as _triton
+        from memagent.kernels.lsh import fused as _triton
 
         return _triton.hash_codes(vectors, planes)
     return _torch.hash_codes(vectors, planes)
@@ -66,7 +66,7 @@ def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
             f"Expected queries [q, dim], keys [n, dim] and rows [q, c], got {', '.join(map(str, shapes))}."
         )
     if queries.dtype == float32 and fused(keys):
-        from memagent.kernels.lsh import triton as _triton
+        from memagent.kernels.lsh import fused as _triton
 
         return _triton.rerank(queries, keys, rows)
     return _torch.rerank(queries, keys, rows)

@@ -8,8 +8,8 @@ import torch
 
 from memagent.kernels import lsh
 from memagent.kernels.lsh.checks import check_keys, check_new, check_query
+from memagent.kernels.lsh.eager import exact_top, pad_top
 from memagent.kernels.lsh.table import Frame, Table
-from memagent.kernels.lsh.torch import exact_top, pad_top
 
 # So many keys are searched exactly sooner than their buckets are found.
 EXACT = 65_536

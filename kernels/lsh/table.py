@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from memagent.kernels import lsh
-from memagent.kernels.lsh.torch import bucket_rows
+from memagent.kernels.lsh.eager import bucket_rows
 
 # There is a bucket number for so many keys; a third to a half of the numbers occur among real keys. Comparing the
 # bucket means is one streaming product, cheaper than fetching scattered keys: hence small buckets.

@@ -10,8 +10,8 @@ from __future__ import annotations
 # Not `import torch`: the submodule of that name is an attribute of this package, hence a global here.
 from torch import Tensor, bfloat16, float64
 
-from memagent.kernels.memory_attention import torch as _torch
-from memagent.kernels.memory_attention.torch import merge, needs_gradient
+from memagent.kernels.memory_attention import eager as _torch
+from memagent.kernels.memory_attention.eager import merge, needs_gradient
 from memagent.kernels.switch import fused
 
 __all__ = ["memory_attention", "merge"]
@@ -71,7 +71,7 @@ def memory_attention(
     # On a processor Triton's interpreter runs, which multiplies bfloat16's bits as if they were integers.
     whole = query.dtype not in ((float64,) if query.is_cuda else (float64, bfloat16)) and top_k is None
     if whole and fused(query) and not needs_gradient(*tensors, mask, memory_bias):
-        from memagent.kernels.memory_attention import triton as _triton
+        from memagent.kernels.memory_attention import fused as _triton
 
         return _triton.memory_attention(
             *tensors, mask=mask, is_causal=is_causal, scaling=scaling, memory_bias=memory_bias

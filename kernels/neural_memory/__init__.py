@@ -21,7 +21,7 @@ from __future__ import annotations
 # `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor
 
-from memagent.kernels.neural_memory import torch as _torch
+from memagent.kernels.neural_memory import eager as _torch
 from memagent.kernels.neural_memory.checks import check_options, check_state, check_tokens, check_update
 from memagent.kernels.neural_memory.state import NeuralMemoryState
 from memagent.kernels.switch import fused
@@ -81,7 +81,7 @@ def neural_memory(
     check_tokens(query, key, value, gates, state.weights[-1].shape[3])
     tensors = (query, key, value, theta, eta, alpha)
     if fused(query):
-        from memagent.kernels.neural_memory import triton as in_triton
+        from memagent.kernels.neural_memory import fused as in_triton
 
         if in_triton.fits(state, chunk_size):
             return in_triton.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import ClassVar
 
-from memagent.agent.conversation import Conversation
-from memagent.agent.events import Event, Recalled, Token, TurnEnded
+from memagent.agent.engine.conversation import Conversation
+from memagent.agent.engine.events import Event, Recalled, Token, TurnEnded
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel, ScriptedModel

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 import pytest
 
-from memagent.agent.checkpoint import CheckpointStore
 from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn
 from memagent.agent.memory import Memory, open_journal
-from memagent.agent.workspace import Scratch
+from memagent.agent.memory.checkpoint import CheckpointStore
+from memagent.agent.memory.workspace import Scratch
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory, InMemoryConfig
 from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Turn

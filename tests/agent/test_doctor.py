@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from memagent.agent.checkpoint import CheckpointStore
 from memagent.agent.doctor import Finding, examine
-from memagent.agent.home import Home, make_private
+from memagent.agent.files import make_private
+from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn, UnpurgedError
 from memagent.agent.journal.database import Database
 from memagent.agent.memory import Memory, open_journal
+from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.backends.errors import StorageError
 from tests.agent.memories import scratch_of
 

@@ -10,11 +10,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from memagent.agent.home import Home, folder_name, make_private
+from memagent.agent.files import make_private
+from memagent.agent.home import Home, folder_name
 from memagent.agent.memory import open_journal
 from memagent.agent.models.catalogue import CATALOGUE
 from memagent.agent.models.convert import converted
-from memagent.agent.models.fetch import ensure
+from memagent.agent.models.hub import ensure
 from memagent.backends.errors import InputError, SettingError, StorageError
 from tests.conftest import OpenMemory
 

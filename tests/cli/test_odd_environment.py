@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from memagent.agent.home import Home
 from memagent.backends.errors import MemagentError, NotFoundError, SettingError
-from memagent.cli import common
+from memagent.cli import opening as common
 from memagent.cli.main import app
 from tests.cli.walking import Command, commands, ended_well
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memagent.agent.home import Home
-from memagent.backends.text import UNSAFE
+from memagent.backends.shared.text import UNSAFE
 
 DOGS = """\
 name: a dog is remembered
@@ -191,7 +191,7 @@ def test_no_text_of_a_scenario_commands_the_terminal(project: Path, text: str, e
 def test_no_text_of_an_unexpected_exception_commands_the_terminal(project: Path) -> None:
     (project / "dogs.recall.yaml").write_text(DOGS, encoding="utf-8")
     (project / "conftest.py").write_text(
-        "import memagent.agent.scenarios as scenarios\n\n\n"
+        "import memagent.agent.evaluation.scenarios as scenarios\n\n\n"
         f"def fail(*arguments, **named):\n    raise RuntimeError({EVIL!r})\n\n\nscenarios.run = fail\n",
         encoding="utf-8",
     )

@@ -12,14 +12,14 @@ from typing import ClassVar
 
 import pytest
 
-from memagent.agent.checkpoint import CheckpointStore
 from memagent.agent.home import Home
 from memagent.agent.memory import open_journal
+from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.backends import registry
 from memagent.backends.errors import InputError, ModelError
 from memagent.backends.in_memory import InMemory, InMemoryConfig
 from memagent.backends.protocol import Fingerprint, Resources
-from tests.cli.test_memory_commands import FACT, memagent
+from tests.cli.commands.test_memory import FACT, memagent
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from memagent.kernels.lsh import Hits, LSHIndex, hash_codes, naive, rerank
-from memagent.kernels.lsh import torch as fast
+from memagent.kernels.lsh import eager as fast
 from memagent.kernels.switch import fused
 
 DIMS = [60, 64, 80]
@@ -35,7 +35,7 @@ for dim, count, dtype in ((60, 1, torch.float32), (64, 63, torch.bfloat16), (80,
     torch.testing.assert_close(rerank(queries, keys, rows), naive.rerank(queries, keys, rows), rtol=1e-5, atol=1e-4)
 assert hash_codes(torch.empty(0, 60), torch.randn(60, 5)).shape == (0,)
 assert rerank(queries, keys, rows[:, :0]).shape == (3, 0)
-assert "memagent.kernels.lsh.triton" in sys.modules
+assert "memagent.kernels.lsh.fused" in sys.modules
 """
 
 

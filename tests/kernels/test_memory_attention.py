@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from memagent.kernels.memory_attention import eager as fast
 from memagent.kernels.memory_attention import memory_attention, merge
-from memagent.kernels.memory_attention import torch as fast
 from memagent.kernels.memory_attention.naive import memory_attention as naive
 from tests.kernels.memory_attention_cases import Sizes, assert_close, each_mask, each_size, options, tensors
 

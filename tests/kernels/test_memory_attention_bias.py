@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from memagent.kernels.memory_attention import eager as fast
 from memagent.kernels.memory_attention import memory_attention
-from memagent.kernels.memory_attention import torch as fast
 from memagent.kernels.memory_attention.naive import memory_attention as naive
 from tests.kernels.memory_attention_cases import (
     SIZES,

@@ -49,7 +49,7 @@ def triton_call(index: int) -> tuple[list[Tensor], dict[str, Any]]:
 # A process of its own: whether Triton interprets or compiles is settled when it is first imported.
 TRITON_SCRIPT = """
 import sys, torch
-from memagent.kernels.memory_attention.triton import memory_attention
+from memagent.kernels.memory_attention.fused import memory_attention
 device = "cuda" if torch.cuda.is_available() else "cpu"
 on = lambda item: item.to(device) if isinstance(item, torch.Tensor) else item
 torch.save([

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from memagent.kernels.neural_memory import NeuralMemoryState, neural_memory, retrieve
-from memagent.kernels.neural_memory import torch as fast
+from memagent.kernels.neural_memory import eager as fast
 from memagent.kernels.neural_memory.naive import memory
 from memagent.kernels.neural_memory.naive import neural_memory as naive
 

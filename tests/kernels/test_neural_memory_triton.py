@@ -43,7 +43,7 @@ SCRIPT = """
 import sys, torch
 from memagent.kernels.neural_memory import neural_memory
 from tests.kernels.test_neural_memory_triton import CASES, outcome
-from memagent.kernels.neural_memory import triton
+from memagent.kernels.neural_memory import fused as triton
 launched = []
 recurrence = triton._Recurrence.apply
 triton._Recurrence.apply = lambda *given: launched.append(1) or recurrence(*given)
@@ -110,7 +110,7 @@ def test_outputs_states_and_gradients_match_naive(index: int, outcomes: list[lis
 
 
 def test_what_does_not_fit_is_left_to_pytorch() -> None:
-    from memagent.kernels.neural_memory.triton import fits
+    from memagent.kernels.neural_memory.fused import fits
 
     def state(*widths: int, dtype: torch.dtype = torch.float32) -> NeuralMemoryState:
         weights = [torch.zeros(1, a, b, dtype=dtype) for a, b in pairwise(widths)]

@@ -17,8 +17,8 @@ from memagent.agent.doctor import examine
 from memagent.agent.home import Home
 from memagent.agent.journal import Extent, Journal, NewTurn
 from memagent.agent.journal.chain import GENESIS, new_salt, turn_leaf
+from memagent.agent.journal.export import export, load, open_source
 from memagent.agent.memory import open_journal
-from memagent.agent.transfer import export, load, open_source
 from memagent.backends.errors import JournalDamagedError
 from memagent.backends.protocol import Turn
 

@@ -14,8 +14,8 @@ import pytest
 from memagent.agent.doctor import examine
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
-from memagent.agent.loss import accept_loss, examine_loss
 from memagent.agent.memory import open_journal
+from memagent.agent.memory.loss import accept_loss, examine_loss
 from memagent.backends.errors import JournalDamagedError, StorageError
 from tests.conftest import OpenMemory
 

@@ -15,9 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from memagent.agent.models import convert
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.convert import converted, damage
-from memagent.agent.models.fetch import sha256_of
+from memagent.agent.models.hub import sha256_of
+from memagent.agent.models.loader import load_chat_model
 from memagent.agent.models.local import LocalChatModel
-from memagent.agent.models.resolve import load_chat_model
 from memagent.agent.models.runtime import torch
 from memagent.backends.errors import ModelError
 

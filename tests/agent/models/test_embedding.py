@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from memagent.agent.home import Home
-from memagent.agent.models import fetch
+from memagent.agent.models import hub as fetch
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
 from memagent.agent.models.embedding import HashingEmbedder, SentenceEmbedder, load_embedder
 from memagent.agent.models.runtime import transformers

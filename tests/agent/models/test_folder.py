@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from memagent.agent.models.folder import check_counts, check_folder, model_errors
+from memagent.agent.models.loader import load_chat_model
 from memagent.agent.models.local import LocalChatModel
-from memagent.agent.models.resolve import load_chat_model
 from memagent.agent.models.runtime import torch
 from memagent.backends.errors import ModelError
 from tests.backends.rope_map.tiny import tiny

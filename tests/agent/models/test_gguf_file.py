@@ -15,7 +15,7 @@ import pytest
 from memagent.agent.models import convert
 from memagent.agent.models.convert import converted
 from memagent.agent.models.gguf_file import read_header
-from memagent.agent.models.resolve import load_chat_model
+from memagent.agent.models.loader import load_chat_model
 from memagent.backends.errors import MemagentError, ModelError
 from tests.mutation import Mutator
 

@@ -12,13 +12,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 
-from memagent.agent.conversation import Conversation
+from memagent.agent.engine.conversation import Conversation
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.local import LocalChatModel
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
 from memagent.backends.errors import InputError, ModelError
-from memagent.backends.tokens import TextTokenizer
+from memagent.backends.shared.tokens import TextTokenizer
 
 ALTERNATING = (
     "{% for m in messages %}"

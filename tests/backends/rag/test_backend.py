@@ -14,7 +14,7 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Resources, Turn
 from memagent.backends.rag import Rag, RagConfig
-from memagent.backends.rag.passages import LONGEST
+from memagent.backends.shared.chunking import LONGEST
 
 FACTS = [
     "My dog is called Biscuit.",

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from memagent.backends.attention.attended import Attended, Placement
-from memagent.backends.attention.reader import Reader, Row
-from memagent.backends.attention.watching import watched
+from memagent.backends.shared.attention.encoder import Reader, Row
+from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.injection import Attended, Placement
 from tests.backends.rope_map.tiny import Tiny, logits, tokens
 
 FIRST, SECOND = tokens(37, seed=1), tokens(11, seed=2)

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.attention import rotary
-from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import Asked
 from memagent.backends.errors import CheckpointError
 from memagent.backends.rope_map.addressing import FLOOR, NEIGHBOURS, Found, Head, evidence, gather, mass
-from memagent.backends.rope_map.catalogue import Catalogue
+from memagent.backends.rope_map.chunk_table import Catalogue
 from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.likeness import SHARPNESS
+from memagent.backends.rope_map.value_similarity import SHARPNESS
+from memagent.backends.shared.attention import rotary
+from memagent.backends.shared.attention.chunks import Writer
+from memagent.backends.shared.attention.encoder import Asked
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.tiny import addressing, drawn, said, tiny, tokenizer
 

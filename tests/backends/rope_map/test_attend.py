@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.attention import rotary
-from memagent.backends.attention.attended import Attended, Placement
-from memagent.backends.attention.reader import KeysAndValues, Reader, Row
-from memagent.backends.attention.watching import watched
+from memagent.backends.shared.attention import rotary
+from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
+from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.injection import Attended, Placement
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.attending import FIRST, SECOND, attached, memory_of
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, tiny

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.attention.reader import Reader, Row
-from memagent.backends.attention.watching import AttentionCall, watched
+from memagent.backends.shared.attention.encoder import Reader, Row
+from memagent.backends.shared.attention.hooks import AttentionCall, watched
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.attending import FIRST, SECOND, attached, memory_of
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, tiny

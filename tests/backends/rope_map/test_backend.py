@@ -7,7 +7,7 @@ import torch
 
 from memagent.backends.errors import SettingError
 from memagent.backends.rope_map import calibration
-from memagent.backends.rope_map.quantize import Precision
+from memagent.backends.shared.attention.quantization import Precision
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.conftest import MakeMap
 from tests.backends.rope_map.facts import FACTS, PROMPT, QUESTION, by_turn, scores

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from memagent.backends.attention.pieces import Writer
-from memagent.backends.attention.reader import Reader
 from memagent.backends.protocol import silent
-from memagent.backends.rope_map import calibration, choosing, fitting, generated
+from memagent.backends.rope_map import calibration, fitting
+from memagent.backends.rope_map import calibration_data as generated
+from memagent.backends.rope_map import head_selection as choosing
 from memagent.backends.rope_map.addressing import Addressing
+from memagent.backends.shared.attention.chunks import Writer
+from memagent.backends.shared.attention.encoder import Reader
 from tests.backends.rope_map.tiny import Tiny, addressing, tiny, tokenizer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memagent.backends.rope_map.quantize import Precision
+from memagent.backends.shared.attention.quantization import Precision
 from tests.backends.rope_map.conftest import MakeMap
 from tests.backends.rope_map.facts import FACTS, QUESTION, by_turn, scores
 from tests.backends.rope_map.tiny import said

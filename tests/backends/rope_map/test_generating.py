@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.attention.attended import Placement
-from memagent.backends.attention.reader import Row
-from memagent.backends.attention.watching import watched
+from memagent.backends.shared.attention.encoder import Row
+from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.injection import Placement
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.attending import FIRST, SECOND, memory_of
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, tiny, tokens

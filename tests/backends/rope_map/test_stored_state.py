@@ -13,7 +13,7 @@ import torch
 
 from memagent.agent.home import Home
 from memagent.backends.errors import CheckpointError, SettingError
-from memagent.backends.tokens import TextTokenizer
+from memagent.backends.shared.tokens import TextTokenizer
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.conftest import MakeMap, OpenTiny
 from tests.backends.rope_map.facts import FACTS, PROMPT, QUESTION, codes_below, contents

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memagent.backends.attention.reader import KeysAndValues
 from memagent.backends.protocol import Resources, Turn
-from memagent.backends.rope_map import generated, likeness
+from memagent.backends.rope_map import calibration_data as generated
+from memagent.backends.rope_map import value_similarity as likeness
 from memagent.backends.rope_map.addressing import Addressing, Head
 from memagent.backends.rope_map.backend import RopeMap, RopeMapConfig
+from memagent.backends.shared.attention.encoder import KeysAndValues
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 3, 4, 2, 16

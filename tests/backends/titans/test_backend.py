@@ -15,8 +15,8 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
+from memagent.backends.titans.chunks import cut
 from memagent.backends.titans.memory import TestTimeMemory
-from memagent.backends.titans.spans import cut
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is my dog called?"

@@ -1,0 +1,1 @@
+"""One turn after the other: prompt, model, memory, and the events between them."""

@@ -1,0 +1,1 @@
+"""Does an agent remember? Scripted scenarios, public benchmarks, and what they report."""

@@ -1,0 +1,1 @@
+"""Public memory benchmarks in their authors' formats."""

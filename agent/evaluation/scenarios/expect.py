@@ -1,0 +1,128 @@
+"""What must hold after a question: of the recollections, of the reply, of the time they took."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from memagent.agent.evaluation.scenarios.patterns import check_pattern
+from memagent.agent.evaluation.scenarios.values import Day, Name, Part, Role, Seconds, Word, Words, listed
+
+Filled = TypeVar("Filled", bound=Part)
+
+
+def _matcher(value: object) -> object:
+    return {"contains": value} if isinstance(value, str) else value
+
+
+def _reply(value: object) -> object:
+    return {"contains": value} if isinstance(value, (str, list)) else value
+
+
+def _with_content(part: Filled) -> Filled:
+    given = (getattr(part, name) for name in type(part).model_fields)
+    if all(value is None or value is False or value == () for value in given):
+        raise ValueError(f"expected at least one of {', '.join(type(part).model_fields)}")
+    return part
+
+
+class Matcher(Part):
+    """Which recollection is meant; a bare text is what it contains.
+
+    Attributes:
+        contains: words it holds, all of them; whole words, in any case.
+        within: its rank at most, 1 being the best; by default anywhere among those returned.
+        session, role, speaker, on: its provenance; ``on`` is a date (UTC).
+    """
+
+    contains: Words
+    within: Annotated[int, Field(ge=1)] | None = None
+    session: Name | None = None
+    role: Role | None = None
+    speaker: Name | None = None
+    on: Day | None = None
+
+
+OneMatcher = Annotated[Matcher, BeforeValidator(_matcher, json_schema_input_type=Word | Matcher)]
+Matchers = Annotated[
+    tuple[OneMatcher, ...],
+    Field(min_length=1),
+    BeforeValidator(listed, json_schema_input_type=OneMatcher | list[OneMatcher]),
+]
+
+
+class ReplyExpectation(Part):
+    """What the model's answer must be like; a bare text is what it contains.
+
+    Attributes:
+        contains: every one of these; whole words, in any case.
+        any_of: at least one of these.
+        lacks: none of these.
+        matches: a regular expression (of the package ``regex``) found somewhere in it, in any case; a search of more
+            than a second fails.
+    """
+
+    contains: Words = ()
+    any_of: Words = ()
+    lacks: Words = ()
+    matches: str | None = None
+
+    @field_validator("matches")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        check_pattern(value or "")
+        return value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ReplyExpectation:
+        return _with_content(self)
+
+
+class Expectation(Part):
+    """What must hold after a question.
+
+    Attributes:
+        reply: of the model's answer; without it no model is asked.
+        recalled: each of these is among the recollections.
+        not_recalled: none of these is.
+        order: texts; the recollection that first holds one stands above the first that holds the next.
+        nothing: true if memory must abstain: no recollection at all.
+        at_most: the most recollections allowed.
+        recall_seconds, reply_seconds: longest time allowed, for the recall and for the whole answer.
+    """
+
+    reply: (
+        Annotated[
+            ReplyExpectation,
+            BeforeValidator(_reply, json_schema_input_type=Word | list[Word] | ReplyExpectation),
+        ]
+        | None
+    ) = None
+    recalled: Matchers = ()
+    not_recalled: Matchers = ()
+    order: Annotated[tuple[Word, ...], Field(min_length=2)] = ()
+    nothing: bool = False
+    at_most: Annotated[int, Field(ge=0)] | None = None
+    recall_seconds: Seconds | None = None
+    reply_seconds: Seconds | None = None
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Expectation:
+        if self.nothing and (self.recalled or self.order):
+            raise ValueError("`nothing: true` and something to be recalled cannot both hold")
+        if self.reply_seconds is not None and self.reply is None:
+            raise ValueError("`reply_seconds` needs a `reply`: without one no model is asked")
+        return _with_content(self)
+
+    @property
+    def needs_memory(self) -> bool:
+        """Whether an agent that remembers nothing must fail: something has to be recalled."""
+        return bool(self.recalled or self.order)
+
+    @property
+    def judges_recall(self) -> bool:
+        """Whether anything is expected of the recollections themselves."""
+        return bool(self.needs_memory or self.not_recalled or self.nothing or self.recall_seconds) or (
+            self.at_most is not None
+        )

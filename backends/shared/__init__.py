@@ -1,0 +1,1 @@
+"""What several memories are made of: text, chunks, full-text search, tensors, attention."""

@@ -1,0 +1,17 @@
+"""Texts: what two of them share, and which of their characters are not for a terminal."""
+
+from __future__ import annotations
+
+import re
+
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What can command a terminal or change the order of the characters around it, or what no UTF-8 stream can hold.
+
+C0 except newline and tab, DEL, C1; line and paragraph separators; embeddings, overrides and isolates of the writing
+direction (CVE-2021-42574); lone surrogates. The marks U+200E, U+200F and U+061C stay: Hebrew and Arabic need them.
+"""
+
+
+def letters(text: str) -> str:
+    """Return a text's letters and digits, case folded: what two texts share that say the same in the same words."""
+    return "".join(char for char in text.casefold() if char.isalnum())

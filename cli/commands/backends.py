@@ -1,0 +1,163 @@
+"""memagent backends: list, show, rebuild, consolidate, stats."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from memagent.cli.opening import (
+    DEFAULT_USER,
+    ModelOption,
+    Output,
+    OutputOption,
+    SetOption,
+    UserOption,
+    home,
+    open_memory,
+    require_user,
+)
+from memagent.cli.rendering.output import as_json, one_line, write
+
+app = typer.Typer(
+    help="See what memories there are, what they hold, and rebuild or tidy them.", invoke_without_command=True
+)
+NameArgument = Annotated[str, typer.Argument(help="A backend's name.")]
+
+
+@app.callback()
+def bare(context: typer.Context) -> None:
+    """See what memories there are, what they hold, and rebuild or tidy them."""
+    if context.invoked_subcommand is None:
+        list_(Output.TEXT)
+
+
+@app.command("list")
+def list_(output: OutputOption = Output.TEXT) -> None:
+    """List the installed memories and what each can do."""
+    from memagent.backends import registry
+    from memagent.backends.errors import MemagentError
+
+    rows: dict[str, dict[str, Any]] = {}
+    for name in registry.names():
+        try:
+            backend = registry.get(name)
+            rows[name] = {**asdict(registry.capabilities(backend)), "about": _first_line(backend)}
+        except MemagentError as error:
+            rows[name] = {"about": str(error)}
+    if output is Output.JSON:
+        as_json([{"backend": name, **row} for name, row in rows.items()])
+        return
+    from memagent.cli.rendering.console import Table, console
+
+    table = Table("backend", "can", "needs", "about")
+    for name, row in rows.items():
+        can = [
+            word.replace("_", " ")
+            for word, yes in row.items()
+            if yes is True and not word.startswith("needs_")
+        ]
+        needs = [
+            word.removeprefix("needs_").replace("_", " ")
+            for word, yes in row.items()
+            if yes is True and word.startswith("needs_")
+        ]
+        table.add_row(name, ", ".join(can) or "-", ", ".join(needs) or "-", row["about"])
+    console().print(table)
+
+
+@app.command()
+def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
+    """Describe a memory and its settings, for --set."""
+    from memagent.backends import registry
+
+    backend = registry.get(name)
+    hints = get_type_hints(backend.Config)
+    settings = [
+        {
+            "setting": field.name,
+            "type": _type_name(hints[field.name]),
+            "default": None if field.default is MISSING else field.default,
+        }
+        for field in fields(backend.Config)
+    ]
+    if output is Output.JSON:
+        as_json(
+            {"backend": name, "capabilities": asdict(registry.capabilities(backend)), "settings": settings}
+        )
+        return
+    write(f"{name}: {backend.__doc__ or ''}\n")
+    write(backend.Config.__doc__ or "")
+    for row in settings:
+        write(f"  --set {row['setting']}={row['default']}    ({row['type']})")
+
+
+@app.command()
+def rebuild(
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    set_: SetOption = None,
+    model: ModelOption = None,
+) -> None:
+    """Throw a memory's stored state away and read the whole journal again."""
+    require_user(home(), user)
+    with open_memory(user, name, set_, model=model, fresh=True) as memory:
+        memory.checkpoint()
+        read = memory.journal.count()
+    write(f"Rebuilt {name} from {read} turns.")
+
+
+@app.command()
+def consolidate(
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    set_: SetOption = None,
+    model: ModelOption = None,
+) -> None:
+    """Let a memory tidy up."""
+    require_user(home(), user)
+    with open_memory(user, name, set_, model=model) as memory:
+        report = memory.consolidate()
+    write(f"{report.summary} ({report.before} items before, {report.after} after)")
+
+
+@app.command()
+def stats(
+    name: NameArgument,
+    user: UserOption = DEFAULT_USER,
+    set_: SetOption = None,
+    model: ModelOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show what a memory holds and what it costs."""
+    require_user(home(), user)
+    with open_memory(user, name, set_, model=model, read_only=True) as memory:
+        found = memory.stats()
+        position = memory.position
+        unfinished = memory.journal.unfinished()
+    rows = {
+        "backend": name,
+        "user": user,
+        "turns_read_up_to": position.seq,
+        "items": found.items,
+        "tokens": found.tokens,
+        "bytes_on_disk": found.bytes_on_disk,
+        "bytes_in_memory": found.bytes_in_memory,
+        **found.extras,
+        **({"unfinished_forgetting": [one.backend or "journal" for one in unfinished]} if unfinished else {}),
+    }
+    if output is Output.JSON:
+        as_json(rows)
+        return
+    for key, value in rows.items():
+        shown = f"{value:,}" if isinstance(value, int) else str(value)
+        write(one_line(f"{key.replace('_', ' '):>18}  {shown}"))
+
+
+def _type_name(hint: Any) -> str:
+    return str(getattr(hint, "__name__", hint))
+
+
+def _first_line(backend: type) -> str:
+    return (backend.__doc__ or "").strip().splitlines()[0]

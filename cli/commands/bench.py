@@ -1,0 +1,153 @@
+"""memagent bench: public memory benchmarks, locomo and longmemeval."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from memagent.cli.opening import (
+    LARGEST,
+    BackendsOption,
+    ChannelName,
+    ChannelOption,
+    ModelOption,
+    Output,
+    OutputOption,
+    SetOption,
+    choose_backends,
+    home,
+)
+from memagent.cli.rendering.output import as_json, say
+
+if TYPE_CHECKING:
+    from memagent.agent.evaluation.benchmarks.run import Plan, Run
+    from memagent.agent.evaluation.scenarios import Models
+
+
+class Benchmark(StrEnum):
+    """Which benchmark the file belongs to."""
+
+    LOCOMO = "locomo"
+    LONGMEMEVAL = "longmemeval"
+
+
+class PlotCommand(TyperCommand):
+    """Lets ``--plot`` stand without a file name, which Typer's options cannot."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if "--plot" in args:
+            after = args.index("--plot") + 1
+            if after == len(args) or args[after].startswith("-") or args[after].endswith(".json"):
+                name = next((word for word in args if word in list(Benchmark)), "benchmark")
+                args = [*args[:after], f"{name}.png", *args[after:]]
+        return super().parse_args(ctx, args)
+
+
+PathArgument = Annotated[
+    Path, typer.Argument(help="The benchmark's file, as it is published.", metavar="PATH")
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="[FILE]", help="Draw the comparison: a .png, .svg or .pdf file.", show_default=False
+    ),
+]
+SampleOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=LARGEST, help="Ask only so many questions, drawn by --seed.", show_default=False),
+]
+AnswersOption = Annotated[
+    bool, typer.Option("--answers", help="Let the model answer too, and measure token-F1: slow.")
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, max=LARGEST, help="For the sample and everything random in a memory.")
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not continue a run that was cut off.")]
+
+
+def bench(
+    name: Annotated[Benchmark, typer.Argument(help="Which benchmark it is.", metavar="locomo|longmemeval")],
+    path: PathArgument,
+    backend: BackendsOption = None,
+    plot: PlotOption = None,
+    sample: SampleOption = None,
+    answers: AnswersOption = False,
+    model: ModelOption = None,
+    channel: ChannelOption = ChannelName.AUTO,
+    seed: SeedOption = 0,
+    fresh: FreshOption = False,
+    set_: SetOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Measure memories on a public benchmark, side by side with BM25 and chance.
+
+    locomo: long conversations of two people. Evidence recall counts the answerable questions,
+    categories 1 to 4; category 5 measures abstention. longmemeval: a question about some 50 sessions
+    with an assistant (S) or 500 (M); those whose id ends in _abs measure abstention.
+
+    A run that was cut off continues when the same command is given again.
+
+    Examples:
+
+      memagent bench locomo locomo10.json --backend all --plot
+
+      memagent bench longmemeval longmemeval_s.json --sample 50 --output json
+    """
+    chosen = choose_backends(backend, set_)
+    from memagent.agent.evaluation.benchmarks import LOADERS
+    from memagent.agent.evaluation.benchmarks.report import summarise
+    from memagent.agent.evaluation.benchmarks.run import Plan, Run
+    from memagent.agent.evaluation.scenarios import Models
+    from memagent.agent.models.catalogue import DEFAULT_MODEL
+    from memagent.cli.rendering.progress import bytes_reporter
+
+    if plot is not None:
+        from memagent.agent.evaluation.benchmarks.plot import check_path
+
+        check_path(plot)
+    dataset = LOADERS[name.value](path)
+    models = Models.shared(home().models, notify=say, report=bytes_reporter())
+    embedder = models.embedder()
+    plan = Plan(
+        dataset,
+        chosen,
+        f"{embedder.name} {embedder.digest[:16]}",
+        seed,
+        sample,
+        answers,
+        model or DEFAULT_MODEL,
+        channel.value,
+    )
+    with Run(plan, home().root / "bench", fresh=fresh) as run:
+        _measure(plan, run, models)
+        summary = summarise(run, dataset.main)
+        run.finish(summary)
+    if output is Output.JSON:
+        as_json(summary)
+    else:
+        from memagent.cli.rendering.tables import print_benchmark
+
+        print_benchmark(summary)
+        say(f"Every measurement: {run.folder}")
+    if plot is not None:
+        from memagent.agent.evaluation.benchmarks.plot import plot as draw
+
+        draw(summary, plot)
+        say(f"Drew {plot}.")
+
+
+def _measure(plan: Plan, run: Run, models: Models) -> None:
+    from memagent.agent.evaluation.benchmarks.measure import measure, work
+    from memagent.cli.rendering.progress import track
+
+    if run.resumed:
+        begun = run.manifest["begun"]
+        say(
+            f"Continuing the run begun at {begun}: {run.resumed:,} measurements are there. --fresh starts over."
+        )
+    for _ in track(measure(plan, run, models), total=work(plan), label=f"Measuring on {plan.dataset.name}"):
+        pass

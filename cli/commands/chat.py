@@ -1,0 +1,152 @@
+"""memagent chat: one message (-p), lines from a pipe, or a conversation at the terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
+
+import typer
+
+from memagent.cli.opening import (
+    DEFAULT_BACKEND,
+    DEFAULT_USER,
+    LARGEST,
+    BackendOption,
+    ChannelName,
+    ChannelOption,
+    ModelOption,
+    Output,
+    OutputOption,
+    SetOption,
+    UserOption,
+    decoded,
+    load_model,
+    open_memory,
+    read_stdin,
+)
+from memagent.cli.rendering.output import as_json, is_interactive, write
+
+if TYPE_CHECKING:
+    from memagent.agent.engine.conversation import Conversation
+    from memagent.agent.journal import Journal
+
+
+def chat(
+    context: typer.Context,
+    backend: BackendOption = DEFAULT_BACKEND,
+    model: ModelOption = None,
+    user: UserOption = DEFAULT_USER,
+    session: Annotated[
+        str | None, typer.Option("--session", "-s", help="Name of the session; begun or continued.")
+    ] = None,
+    continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the latest session.")] = False,
+    channel: ChannelOption = ChannelName.AUTO,
+    prompt: Annotated[
+        str | None,
+        typer.Option("-p", "--prompt", help="Answer one message and exit; - reads it from standard input."),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, max=LARGEST, help="Longest reply, in tokens.")] = 256,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="For temperatures above 0.")] = 0,
+    set_: SetOption = None,
+) -> None:
+    """Chat with a model that remembers. In the chat, /help lists the commands.
+
+    Examples:
+
+      memagent chat
+
+      memagent chat --backend rag -p "My dog is called Biscuit." --session monday
+
+      memagent chat -p "What is my dog called?" --output json
+
+      memagent chat --continue --model ollama:llama3.2
+    """
+    from memagent.agent.engine.conversation import Conversation, Settings
+    from memagent.agent.models.chat import Sampling
+
+    if session is not None and continue_:
+        raise typer.BadParameter("give --session or --continue, not both")
+    if output is Output.JSON and prompt is None:
+        raise typer.BadParameter("--output json answers one message: give it with -p")
+    message = None if prompt is None else read_stdin() if prompt == "-" else decoded(prompt, "The message")
+    if message is not None:
+        from memagent.agent.journal.records import check_text
+
+        check_text(message)  # before a model is loaded for nothing
+    with open_memory(user, backend, set_, model=model, seed=seed) as memory:
+        name = (
+            session
+            or (_latest(memory.journal) if continue_ else None)
+            or f"{datetime.now():%Y-%m-%d-%H%M}-{uuid4().hex[:4]}"
+        )
+        chat_model = load_model(model)
+        sampling = Sampling(max_tokens, temperature, seed)
+        conversation = Conversation(
+            memory, chat_model, name, Settings(channel=channel.value, sampling=sampling)
+        )
+        if message is not None:
+            _answer_one(conversation, message, output)
+        else:
+            from memagent.cli.chat.terminal import converse
+
+            converse(
+                conversation,
+                plain=plain or not is_interactive(),
+                command=["memagent", "chat", *_given(context)],
+            )
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options given on the command line, but for those that choose the session."""
+    words: list[str] = []
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if source is None or source.name != "COMMANDLINE" or option.name in ("session", "continue_"):
+            continue
+        value = context.params[option.name or ""]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+    return words
+
+
+def _latest(journal: Journal) -> str | None:
+    sessions = journal.sessions()
+    return sessions[-1].name if sessions else None
+
+
+def _answer_one(conversation: Conversation, message: str, output: Output) -> None:
+    from dataclasses import asdict
+
+    from memagent.agent.engine.agent import collect
+    from memagent.agent.engine.events import Token
+    from memagent.agent.fields import recollection_fields
+
+    events = []
+    for event in conversation.send(message):
+        events.append(event)
+        if output is Output.TEXT and isinstance(event, Token):
+            write(event.text, end="")
+    if output is Output.TEXT:
+        write()
+        return
+    reply = collect(events)
+    as_json(
+        {
+            "reply": reply.text,
+            "backend": conversation.memory.name,
+            "channel": conversation.channel,
+            "session": conversation.session,
+            "user": conversation.memory.user,
+            "recollections": [recollection_fields(item) for item in reply.recollections],
+            "usage": asdict(reply.usage),
+            "seconds": {key: round(value, 3) for key, value in asdict(reply.seconds).items()},
+        }
+    )

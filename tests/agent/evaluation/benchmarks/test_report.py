@@ -1,0 +1,191 @@
+"""From rows to results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memagent.agent.evaluation.benchmarks.measure import measure
+from memagent.agent.evaluation.benchmarks.report import summarise
+from memagent.agent.evaluation.benchmarks.run import Plan, Run
+from memagent.agent.evaluation.datasets.locomo import load
+from memagent.agent.evaluation.scenarios.player import Models
+from memagent.agent.home import Home
+from tests.agent.evaluation.benchmarks import locomo_file
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    plan = Plan(load(locomo_file(tmp_path)), {"in_memory": {}, "none": {}}, "hashing 1")
+    with Run(plan, tmp_path / "runs") as run:
+        yield run
+
+
+def rank(method: str, item: str, recall: float | None, **values: Any) -> dict[str, Any]:
+    found = None if recall is None else {f"recall@{k}": recall for k in (1, 5, 10, 20)} | {"rr": recall / 2}
+    return {
+        "kind": "rank",
+        "method": method,
+        "case": "c",
+        "item": item,
+        "category": "1",
+        "answerable": True,
+        "turn": found,
+        "session": None,
+        "seconds": 0.001,
+        "calls": 0,
+        **values,
+    }
+
+
+def add_rank(run: Run, item: str, recall: float | None, **values: Any) -> None:
+    """Add a question's row for every method, as a run that is through has them."""
+    for method in ("bm25", "none", "in_memory"):
+        run.add(rank(method, item, recall, **values))
+
+
+def judge(item: str, answerable: bool, abstained: bool, **values: Any) -> dict[str, Any]:
+    return {
+        "kind": "judge",
+        "method": "in_memory",
+        "case": "c",
+        "item": item,
+        "category": "1",
+        "answerable": answerable,
+        "abstained": abstained,
+        **values,
+    }
+
+
+def result(run: Run, method: str = "in_memory", level: str = "turn") -> dict[str, Any]:
+    (found,) = [
+        row for row in summarise(run, "1-4")["results"] if (row["backend"], row["level"]) == (method, level)
+    ]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_means_count_answerable_questions_with_evidence(run: Run) -> None:
+    add_rank(run, "0", 1.0)
+    add_rank(run, "1", 0.5, category="2")
+    add_rank(run, "2", None)
+    add_rank(run, "3", 0.0, answerable=False, category="5")
+    add_rank(run, "4", 0.0)
+    found = result(run)
+    assert (found["questions"], found["categories"]) == (3, "1-4")
+    assert (found["recall@1"], found["recall@20"], found["mrr"]) == (0.5, 0.5, 0.25)
+    assert {name: (its["questions"], its["recall@10"]) for name, its in found["by_category"].items()} == {
+        "1": (2, 0.5),
+        "2": (1, 0.5),
+    }
+
+
+def test_chance_and_bm25_stand_first_and_the_control_before_the_memories(run: Run) -> None:
+    found = summarise(run, "1-4")
+    assert [row["backend"] for row in found["results"]] == ["chance", "bm25", "none", "in_memory"] * 2
+    assert [row["level"] for row in found["results"]] == ["turn"] * 4 + ["session"] * 4
+    assert found["manifest"] == run.manifest
+
+
+def test_nothing_measured_gives_no_figures(run: Run) -> None:
+    found = summarise(run, "1-4")
+    assert found["differences"] == []
+    assert {row["recall@10"] for row in found["results"]} == {None}
+    assert result(run)["abstention"] is None
+    assert set(result(run)["cost"].values()) == {None}
+
+
+def test_differences_pair_questions(run: Run) -> None:
+    for number in range(4):
+        run.add(rank("bm25", str(number), 0.5))
+        run.add(rank("none", str(3 - number), 0.0))
+        run.add(rank("in_memory", str(3 - number), 1.0 if number == 0 else 0.5))
+    found = summarise(run, "1-4")["differences"]
+    assert [(one["backend"], one["against"], one["level"]) for one in found] == [
+        ("none", "bm25", "turn"),
+        ("in_memory", "bm25", "turn"),
+        ("in_memory", "none", "turn"),
+    ]
+    assert [one["difference"] for one in found] == [-0.5, 0.125, 0.625]
+    assert (found[0]["low"], found[0]["high"]) == (-0.5, -0.5)
+    assert found[1]["low"] == 0.0
+    assert 0.125 < found[1]["high"] <= 0.5
+
+
+def test_abstention_counts_what_was_right(run: Run) -> None:
+    run.add(judge("0", True, False))
+    run.add(judge("1", True, True))
+    run.add(judge("2", False, True))
+    run.add(judge("3", False, True))
+    run.add(judge("4", False, False))
+    assert result(run)["abstention"] == {
+        "unanswerable": 3,
+        "abstained": 3,
+        "precision": 2 / 3,
+        "recall": 2 / 3,
+        "base_rate": 3 / 5,
+    }
+
+
+def test_abstention_without_any_has_no_precision(run: Run) -> None:
+    run.add(judge("0", True, False))
+    assert result(run)["abstention"] == {
+        "unanswerable": 0,
+        "abstained": 0,
+        "precision": None,
+        "recall": None,
+        "base_rate": 0.0,
+    }
+
+
+def test_costs_are_weighted_by_turns(run: Run) -> None:
+    same = {"method": "in_memory", "case": "c"}
+    run.add({"kind": "write", **same, "item": "s1", "turns": 3, "seconds": 0.003, "calls": 6})
+    run.add({"kind": "write", **same, "item": "s2", "turns": 1, "seconds": 0.005, "calls": 0})
+    run.add({"kind": "size", **same, "item": "state", "turns": 4, "bytes": 100})
+    for number, seconds in enumerate((0.001, 0.002, 0.009)):
+        add_rank(run, str(number), 1.0, seconds=seconds, calls=number)
+    cost = result(run)["cost"]
+    assert cost["write_ms_per_turn"] == pytest.approx(2.0)
+    assert cost["recall_ms_median"] == pytest.approx(2.0)
+    assert 8.2 < cost["recall_ms_p95"] <= 9.0
+    assert (cost["bytes_per_turn"], cost["model_calls_per_turn"], cost["model_calls_per_recall"]) == (
+        25,
+        1.5,
+        1,
+    )
+
+
+def test_the_95th_percentile_is_no_longer_than_the_longest(run: Run) -> None:
+    for number, seconds in enumerate((0.001, 0.002, 0.009)):
+        add_rank(run, str(number), 1.0, seconds=seconds)
+    assert result(run)["cost"]["recall_ms_p95"] <= 9.0 + 1e-9
+
+
+def test_answers_are_averaged_over_those_that_were_asked_for(run: Run) -> None:
+    run.add(judge("0", True, False, reply="x", f1=1.0))
+    run.add(judge("1", True, False, reply="y", f1=0.5))
+    run.add(judge("2", False, False))
+    assert result(run)["answers"] == {"questions": 2, "token_f1": 0.75}
+    assert "answers" not in result(run, "none")
+    assert "cost" not in result(run, "bm25")
+    assert "cost" not in result(run, level="session")
+
+
+def test_a_measured_run_is_summed_up(tmp_path: Path, home: Home, run: Run) -> None:
+    plan = Plan(load(locomo_file(tmp_path)), {"in_memory": {}, "none": {}}, "hashing 1")
+    for _ in measure(plan, run, Models.shared(home.models)):
+        pass
+    chance = result(run, "chance")
+    # Three questions over 6 turns, one over 2; the third category has no evidence, the fifth no answer.
+    assert chance["questions"] == 4
+    assert chance["recall@1"] == pytest.approx((3 / 6 + 1 / 2) / 4)
+    assert chance["mrr"] is None
+    assert list(chance["by_category"]) == ["1", "2", "4"]
+    assert chance["by_category"]["1"]["recall@1"] == pytest.approx(1 / 6)
+    assert result(run, "none")["recall@20"] == 0.0
+    assert result(run, "none")["abstention"]["recall"] == 1.0
+    assert result(run, "in_memory", "session")["questions"] == 4

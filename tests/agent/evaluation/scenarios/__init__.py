@@ -1,0 +1,21 @@
+"""Shared by the tests of scenarios: files written for a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import dedent
+
+from memagent.agent.evaluation.scenarios import Located, read
+
+
+def written(folder: Path, text: str, name: str = "a.recall.yaml") -> Path:
+    """A scenario file of this text, whose common indentation and first line break are removed."""
+    file = folder / name
+    file.write_text(dedent(text).removeprefix("\n"), encoding="utf-8")
+    return file
+
+
+def one(folder: Path, text: str) -> Located:
+    """The only scenario of a file of this text."""
+    (found,) = read(written(folder, text))
+    return found

@@ -1,0 +1,147 @@
+"""The examples that train Titans: their sequences, a killed run that continues, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[4]
+EXAMPLES = ROOT / "examples"
+SMALL = (
+    *("--set", "hidden_size=16", "--set", "intermediate_size=16", "--set", "num_hidden_layers=1"),
+    *("--set", "num_attention_heads=1", "--set", "memory_depth=1", "--set", "window=8"),
+    *("--steps", "8", "--batch", "4", "--length", "24", "--save-every", "3", "--test-sequences", "8"),
+)
+
+_SEQUENCES = """
+from titans_data import IGNORED, TESTING, DataError, Recall
+import torch
+
+source = Recall(3, keys=5, values=7, seed=1)
+ids, labels = source.batch(4, 50, 40)
+assert torch.equal(ids, source.batch(4, 50, 40)[0])
+assert not torch.equal(ids, source.batch(5, 50, 40)[0])
+assert not torch.equal(ids, source.batch(4, 50, 40, TESTING)[0])
+assert ids.max() < source.vocabulary and ids.min() >= 0
+for row, asked in zip(ids.tolist(), labels.tolist()):
+    body, tail = row[:31], row[31:]
+    pairs = {token: body[place + 1] for place, token in enumerate(body) if token >= 7}
+    assert len(pairs) == 3 and max(pairs) < 12 and max(pairs.values()) < 7
+    assert tail[::3] == [12] * 3 and {*tail[1::3]} == {*pairs}
+    assert tail[2::3] == [pairs[key] for key in tail[1::3]]
+    assert asked == [IGNORED] * 31 + [label for value in tail[2::3] for label in (IGNORED, IGNORED, value)]
+for wrong in (lambda: Recall(6, keys=5), lambda: Recall(0), lambda: source.batch(0, 1, 14)):
+    try:
+        wrong()
+    except DataError:
+        continue
+    raise AssertionError("accepted")
+"""
+
+# Dies after the fifth update, two updates after a checkpoint, as if killed from outside.
+_KILLED = """
+import os, signal, sys
+import titans_train
+from titans_training import Trainer
+
+run = Trainer.run
+def dying(self, save_every, advanced):
+    def count(loss):
+        advanced(loss)
+        if self.step == 5:
+            (self.folder / ".step-6.part").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+    run(self, save_every, count)
+
+Trainer.run = dying
+titans_train.main(sys.argv[1:])
+"""
+
+_REFUSALS = """
+import contextlib, io, json, sys
+import titans_train
+
+folder, *wrong = sys.argv[1:]
+sentences = []
+for arguments in wrong:
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            titans_train.main([*json.loads(arguments), "--folder", folder])
+        except SystemExit as stopped:
+            sentences.append(f"{stopped} {said.getvalue()}")
+print(json.dumps(sentences))
+"""
+
+
+def python(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where the examples' own modules are found."""
+    path = os.pathsep.join([str(EXAMPLES), str(ROOT / ".src")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.run(
+        [sys.executable, *command], check=False, capture_output=True, text=True, env=environment
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    (checkpoint,) = folder.glob("step-*")
+    found: list[float] = json.loads((checkpoint / "progress.json").read_text())["losses"]
+    return found
+
+
+def test_sequences_ask_for_what_they_said() -> None:
+    done = python("-c", _SEQUENCES)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_killed_training_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    script, task = str(EXAMPLES / "titans_train.py"), ("needle", "--variant", "mag", *SMALL)
+    done = python(script, *task, "--folder", str(whole), "--output", "json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["steps"] == 8
+    assert 0 <= summary["test_accuracy"] <= 1
+    assert (whole / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+    assert python("-c", _KILLED, *task, "--folder", str(killed)).returncode == -9
+    assert len(losses(killed)) == 3
+    done = python(script, *task, "--folder", str(killed))
+    assert done.returncode == 0, done.stderr
+    assert losses(killed) == losses(whole)
+
+    done = python(script, *task, "--folder", str(killed), "--seed", "1")
+    assert done.returncode == 1
+    assert "another" in done.stderr
+    assert "training" in done.stderr
+
+
+def test_a_text_is_learnt_and_sampled(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The tide comes in, the tide goes out. " * 20, encoding="utf-8")
+    script, folder = str(EXAMPLES / "titans_train.py"), str(tmp_path / "run")
+    done = python(script, "text", str(text), "--folder", folder, *SMALL, "--output", "json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert 0 < summary["test_bits_per_byte"] < 8
+    assert len(summary["sample"]) > 24
+
+
+def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
+    wrong = [
+        (["text"], "needs files"),
+        (["text", "absent.txt"], "cannot be read"),
+        (["recall", "--pairs", "99"], "Pairs must be 1 to 16"),
+        (["recall", "absent.txt"], "reads no files"),
+        (["needle", "--set", "depth=2"], "hyper-parameter of TitansConfig"),
+        (["needle", "--set", "window=wide"], "type int"),
+        (["needle", "--set", "window=0"], "at least 1"),
+        (["needle", "--steps", "0"], "must be 1 or more"),
+    ]
+    done = python("-c", _REFUSALS, str(tmp_path / "run"), *(json.dumps(arguments) for arguments, _ in wrong))
+    assert done.returncode == 0, done.stderr
+    for sentence, (_, expected) in zip(json.loads(done.stdout), wrong, strict=True):
+        assert expected in sentence

@@ -1,0 +1,388 @@
+"""remember, recall, forget, export and import."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from memagent.agent.home import Home
+from memagent.agent.memory import open_journal
+from memagent.agent.memory.lock import backend_lock
+from memagent.backends.errors import InputError, MemagentError, NotFoundError
+from memagent.cli.main import app
+
+pytestmark = pytest.mark.usefixtures("home")
+FACT, QUESTION = "My dog is called Biscuit.", "What is my dog called?"
+
+
+@pytest.fixture(autouse=True)
+def echo_and_words(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a test says otherwise: the echo model and the in-memory backend."""
+    monkeypatch.setenv("MEMAGENT_MODEL", "echo")
+    monkeypatch.setenv("MEMAGENT_BACKEND", "in_memory")
+
+
+def memagent(*arguments: str, stdin: bytes = b"") -> Result:
+    return CliRunner().invoke(app, arguments, input=stdin)
+
+
+def recalled(query: str, *arguments: str) -> list[str]:
+    done = memagent("recall", query, "--output", "json", *arguments)
+    assert done.exit_code == 0, done.exception
+    return [item["text"] for item in json.loads(done.stdout)]
+
+
+def said(home: Home, user: str = "default") -> list[str]:
+    """What the user's journal holds."""
+    with open_journal(home, user) as journal:
+        return [f"{turn.seq} {turn.session}/{turn.role}: {turn.text}" for turn in journal.turns()]
+
+
+def files_holding(home: Home, text: str) -> list[Path]:
+    needle = text.encode()
+    return [path for path in home.root.rglob("*") if path.is_file() and needle in path.read_bytes()]
+
+
+# remember
+
+
+def test_a_statement_is_remembered_under_notes(home: Home) -> None:
+    done = memagent("remember", f"  {FACT} ")
+    assert (done.exit_code, done.stdout) == (0, "Remembered as turn 1.\n")
+    assert said(home) == [f"1 notes/user: {FACT}"]
+    assert recalled(QUESTION) == [FACT]
+
+
+def test_every_line_of_standard_input_is_a_statement(home: Home) -> None:
+    done = memagent("remember", "-", "-s", "diary", stdin=f"{FACT}\r\n\n  \nIch wohne in Köln.\n".encode())
+    assert (done.exit_code, done.stdout) == (0, "Remembered 2 statements as turns 1 to 2.\n")
+    assert said(home) == [f"1 diary/user: {FACT}", "2 diary/user: Ich wohne in Köln."]
+
+
+def test_remember_says_as_json_what_it_did() -> None:
+    memagent("remember", "first")
+    done = memagent("remember", "-", "-o", "json", "-u", "default", stdin=b"second\nthird\n")
+    assert json.loads(done.stdout) == {"user": "default", "session": "notes", "seqs": [2, 3], "taken": True}
+
+
+@pytest.mark.parametrize(("text", "stdin"), [("", b""), ("  ", b""), ("-", b""), ("-", b"\n \n\t\n")])
+def test_nothing_to_remember_is_refused(home: Home, text: str, stdin: bytes) -> None:
+    done = memagent("remember", text, stdin=stdin)
+    assert isinstance(done.exception, InputError)
+    assert "nothing to remember" in str(done.exception)
+    assert not home.root.exists()
+
+
+@pytest.mark.parametrize("stdin", [b"fine\ncaf\xe9\n", b"fine\nwith NUL \0\n"])
+def test_one_line_that_cannot_be_stored_keeps_all_from_being_stored(home: Home, stdin: bytes) -> None:
+    done = memagent("remember", "-", stdin=stdin)
+    assert isinstance(done.exception, InputError)
+    assert not home.root.exists() or said(home) == []
+
+
+def test_a_statement_that_is_not_utf8_is_refused(home: Home) -> None:
+    program = Path(sys.executable).with_name("memagent")
+    done = subprocess.run([program, "remember", b"caf\xe9"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "Error: The statement is not valid UTF-8 (byte 3). Nothing was stored.\n"
+    assert not home.root.exists()
+
+
+def test_while_another_process_holds_the_memory_the_journal_takes_it(home: Home) -> None:
+    memagent("remember", "first")
+    lock = backend_lock(home, "default", "in_memory")
+    lock.acquire()
+    done = memagent("remember", FACT, "-o", "json")
+    lock.release()
+    assert json.loads(done.stdout)["taken"] is False
+    assert "The journal has the turns" in done.stderr
+    assert recalled(QUESTION) == [FACT]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["-b", "nosuch"], ["--set", "nosuch=1"], ["--set", "threshold=x"], ["--set", "x"]]
+)
+def test_a_wrong_option_stores_nothing(home: Home, wrong: list[str]) -> None:
+    done = memagent("remember", FACT, *wrong)
+    assert isinstance(done.exception, MemagentError)
+    assert not home.root.exists() or said(home) == []
+
+
+# recall
+
+
+def test_recall_has_exactly_the_documented_keys() -> None:
+    memagent("remember", FACT)
+    (item,) = json.loads(memagent("recall", QUESTION, "-o", "json").stdout)
+    assert list(item) == [
+        "text",
+        "score",
+        "seqs",
+        "session",
+        "role",
+        "speaker",
+        "created_at",
+        "why",
+        "regenerated",
+    ]
+    assert (item["text"], item["seqs"], item["session"], item["role"]) == (FACT, [1], "notes", "user")
+    assert (item["speaker"], item["regenerated"]) == (None, False)
+
+
+def test_recall_prints_a_table_or_says_that_there_is_nothing() -> None:
+    memagent("remember", "Biscuit")
+    shown = memagent("recall", "Biscuit").stdout
+    assert "notes" in shown
+    assert "Biscuit" in shown
+    assert memagent("recall", "volcano").stdout == "Nothing comes to mind.\n"
+
+
+@pytest.mark.parametrize("query", ["", "  ", "volcano"])
+def test_recalling_nothing_is_an_empty_list(query: str) -> None:
+    memagent("remember", FACT)
+    assert recalled(query) == []
+
+
+def test_settings_and_the_limit_reach_the_backend() -> None:
+    memagent("remember", "-", stdin=b"dog one\ndog two\ndog three\n")
+    assert len(recalled("dog cat bird fish horse")) == 0
+    assert len(recalled("dog cat bird fish horse", "--set", "threshold=0.1")) == 3
+    assert recalled("dog", "--limit", "2") == ["dog three", "dog two"]
+    assert memagent("recall", "dog", "--limit", "0").exit_code == 2
+
+
+def test_every_backend_reads_the_same_journal() -> None:
+    memagent("remember", FACT, "-b", "none")
+    assert recalled(QUESTION, "-b", "rag") == [FACT]
+    assert recalled(QUESTION, "-b", "in_memory") == [FACT]
+    assert recalled(QUESTION, "-b", "none") == []
+
+
+@pytest.mark.parametrize("command", [["recall", "x"], ["forget", "--seq", "1"], ["export", "-"]])
+def test_a_mistyped_user_is_not_an_empty_memory(home: Home, command: list[str]) -> None:
+    memagent("remember", FACT, "-u", "ana")
+    done = memagent(*command, "-u", "anna")
+    assert isinstance(done.exception, NotFoundError)
+    assert "There is no user 'anna'. Did you mean ana?" in str(done.exception)
+    assert home.users() == ["ana"]
+
+
+# forget
+
+
+@pytest.mark.parametrize("backend", ["in_memory", "rag"])
+def test_what_is_forgotten_is_in_no_file(home: Home, backend: str) -> None:
+    memagent("remember", "-", "-b", backend, stdin=b"I play the xylophone.\nI live in Porto.\n")
+    memagent("backends", "rebuild", backend)
+    assert files_holding(home, "xylophone")
+    done = memagent("forget", "--seq", "1", "--yes", "-b", backend)
+    assert (done.exit_code, done.stdout) == (0, "Forgot 1 turn.\n")
+    assert recalled("xylophone", "-b", backend) == []
+    assert files_holding(home, "xylophon") == []
+    assert said(home) == ["2 notes/user: I live in Porto."]
+
+
+def test_several_numbers_are_forgotten_at_once_and_reported(home: Home) -> None:
+    memagent("remember", "-", stdin=b"one\ntwo\nthree\n")
+    done = memagent("forget", "--seq", "1", "--seq", "3", "--seq", "99", "-y", "-o", "json")
+    assert json.loads(done.stdout) == {
+        "user": "default",
+        "turns": [1, 3],
+        "replies": [],
+        "discarded": [],
+        "remaining": [],
+    }
+    assert said(home) == ["2 notes/user: two"]
+
+
+def test_matching_forgets_whatever_the_case(home: Home) -> None:
+    memagent("remember", "-", stdin=b"Old ADDRESS: Main St\nmy old address\nnew address\n")
+    assert memagent("forget", "--matching", "OLD address", "--yes").stdout == "Forgot 2 turns.\n"
+    assert said(home) == ["3 notes/user: new address"]
+
+
+def test_a_session_is_forgotten_whole(home: Home) -> None:
+    memagent("remember", "-", "-s", "monday", stdin=b"one\ntwo\n")
+    memagent("remember", "three", "-s", "tuesday")
+    assert memagent("forget", "--session", "monday", "--yes").stdout == "Forgot 2 turns.\n"
+    assert said(home) == ["3 tuesday/user: three"]
+
+
+def test_replies_that_saw_the_turn_go_with_it(home: Home) -> None:
+    memagent("chat", "-p", FACT, "-s", "monday")
+    memagent("chat", "-p", QUESTION, "-s", "tuesday")
+    done = memagent("forget", "--matching", FACT, "--seq", "1", "--yes")
+    assert done.exit_code == 2
+    done = memagent("forget", "--seq", "1", "--yes")
+    assert done.stdout == "Forgot 1 turn and 2 replies written with it in view.\n"
+    assert said(home) == [f"3 tuesday/user: {QUESTION}"]
+    assert files_holding(home, "Biscuit") == []
+
+
+def test_before_asking_the_turns_are_shown(home: Home) -> None:
+    memagent("chat", "-p", FACT, "-s", "monday")
+    done = memagent("forget", "--seq", "1", stdin=b"y\n")
+    assert done.stdout == "Forgot 1 turn and 1 reply written with it in view.\n"
+    assert "     1 " in done.stderr
+    assert f"user: {FACT}" in done.stderr
+    assert f"assistant: {FACT}" in done.stderr
+    assert "Forget 1 turn and 1 reply written with it in view for good?" in done.stderr
+    assert said(home) == []
+
+
+@pytest.mark.parametrize("answer", [b"n\n", b"\n", b""])
+def test_a_refused_confirmation_forgets_nothing(home: Home, answer: bytes) -> None:
+    memagent("remember", FACT)
+    done = memagent("forget", "--seq", "1", stdin=answer)
+    assert done.exit_code == 1
+    assert "Aborted" in done.stderr
+    assert said(home) == [f"1 notes/user: {FACT}"]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [["--seq", "7"], ["--matching", "volcano"], ["--matching", " "]],
+)
+def test_when_nothing_fits_nothing_is_forgotten(home: Home, choice: list[str]) -> None:
+    memagent("remember", FACT)
+    done = memagent("forget", *choice, "--yes")
+    assert isinstance(done.exception, InputError)
+    assert "othing was forgotten" in str(done.exception)
+    assert len(said(home)) == 1
+
+
+def test_an_unknown_session_suggests_the_near_one() -> None:
+    memagent("remember", FACT, "-s", "monday")
+    done = memagent("forget", "--session", "mondya", "--yes")
+    assert isinstance(done.exception, NotFoundError)
+    assert "Did you mean monday?" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "choice", [[], ["--seq", "1", "--session", "notes"], ["--session", "a", "--matching", "b"]]
+)
+def test_exactly_one_way_of_choosing_is_needed(home: Home, choice: list[str]) -> None:
+    memagent("remember", FACT)
+    done = memagent("forget", *choice, "--yes")
+    assert done.exit_code == 2
+    assert "exactly one of --seq, --session and --matching" in " ".join(done.stderr.replace("│", " ").split())
+    assert len(said(home)) == 1
+
+
+def test_a_number_no_turn_can_have_fits_nothing(home: Home) -> None:
+    memagent("remember", FACT)
+    done = memagent("forget", "--seq", "99999999999999999999", "--yes")
+    assert done.exit_code in (1, 2)
+    assert isinstance(done.exception, (InputError, SystemExit))
+    assert len(said(home)) == 1
+
+
+# export and import
+
+
+def test_what_was_exported_is_imported_elsewhere(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memagent("chat", "-p", FACT, "-s", "monday")
+    memagent("chat", "-p", "grüße 東京 😀\nsecond line", "-s", "tuesday")
+    memagent("remember", "forgotten", "-s", "tuesday")
+    memagent("forget", "--seq", "5", "--yes")
+    before = said(home)
+    done = memagent("export", str(tmp_path / "backup.jsonl"))
+    assert (done.exit_code, done.stdout, done.stderr) == (
+        0,
+        "",
+        f"Wrote 4 turns to {tmp_path}/backup.jsonl.\n",
+    )
+    monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "elsewhere"))
+    done = memagent("import", str(tmp_path / "backup.jsonl"))
+    assert (done.exit_code, done.stdout) == (0, "Imported 4 turns; 0 were here already.\n")
+    assert said(Home(tmp_path / "elsewhere", home.models)) == before
+    assert FACT in recalled(QUESTION)
+    assert memagent("export", "-").stdout == (tmp_path / "backup.jsonl").read_text()
+
+
+def test_an_export_goes_to_standard_output_too(tmp_path: Path) -> None:
+    memagent("remember", FACT)
+    lines = [json.loads(line) for line in memagent("export", "-").stdout.splitlines()]
+    assert [line["kind"] for line in lines] == ["memagent", "session", "turn", "end"]
+    assert lines[2]["text"] == FACT
+    (tmp_path / "piped.jsonl").write_text(memagent("export", "-").stdout)
+    done = memagent("import", str(tmp_path / "piped.jsonl"), "-u", "ben", "-o", "json")
+    assert json.loads(done.stdout) == {"user": "ben", "added": 1, "present": 0, "forgotten": 0}
+
+
+def test_importing_twice_adds_nothing_twice(home: Home, tmp_path: Path) -> None:
+    memagent("remember", FACT)
+    memagent("export", str(tmp_path / "backup.jsonl"))
+    assert (
+        memagent("import", str(tmp_path / "backup.jsonl")).stdout
+        == "Imported 0 turns; 1 were here already.\n"
+    )
+    assert len(said(home)) == 1
+
+
+def test_what_was_forgotten_here_does_not_come_back_by_an_import(home: Home, tmp_path: Path) -> None:
+    memagent("remember", "-", stdin=b"keep\nforget\n")
+    memagent("export", str(tmp_path / "backup.jsonl"))
+    memagent("forget", "--seq", "2", "--yes")
+    done = memagent("import", str(tmp_path / "backup.jsonl"))
+    assert "1 turn in the file had been forgotten here and stayed so." in done.stderr
+    assert said(home) == ["1 notes/user: keep"]
+
+
+def test_an_import_says_what_to_forget(home: Home, tmp_path: Path) -> None:
+    memagent("remember", FACT)
+    memagent("export", str(tmp_path / "old.jsonl"))
+    memagent("forget", "--seq", "1", "--yes")
+    memagent("export", str(tmp_path / "new.jsonl"))
+    memagent("import", str(tmp_path / "old.jsonl"), "-u", "ben")
+    assert recalled(QUESTION, "-u", "ben") == [FACT]
+    done = memagent("import", str(tmp_path / "new.jsonl"), "-u", "ben")
+    assert "is now forgotten here too" in done.stderr
+    assert recalled(QUESTION, "-u", "ben") == []
+    assert files_holding(home, "Biscuit") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said_"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "is empty; an export begins with a header line"),
+        (b"hello\n", "line 1: "),
+        (b'{"kind": "memagent", "format": 99, "user": "x"}\n', "format 99"),
+        (b'{"kind": "memagent", "format": 1, "user": "x"}\n{"kind": "turn"}\n', "line 2: "),
+        (
+            b'{"kind": "session", "name": "x", "created_at": "2026-03-01T00:00:00Z"}\n',
+            "line 1: expected the header",
+        ),
+        (b'{"kind": "memagent", "format": 1, "user": "caf\xe9"}\n', "line 1: "),
+    ],
+)
+def test_a_file_that_is_no_export_is_refused_whole(
+    home: Home, tmp_path: Path, content: bytes | None, said_: str
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    if content is not None:
+        file.write_bytes(content)
+    done = memagent("import", str(file))
+    assert isinstance(done.exception, InputError)
+    assert said_ in str(done.exception)
+    assert not home.root.exists() or said(home) == []
+
+
+def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    memagent("remember", FACT)
+    done = memagent("export", str(tmp_path / "no" / "such" / "folder.jsonl"))
+    assert isinstance(done.exception, InputError)
+    assert "cannot be written: No such file or directory." in str(done.exception)
+    (tmp_path / "folder").mkdir()
+    done = memagent("export", str(tmp_path / "folder"))
+    assert isinstance(done.exception, InputError)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "home"]
