@@ -8,11 +8,14 @@ import sys
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli.commands import backends, bench, chat, doctor, memory, models, scenario, sessions
+from memagent.cli.commands import backends, bench, chat, config, doctor, memory, models, scenario, sessions
 from memagent.cli.rendering import output
 
 # click's UsageError, of which newer versions of typer hold a copy that has no public name.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+# Set by the shell while it asks for completions.
+_COMPLETION = "_MEMAGENT_COMPLETE"
 
 app = typer.Typer(
     name="memagent",
@@ -35,6 +38,7 @@ app.add_typer(backends.app, name="backends")
 app.add_typer(models.app, name="models")
 app.add_typer(scenario.app, name="scenario")
 app.command("bench", cls=bench.PlotCommand)(bench.bench)
+app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
 
 
@@ -78,7 +82,8 @@ def _run() -> int:
         output.report_usage(error)
         return 2
     except Exception as error:  # noqa: BLE001 - nothing may print it as it is
-        output.report_fault(error)
+        if _COMPLETION not in os.environ:  # a shell would print it into the line that is being typed
+            output.report_fault(error)
         return 1
     return code or 0  # a number where the command raised typer.Exit or was interrupted
 

@@ -117,11 +117,9 @@ class RecallItem(pytest.Item):
 
 
 def _backends(config: pytest.Config) -> list[str]:
-    from memagent.cli.opening import choose_backends
+    from memagent.cli.opening import expand_backends
 
-    return list(
-        choose_backends(config.getoption("memagent_backend") or config.getini("memagent_backends"), None)
-    )
+    return expand_backends(config.getoption("memagent_backend") or config.getini("memagent_backends"))
 
 
 @cache

@@ -22,8 +22,15 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     models = Home.from_environment().models
     monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MEMAGENT_MODELS", str(models))
+    monkeypatch.setenv("MEMAGENT_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("MEMAGENT_EMBEDDER", HashingEmbedder.name)
-    for name in ("MEMAGENT_JOURNAL", "MEMAGENT_USER", "MEMAGENT_BACKEND", "MEMAGENT_MODEL"):
+    for name in (
+        "MEMAGENT_JOURNAL",
+        "MEMAGENT_USER",
+        "MEMAGENT_BACKEND",
+        "MEMAGENT_MODEL",
+        "MEMAGENT_CHANNEL",
+    ):
         monkeypatch.delenv(name, raising=False)
     return Home(tmp_path / "home", models)
 

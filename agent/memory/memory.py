@@ -14,6 +14,7 @@ number may have it open for reading beside that.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -45,6 +46,7 @@ from memagent.backends.protocol import (
     silent,
 )
 
+_LOG = logging.getLogger("memagent")
 Notify = Callable[[str], None]
 
 
@@ -92,7 +94,7 @@ class Memory:
         fresh: bool = False,
         follow: bool = True,
         read_only: bool = False,
-        notify: Notify = lambda message: None,
+        notify: Notify | None = None,
         progress: Progress = silent,
     ) -> Memory:
         """Open a user's memory: load the backend's checkpoint and read the journal's tail into it.
@@ -107,6 +109,8 @@ class Memory:
             make_embedder, make_model: build the shared models on first use.
             lock: an already acquired lock of this backend, which passes to the memory.
             wait_seconds: how long to wait for another process that holds this memory.
+            notify: called with each notice; None: they go to the logger ``memagent``, as a warning where a stored
+                state is thrown away.
             strict: raise CheckpointError where the stored state would have to be rebuilt.
             fresh: throw the stored state away first, and read the whole journal again.
             follow: read the journal's tail now; else when the memory is first used.
@@ -143,7 +147,8 @@ class Memory:
                 stack.callback(scratch.drop)
             resources = Resources(
                 workspace=workspace,
-                make_embedder=make_embedder or (lambda: load_embedder(home.models, notify=notify)),
+                make_embedder=make_embedder
+                or (lambda: load_embedder(home.models, notify=notify or _LOG.info)),
                 seed=seed,
                 scope=hashlib.sha256(f"{journal.id} {user}".encode()).hexdigest()[:24],
                 progress=progress,
@@ -162,7 +167,7 @@ class Memory:
                 config,
                 settings,
                 resources,
-                notify=notify,
+                notify=notify or _LOG.warning,  # a follower only tells of states that are thrown away
                 strict=strict,
                 read_only=read_only,
             )

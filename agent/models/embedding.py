@@ -22,24 +22,52 @@ from memagent.backends.shared.tokens import without_added_tokens
 _BATCH = 32
 
 
-def load_embedder(models: Path, *, notify: Notify, report: Report = quiet) -> Embedder:
-    """Return the embedder that ``MEMAGENT_EMBEDDER`` names (default all-minilm-l6-v2).
+def load_embedder(
+    models: Path, name: str | None = None, *, notify: Notify, report: Report = quiet
+) -> Embedder:
+    """Return an embedder. Its weights are fetched and loaded on the first text.
 
-    Weights are fetched and loaded on the first text.
+    Args:
+        models: the folder where fetched models are kept.
+        name: of the catalogue, or ``hashing``; None: ``MEMAGENT_EMBEDDER``, or all-minilm-l6-v2.
+        notify: called with a sentence when something is fetched.
+        report: called with the bytes that have come.
 
     Raises:
         NotFoundError: no embedder has that name.
     """
-    name = os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
-    if name == HashingEmbedder.name:
+    model = _catalogue_embedder(name)
+    if model is None:
         return HashingEmbedder()
+    return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
+
+
+def fetch_embedder(models: Path, name: str | None = None, *, notify: Notify, report: Report = quiet) -> None:
+    """Fetch and verify the files of an embedder without loading it.
+
+    Args:
+        models, name, notify, report: as in ``load_embedder``.
+
+    Raises:
+        NotFoundError: no embedder has that name.
+        ModelError: a file is damaged, or cannot be fetched.
+    """
+    model = _catalogue_embedder(name)
+    if model is not None:
+        ensure(model, models, notify=notify, report=report)
+
+
+def _catalogue_embedder(name: str | None) -> CatalogueModel | None:
+    """Return the catalogue's embedder of a name; None for the one that needs no weights."""
+    name = name or os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
+    if name == HashingEmbedder.name:
+        return None
     embedders = {model.name: model for model in CATALOGUE.values() if model.kind == "embedder"}
     if name not in embedders:
         raise NotFoundError(
             "embedder", name, [*embedders, HashingEmbedder.name], "MEMAGENT_EMBEDDER names it."
         )
-    model = embedders[name]
-    return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
+    return embedders[name]
 
 
 class SentenceEmbedder:

@@ -29,6 +29,9 @@ from memagent.backends.errors import ModelError
 _HUB = ("huggingface.co", 443)
 _HUB_SECONDS = 3.0
 _STAMPS = "verified.json"
+# What transformers reads of a repository; other folders and consolidated weights repeat the same weights.
+_LOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_NOT_LOADED = ("*/*", "consolidated*")
 
 Report = Callable[[int, int, str], None]
 """Called as ``report(bytes done, bytes in all, what is being done)``."""
@@ -136,6 +139,20 @@ def hub_answers() -> bool:
     except OSError:
         return False
     return True
+
+
+def fetch_repository(hub_id: str) -> None:
+    """Fetch what transformers reads of a model's repository into the hub's own cache; finished files stay there.
+
+    Raises:
+        ModelError: the hub refuses (no such repository, no access), or the files cannot be stored.
+    """
+    from huggingface_hub import snapshot_download
+
+    from memagent.agent.models.folder import model_errors
+
+    with model_errors(f"The model {hub_id} cannot be fetched"):
+        snapshot_download(hub_id, allow_patterns=list(_LOADED), ignore_patterns=list(_NOT_LOADED))
 
 
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from memagent.backends.errors import InputError
-from memagent.cli.opening import say_remaining
+from memagent.cli.rendering.phrases import say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.engine.conversation import Conversation

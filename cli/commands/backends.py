@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import typer
 
-from memagent.cli.opening import (
+from memagent.cli.opening import home, open_memory, require_user
+from memagent.cli.options import (
     DEFAULT_USER,
+    BackendArgument,
     ModelOption,
     Output,
     OutputOption,
     SetOption,
     UserOption,
-    home,
-    open_memory,
-    require_user,
 )
 from memagent.cli.rendering.output import as_json, one_line, write
 
 app = typer.Typer(
     help="See what memories there are, what they hold, and rebuild or tidy them.", invoke_without_command=True
 )
-NameArgument = Annotated[str, typer.Argument(help="A backend's name.")]
 
 
 @app.callback()
@@ -68,7 +66,7 @@ def list_(output: OutputOption = Output.TEXT) -> None:
 
 
 @app.command()
-def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
+def show(name: BackendArgument, output: OutputOption = Output.TEXT) -> None:
     """Describe a memory and its settings, for --set."""
     from memagent.backends import registry
 
@@ -95,7 +93,7 @@ def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
 
 @app.command()
 def rebuild(
-    name: NameArgument,
+    name: BackendArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
@@ -110,7 +108,7 @@ def rebuild(
 
 @app.command()
 def consolidate(
-    name: NameArgument,
+    name: BackendArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
@@ -124,7 +122,7 @@ def consolidate(
 
 @app.command()
 def stats(
-    name: NameArgument,
+    name: BackendArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from memagent.cli.opening import Output, OutputOption, home
+from memagent.cli.opening import home
+from memagent.cli.options import Output, OutputOption
 from memagent.cli.rendering.output import as_json, one_line
 
 

@@ -12,29 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError, MemagentError
-from memagent.cli.opening import (
+from memagent.cli import completion
+from memagent.cli.inputs import read_stdin, require_utf8
+from memagent.cli.opening import backend_settings, home, open_beside, open_journal, open_memory, require_user
+from memagent.cli.options import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
-    LARGEST,
+    MAX_INTEGER,
     BackendOption,
     ModelOption,
     Output,
     OutputOption,
     SetOption,
     UserOption,
-    and_replies,
-    check_backend,
-    count,
-    decoded,
-    home,
-    open_beside,
-    open_journal,
-    open_memory,
-    read_stdin,
-    require_user,
-    say_remaining,
 )
 from memagent.cli.rendering.output import as_json, confirm, json_file, say, write
+from memagent.cli.rendering.phrases import and_replies, quantity, say_remaining
 
 _SQLITE = b"SQLite format 3\0"
 
@@ -50,7 +43,12 @@ def remember(
     ],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
-    session: Annotated[str, typer.Option("--session", "-s", help="The session it is filed under.")] = "notes",
+    session: Annotated[
+        str,
+        typer.Option(
+            "--session", "-s", help="The session it is filed under.", autocompletion=completion.sessions
+        ),
+    ] = "notes",
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
@@ -67,13 +65,14 @@ def remember(
     from memagent.agent.memory import open_journal as open_
     from memagent.agent.memory.forgetting import finish
 
-    lines = read_stdin().splitlines() if text == "-" else [decoded(text, "The statement")]
+    lines = read_stdin().splitlines() if text == "-" else [require_utf8(text, "The statement")]
     statements = [line.strip() for line in lines if line.strip()]
     if not statements:
         raise InputError("There is nothing to remember: the text is empty.")
-    check_backend(backend, set_)
+    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     with open_(home(), user) as journal:
-        say_remaining(finish(home(), journal, open_beside(user, model))[1])
+        if journal.unfinished():
+            say_remaining(finish(home(), journal, open_beside(user, model))[1])
         turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
     taken = _let_read(user, backend, set_, model)
     if output is Output.JSON:
@@ -89,7 +88,7 @@ def recall(
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     limit: Annotated[
-        int, typer.Option("--limit", "-k", min=1, max=LARGEST, help="Most recollections to return.")
+        int, typer.Option("--limit", "-k", min=1, max=MAX_INTEGER, help="Most recollections to return.")
     ] = 5,
     set_: SetOption = None,
     model: ModelOption = None,
@@ -108,7 +107,7 @@ def recall(
 
     require_user(home(), user)
     with open_memory(user, backend, set_, model=model, read_only=True) as memory:
-        found = memory.recall(decoded(query, "The query"), limit=limit)
+        found = memory.recall(require_utf8(query, "The query"), limit=limit)
     if output is Output.JSON:
         as_json([recollection_fields(item) for item in found])
     else:
@@ -118,9 +117,12 @@ def recall(
 def forget(
     seq: Annotated[
         list[int] | None,
-        typer.Option("--seq", min=1, max=LARGEST, help="A turn's number; may be given several times."),
+        typer.Option("--seq", min=1, max=MAX_INTEGER, help="A turn's number; may be given several times."),
     ] = None,
-    session: Annotated[str | None, typer.Option("--session", "-s", help="A whole session.")] = None,
+    session: Annotated[
+        str | None,
+        typer.Option("--session", "-s", help="A whole session.", autocompletion=completion.sessions),
+    ] = None,
     matching: Annotated[
         str | None, typer.Option("--matching", help="All turns that hold this text, in any case.")
     ] = None,
@@ -147,7 +149,7 @@ def forget(
     from memagent.cli.rendering.console import Console
     from memagent.cli.rendering.text import print_turns
 
-    check_backend(backend, set_)
+    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     with open_journal(user, read_only=False) as journal:
         turns = _chosen(journal, seq, session, matching)
         if not turns and not journal.unfinished():
@@ -158,7 +160,7 @@ def forget(
         replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
         if turns and not yes:
             print_turns([*turns, *replies], Console(stderr=True))
-            if not confirm(f"Forget {count(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
+            if not confirm(f"Forget {quantity(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
                 raise typer.Abort
         done = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
     if output is Output.JSON:
@@ -173,7 +175,7 @@ def forget(
             }
         )
     elif turns:
-        write(f"Forgot {count(len(done.turns), 'turn')}{and_replies(len(done.replies))}.")
+        write(f"Forgot {quantity(len(done.turns), 'turn')}{and_replies(len(done.replies))}.")
     elif not done.remaining:
         write("No turn fits, but an earlier forgetting was unfinished: it is finished now.")
     if done.discarded:
@@ -223,7 +225,7 @@ def export(
             with suppress(OSError):
                 fresh.unlink()
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-    say(f"Wrote {count(written.turns, 'turn')} to {file}.")
+    say(f"Wrote {quantity(written.turns, 'turn')} to {file}.")
     _say_missing(written)
 
 
@@ -251,7 +253,7 @@ def backup(
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
         written = journal.count()
         where = journal.where
-    say(f"Wrote {count(written, 'turn')} of {where} to {file}.")
+    say(f"Wrote {quantity(written, 'turn')} of {where} to {file}.")
 
 
 def accept_loss(
@@ -310,7 +312,7 @@ def import_(
     from memagent.agent.memory.forgetting import forget as forget_
     from memagent.cli.rendering.progress import bytes_reporter
 
-    check_backend(backend, set_)
+    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     report = bytes_reporter()
     with open_source(file, make_private(home().root)) as (source, size):
         try:
@@ -327,12 +329,12 @@ def import_(
             {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
         )
         return
-    write(f"Imported {count(done.added, 'turn')}; {done.present} were here already.")
+    write(f"Imported {quantity(done.added, 'turn')}; {done.present} were here already.")
     if done.forgotten_here:
-        say(f"{count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
+        say(f"{quantity(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
     if done.to_forget:
         say(
-            f"{count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
+            f"{quantity(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
         )
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
@@ -359,7 +361,7 @@ def _verify(file: str, user: str) -> None:
         source.file.seek(0)
         if source.file.read(len(_SQLITE)) != _SQLITE:
             proof = prove(source)
-            what = f"{count(proof.turns, 'turn')} and {count(proof.forgettings, 'forgetting')}"
+            what = f"{quantity(proof.turns, 'turn')} and {quantity(proof.forgettings, 'forgetting')}"
             if proof.ended:
                 write(f"{file} is whole: {what}, head {proof.head.hex()}.")
             else:
@@ -372,14 +374,16 @@ def _verify(file: str, user: str) -> None:
         if faults:
             raise InputError(f"{file} is damaged. {' '.join(faults)}")
         extent = journal.extent()
-        what = f"{count(journal.count(), 'turn')} and {count(extent.forgetting, 'forgetting')} of {user}"
+        what = (
+            f"{quantity(journal.count(), 'turn')} and {quantity(extent.forgetting, 'forgetting')} of {user}"
+        )
         write(f"{file} is whole: {what}, head {extent.head}.")
 
 
 def _say_missing(written: Exported) -> None:
     if written.missing:
         say(
-            f"The journal lacks {count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
+            f"The journal lacks {quantity(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
             "`memagent doctor` says more."
         )
         raise typer.Exit(1)

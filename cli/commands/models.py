@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli.opening import Output, OutputOption, home
+from memagent.cli import completion
+from memagent.cli.opening import home
+from memagent.cli.options import Output, OutputOption
 from memagent.cli.rendering.output import as_json, one_line, say, write
 
 if TYPE_CHECKING:
@@ -61,7 +63,11 @@ def list_(output: OutputOption = Output.TEXT) -> None:
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="A catalogue name.")]) -> None:
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="A catalogue name.", autocompletion=completion.catalogue_models)
+    ],
+) -> None:
     """Fetch a model and check every byte. An interrupted pull goes on where it stopped."""
     from memagent.agent.models.catalogue import find
     from memagent.agent.models.convert import converted
@@ -80,7 +86,11 @@ def pull(name: Annotated[str, typer.Argument(help="A catalogue name.")]) -> None
 @app.command()
 def verify(
     name: Annotated[
-        str | None, typer.Argument(help="A catalogue name; all models that are here, if left out.")
+        str | None,
+        typer.Argument(
+            help="A catalogue name; all models that are here, if left out.",
+            autocompletion=completion.catalogue_models,
+        ),
     ] = None,
 ) -> None:
     """Read every byte of the models that are here and compare it with what it must be."""
