@@ -7,11 +7,9 @@ raises an error: a shell would print it into the command line that is being type
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from functools import wraps
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -39,6 +37,8 @@ def _without_errors(complete: Callable[Arguments, list[str]]) -> Callable[Argume
 @_without_errors
 def backends(incomplete: str) -> list[str]:
     """Return the names of the installed backends."""
+    from importlib.metadata import entry_points
+
     return sorted({point.name for point in entry_points(group=_BACKENDS)})
 
 
@@ -75,6 +75,8 @@ def users(incomplete: str) -> list[str]:
 @_without_errors
 def sessions(context: typer.Context, incomplete: str) -> list[str]:
     """Return the names of the user's sessions, the latest first; none where a shared database keeps the journal."""
+    import sqlite3
+
     from memagent.agent.home import Home
 
     if _setting("journal"):
@@ -109,7 +111,7 @@ def _home() -> Path:
 
 
 def _setting(key: str) -> str | None:
-    """Return a setting without checking it: pydantic takes 0.2 s to import."""
+    """Return a setting without checking it: what checks it takes 0.2 s to import."""
     return os.environ.get(f"MEMAGENT_{key.upper()}") or _file_values().get(key)
 
 

@@ -16,6 +16,14 @@ from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.protocol import LocalModel
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test read the settings file of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMAGENT_CONFIG", str(tmp_path_factory.mktemp("settings") / "config.toml"))
+        yield
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty home that the environment names too; embeddings by word hashing, so nothing is downloaded."""
