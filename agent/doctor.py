@@ -24,7 +24,7 @@ from memagent.agent.memory.lock import BackendLock, backend_lock
 from memagent.agent.memory.loss import examine_loss
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
-from memagent.agent.models.convert import damage
+from memagent.agent.models.convert import find_damage
 from memagent.agent.models.hub import check
 from memagent.agent.models.loader import transformers_folder
 from memagent.backends import registry
@@ -323,7 +323,7 @@ def _models(home: Home) -> Iterator[Finding]:
             yield Finding("model", "wrong", str(error), f"memagent models pull {model.name}")
             continue
         ready = transformers_folder(model, home.models)
-        wrong = damage(ready, model.weights.sha256) if ready.exists() else ""
+        wrong = find_damage(ready, model.weights.sha256) if ready.exists() else ""
         yield Finding(
             "model",
             "note" if wrong else "good",

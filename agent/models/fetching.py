@@ -1,4 +1,4 @@
-"""Having the files of models here before anything waits for them: a download may take minutes, a lock must not."""
+"""Fetching the files of models before a lock is taken: a download may take minutes, and others wait for the lock."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Literal, cast
 
 from memagent.agent.models.catalogue import CATALOGUE, CatalogueModel
 from memagent.agent.models.chat import ChatModel
-from memagent.agent.models.convert import converted
+from memagent.agent.models.convert import ensure_converted
 from memagent.agent.models.fakes import EchoModel
 from memagent.agent.models.folder import check_folder
 from memagent.agent.models.hub import (
@@ -72,7 +72,10 @@ def fetch_chat_model(name: str, models: Path, *, notify: Notify, report: Report 
     """Fetch, verify and convert the files of a chat model without loading it.
 
     Args:
-        name, models, notify, report: as in ``load_chat_model``.
+        name: as in ``load_chat_model``.
+        models: the folder where fetched and converted models are kept.
+        notify: called with a sentence when something is fetched or converted.
+        report: called with the bytes that have come.
 
     Raises:
         NotFoundError: no model has that name.
@@ -95,13 +98,13 @@ def as_local(model: ChatModel) -> LocalModel:
     """
     if not hasattr(model, "tokenizer"):
         raise SettingError(
-            f"This memory works inside a local model; {model.name} is none. Choose another --model."
+            f"This memory works inside a local model, and {model.name} is not local. Choose another --model."
         )
     return cast(LocalModel, model)
 
 
 def transformers_folder(model: CatalogueModel, models: Path) -> Path:
-    """Where a catalogue chat model's converted form lies."""
+    """Return the folder of a catalogue chat model's converted form."""
     return model.folder(models) / "transformers"
 
 
@@ -138,7 +141,7 @@ def _source(name: str) -> Literal["catalogue", "echo", "path", "provider", "hub"
 def _catalogue_folder(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> Path:
     """Return the folder of a catalogue model in the form that transformers loads."""
     folder = ensure(model, models, notify=notify, report=report)
-    return converted(
+    return ensure_converted(
         folder / model.weights.name, model.weights.sha256, transformers_folder(model, models), notify=notify
     )
 
@@ -149,7 +152,7 @@ def _converted_file(path: Path, models: Path, notify: Notify) -> tuple[Path, str
         raise ModelError(f"{path} is neither a folder nor a .gguf file.")
     state = path.stat()
     digest = _digest(path, state.st_size, state.st_mtime_ns)
-    return converted(path, digest, models / "converted" / digest[:16], notify=notify), digest
+    return ensure_converted(path, digest, models / "converted" / digest[:16], notify=notify), digest
 
 
 @lru_cache(maxsize=8)

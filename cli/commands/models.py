@@ -70,7 +70,7 @@ def pull(
 ) -> None:
     """Fetch a model and check every byte. An interrupted pull goes on where it stopped."""
     from memagent.agent.models.catalogue import find
-    from memagent.agent.models.convert import converted
+    from memagent.agent.models.convert import ensure_converted
     from memagent.agent.models.hub import ensure
     from memagent.agent.models.loader import transformers_folder
     from memagent.cli.rendering.progress import bytes_reporter
@@ -79,7 +79,9 @@ def pull(
     folder = ensure(model, models, notify=say, report=bytes_reporter())
     if model.kind == "chat":
         weights = model.weights
-        converted(folder / weights.name, weights.sha256, transformers_folder(model, models), notify=say)
+        ensure_converted(
+            folder / weights.name, weights.sha256, transformers_folder(model, models), notify=say
+        )
     write(f"{name} is here and verified: {folder}")
 
 
@@ -95,7 +97,7 @@ def verify(
 ) -> None:
     """Read every byte of the models that are here and compare it with what it must be."""
     from memagent.agent.models.catalogue import CATALOGUE, find
-    from memagent.agent.models.convert import damage
+    from memagent.agent.models.convert import find_damage
     from memagent.agent.models.hub import check
     from memagent.agent.models.loader import transformers_folder
 
@@ -107,7 +109,7 @@ def verify(
             for file in model.files:
                 check(model.folder(models) / file.name, file, model.name, thorough=True)
             ready = transformers_folder(model, models)
-            if ready.exists() and (found := damage(ready, model.weights.sha256, thorough=True)):
+            if ready.exists() and (found := find_damage(ready, model.weights.sha256, thorough=True)):
                 say(
                     f"{model.name}: the converted form is damaged ({found}). "
                     f"Remove {ready}; it is made again when the model is next used."

@@ -172,7 +172,7 @@ def test_a_file_is_converted_before_it_is_loaded_and_hashed_once(
     file.write_bytes(b"GGUF")
     hashed: list[Path] = []
     monkeypatch.setattr(loader, "sha256_of", lambda path: hashed.append(path) or "0" * 64)
-    monkeypatch.setattr(loader, "converted", lambda path, digest, target, notify: target)
+    monkeypatch.setattr(loader, "ensure_converted", lambda path, digest, target, notify: target)
     for _ in range(2):
         fetch_models({"local_model"}, tmp_path, chat_model=str(file), notify=print)
     assert hashed == [file]

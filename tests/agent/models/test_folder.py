@@ -83,7 +83,7 @@ def test_a_damaged_json_file_is_named(folder: Path, name: str, content: bytes, s
 def test_a_missing_file_is_named(folder: Path) -> None:
     gone = first_weights(folder)
     gone.unlink()
-    assert refusal(folder) == f"FOLDER is not whole: {gone.name} is missing. Fetch it again."
+    assert refusal(folder) == f"FOLDER is incomplete: {gone.name} is missing. Fetch it again."
     (folder / "config.json").unlink()
     assert refusal(folder) == "FOLDER holds no config.json; expected a model folder as transformers saves it."
 
@@ -108,7 +108,7 @@ def test_weights_that_no_file_has_are_not_made_up(folder: Path) -> None:
     model.save_pretrained(folder, state_dict=weights)
     tiny().tokenizer.save_pretrained(folder)
     assert refusal(folder) == (
-        "The model FOLDER is not whole: its files lack the weights model.layers.1.mlp.up_proj.weight. Fetch it again."
+        "The model FOLDER is incomplete: its files lack the weights model.layers.1.mlp.up_proj.weight. Fetch it again."
     )
 
 
@@ -132,7 +132,7 @@ def test_weights_that_no_file_has_are_not_made_up(folder: Path) -> None:
         ({"hidden_size": 2**62}, "FOLDER/config.json cannot be used: "),
         (
             {"intermediate_size": 95},
-            "The model FOLDER is not whole: its files have in another shape the weights ",
+            "The model FOLDER is incomplete: its files have in another shape the weights ",
         ),
         ({"num_attention_heads": 0}, "FOLDER/config.json cannot be used: "),
         ({"model_type": "nosuch"}, "FOLDER/config.json cannot be used: "),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memagent.agent.models import convert
-from memagent.agent.models.convert import converted
+from memagent.agent.models.convert import ensure_converted
 from memagent.agent.models.gguf_file import read_header
 from memagent.agent.models.loader import load_chat_model
 from memagent.backends.errors import MemagentError, ModelError
@@ -175,7 +175,7 @@ def test_a_header_that_is_wrong_is_refused_before_transformers_reads_it(
     changed(file, b"a.numbers", struct.pack("<Q", 2**60), 8)
     said: list[str] = []
     with pytest.raises(ModelError, match="Fetch it again"):
-        converted(file, "0" * 64, tmp_path / "models" / "x", notify=said.append)
+        ensure_converted(file, "0" * 64, tmp_path / "models" / "x", notify=said.append)
     assert said == []
 
 

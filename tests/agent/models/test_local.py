@@ -391,7 +391,7 @@ def test_a_folder_whose_files_do_not_fit_each_other_is_a_model_error(
     content = (tmp_path / "copy" / name).read_text()
     assert old in content
     (tmp_path / "copy" / name).write_text(content.replace(old, new))
-    with pytest.raises(ModelError, match="The model tiny (cannot be loaded: .|is not whole: its files )"):
+    with pytest.raises(ModelError, match="The model tiny (cannot be loaded: .|is incomplete: its files )"):
         LocalChatModel(tmp_path / "copy", name="tiny", digest="x")
 
 
