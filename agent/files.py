@@ -12,6 +12,7 @@ def make_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
     """Create a folder, and the missing ones above it, with mode 0700.
 
     Args:
+        path: the folder.
         variable: the environment variable that says where this folder is, for the message.
 
     Raises:

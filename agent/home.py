@@ -59,6 +59,8 @@ def _folder(value: str | None, variable: str, default: Callable[[], Path]) -> Pa
     """Return the folder that a setting names, made absolute; it need not exist yet.
 
     Args:
+        value: of the setting; None or empty: the default.
+        default: returns the default, which may not exist either.
         variable: the environment variable of that setting, for the message.
     """
     try:
@@ -130,9 +132,11 @@ class Home:
         )
 
     def user_folder(self, user: str) -> Path:
+        """Return the folder of a user."""
         return self.root / "users" / folder_name(user)
 
     def journal_file(self, user: str) -> Path:
+        """Return the SQLite file of a user's journal, which is used unless ``journal_url`` is set."""
         return self.user_folder(user) / "journal.sqlite3"
 
     def mark_file(self, user: str) -> Path:
@@ -162,6 +166,7 @@ class Home:
         return file.read_text(encoding="utf-8").strip()
 
     def backend_folder(self, user: str, backend: str) -> Path:
+        """Return the folder of a backend's stored state for a user."""
         return self.user_folder(user) / "backends" / backend
 
     def users(self) -> list[str]:

@@ -50,6 +50,9 @@ ScalarText = Annotated[str, PlainValidator(_scalar_text)]
 class UserSettings(BaseSettings):
     """The settings of one person on one machine. Build it with ``load`` or ``from_environment``.
 
+        settings = UserSettings.load()
+        agent = Agent.open(user=settings.user, model=settings.model, home=Home.from_settings(settings))
+
     Each field is a key of the settings file and, in capitals after ``MEMAGENT_``, an environment variable.
 
     Attributes:
@@ -171,6 +174,7 @@ def parse_value(key: Key, text: str) -> Scalar:
 
     Args:
         key: as ``parse_key`` returns it.
+        text: the value.
 
     Returns:
         the value as the settings file holds it; paths are made absolute.

@@ -95,6 +95,7 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     """Return the values of a settings file's text.
 
     Args:
+        text: of the file.
         path: the file, for the message.
 
     Raises:
@@ -119,6 +120,8 @@ def write_value(path: Path, key: Key, value: Scalar | None) -> bool:
     The new file has mode 0600 and replaces the old one in one step.
 
     Args:
+        path: the file, which need not exist.
+        key: what to change.
         value: None removes the key.
 
     Returns:

@@ -11,6 +11,7 @@ def require_utf8(text: str, what: str) -> str:
     """Return a command-line argument that is valid UTF-8.
 
     Args:
+        text: the argument.
         what: names the argument in the message: "The query".
 
     Raises:

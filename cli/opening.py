@@ -100,6 +100,8 @@ def open_memory(
     """Open a memory with progress bars and notices for a person at a terminal.
 
     Args:
+        user: whose memory it is.
+        backend: its name.
         pairs: of ``--set``.
         model: the chat model's name, for memories that work inside it; None: as the settings say.
         stored: settings as a stored state names them, in place of all others.
@@ -179,6 +181,7 @@ def open_journal(user: str, *, read_only: bool = True) -> Journal:
     """Open the journal of a user who has one.
 
     Args:
+        user: their name.
         read_only: an older journal is brought up to date all the same, where it can be written.
 
     Raises:

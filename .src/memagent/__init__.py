@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memagent.agent.home import Home
     from memagent.agent.journal import Journal
     from memagent.agent.memory import Memory
+    from memagent.agent.settings import UserSettings
     from memagent.backends.errors import MemagentError
     from memagent.backends.protocol import MemoryBackend, Recollection, Turn
 
@@ -38,6 +39,7 @@ _HOME = {
     "MemoryBackend": "memagent.backends.protocol",
     "Recollection": "memagent.backends.protocol",
     "Turn": "memagent.backends.protocol",
+    "UserSettings": "memagent.agent.settings",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "MemoryBackend",
     "Recollection",
     "Turn",
+    "UserSettings",
     "__version__",
 ]
 

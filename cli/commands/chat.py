@@ -1,4 +1,4 @@
-"""memagent chat: one message (-p), lines from a pipe, or a conversation at the terminal."""
+"""memagent chat: one message (-p), lines from a pipe, or a chat at the terminal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chat(
         typer.Option(
             "--session",
             "-s",
-            help="Name of the session; begun or continued.",
+            help="Name of the session to begin or continue.",
             autocompletion=completion.sessions,
         ),
     ] = None,
@@ -57,12 +57,12 @@ def chat(
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, max=MAX_INTEGER, help="Longest reply, in tokens.")] = 256,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")
+        float, typer.Option(min=0.0, max=2.0, help="0: always the most likely token.")
     ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, max=MAX_INTEGER, help="For temperatures above 0.")] = 0,
     set_: SetOption = None,
 ) -> None:
-    """Chat with a model that remembers. In the chat, /help lists the commands.
+    """Chat with a model that has a long-term memory. In the chat, /help lists the commands.
 
     Examples:
 
@@ -108,20 +108,20 @@ def chat(
             converse(
                 conversation,
                 plain=plain or not is_interactive(),
-                command=["memagent", "chat", *_given(context)],
+                command=["memagent", "chat", *_given_options(context)],
             )
 
 
-def _given(context: typer.Context) -> list[str]:
-    """The options given on the command line, but for those that choose the session."""
+def _given_options(context: typer.Context) -> list[str]:
+    """Return the options given on the command line, except those that choose the session."""
     words: list[str] = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
         if source is None or source.name != "COMMANDLINE" or option.name in ("session", "continue_"):
             continue
         value = context.params[option.name or ""]
-        for one in value if isinstance(value, list | tuple) else [value]:
-            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if item is True else [option.opts[0], str(item)]
     return words
 
 

@@ -1,9 +1,10 @@
-"""remember, recall, forget, export, import."""
+"""memagent remember, recall, forget, export, backup, accept-loss, import."""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -29,11 +30,12 @@ from memagent.cli.options import (
 from memagent.cli.rendering.output import as_json, confirm, json_file, say, write
 from memagent.cli.rendering.phrases import and_replies, quantity, say_remaining
 
-_SQLITE = b"SQLite format 3\0"
+_SQLITE_HEADER = b"SQLite format 3\0"
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
     from memagent.agent.journal.export import Exported
+    from memagent.agent.models.hub import Report
     from memagent.backends.protocol import Turn
 
 
@@ -74,9 +76,9 @@ def remember(
         if journal.unfinished():
             say_remaining(finish(home(), journal, open_beside(user, model))[1])
         turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
-    taken = _let_read(user, backend, set_, model)
+    is_read = _update_memory(user, backend, set_, model)
     if output is Output.JSON:
-        as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
+        as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": is_read})
     elif len(turns) == 1:
         write(f"Remembered as turn {turns[0].seq}.")
     else:
@@ -84,7 +86,7 @@ def remember(
 
 
 def recall(
-    query: Annotated[str, typer.Argument(help="What to bring to mind.")],
+    query: Annotated[str, typer.Argument(help="The question or text to recall for.")],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     limit: Annotated[
@@ -94,7 +96,7 @@ def recall(
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show what memory brings to mind for a text; nothing, if nothing is relevant.
+    """Show what the memory recalls for a question or text; nothing if nothing is relevant.
 
     Examples:
 
@@ -107,11 +109,11 @@ def recall(
 
     require_user(home(), user)
     with open_memory(user, backend, set_, model=model, read_only=True) as memory:
-        found = memory.recall(require_utf8(query, "The query"), limit=limit)
+        recollections = memory.recall(require_utf8(query, "The query"), limit=limit)
     if output is Output.JSON:
-        as_json([recollection_fields(item) for item in found])
+        as_json([recollection_fields(item) for item in recollections])
     else:
-        print_recollections(found)
+        print_recollections(recollections)
 
 
 def forget(
@@ -151,7 +153,7 @@ def forget(
 
     backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     with open_journal(user, read_only=False) as journal:
-        turns = _chosen(journal, seq, session, matching)
+        turns = _chosen_turns(journal, seq, session, matching)
         if not turns and not journal.unfinished():
             raise InputError(
                 "No turn fits: nothing was forgotten. "
@@ -162,27 +164,27 @@ def forget(
             print_turns([*turns, *replies], Console(stderr=True))
             if not confirm(f"Forget {quantity(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
                 raise typer.Abort
-        done = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
+        forgotten = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
     if output is Output.JSON:
-        remaining = [asdict(left) for left in done.remaining]
+        remaining = [asdict(item) for item in forgotten.remaining]
         as_json(
             {
                 "user": user,
-                "turns": done.turns,
-                "replies": done.replies,
-                "discarded": done.discarded,
+                "turns": forgotten.turns,
+                "replies": forgotten.replies,
+                "discarded": forgotten.discarded,
                 "remaining": remaining,
             }
         )
     elif turns:
-        write(f"Forgot {quantity(len(done.turns), 'turn')}{and_replies(len(done.replies))}.")
-    elif not done.remaining:
-        write("No turn fits, but an earlier forgetting was unfinished: it is finished now.")
-    if done.discarded:
+        write(f"Forgot {quantity(len(forgotten.turns), 'turn')}{and_replies(len(forgotten.replies))}.")
+    elif not forgotten.remaining:
+        write("No turn fits. An unfinished earlier forgetting is finished now.")
+    if forgotten.discarded:
         say(
-            f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
+            f"Removed the stored state of {', '.join(forgotten.discarded)}; it is rebuilt without them when next used."
         )
-    if say_remaining(done.remaining):
+    if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 
 
@@ -191,10 +193,10 @@ def export(
     user: UserOption = DEFAULT_USER,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Prove an export that was written before, instead of writing one."),
+        typer.Option("--verify", help="Verify an export or a backup, instead of writing one."),
     ] = False,
 ) -> None:
-    """Write everything a user said and was told to a file of JSON lines, with the digests that prove it.
+    """Write all turns of a user to a file of JSON lines, with the digests that verify them.
 
     Examples:
 
@@ -214,29 +216,29 @@ def export(
         target = Path(file)
         if not target.name:
             raise InputError(f"{file!r} names no file to write to.")
-        fresh = target.with_name(target.name + ".part")
+        partial = target.with_name(target.name + ".part")
         try:
-            with fresh.open("w", encoding="utf-8", newline="\n") as out:
-                written = export_(journal, out)
+            with partial.open("w", encoding="utf-8", newline="\n") as out:
+                export_result = export_(journal, out)
                 out.flush()
                 os.fsync(out.fileno())
-            fresh.replace(target)
+            partial.replace(target)
         except OSError as error:
             with suppress(OSError):
-                fresh.unlink()
+                partial.unlink()
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-    say(f"Wrote {quantity(written.turns, 'turn')} to {file}.")
-    _say_missing(written)
+    say(f"Wrote {quantity(export_result.turns, 'turn')} to {file}.")
+    _say_missing(export_result)
 
 
 def backup(
     file: Annotated[Path, typer.Argument(help="Where to write; the file must not exist yet.")],
     user: UserOption = DEFAULT_USER,
 ) -> None:
-    """Copy a user's journal, a SQLite database, while it may be in use: a plain copy of the file would lack turns.
+    """Copy a user's journal, a SQLite database, also while it is in use: a plain copy of the file would lack turns.
 
-    To go back to it while nothing uses the memory: put it in the place of the file that this command names, remove the
-    files that end in -wal and -shm beside it, and accept the loss of what came after it (memagent accept-loss).
+    To restore it while nothing uses the memory: replace the file that this command names, remove the files beside it
+    that end in -wal and -shm, and accept the loss of later turns (memagent accept-loss).
 
     Examples:
 
@@ -251,18 +253,22 @@ def backup(
             raise InputError(f"{file} exists already; give a new name. Nothing was written.") from error
         except OSError as error:
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-        written = journal.count()
-        where = journal.where
-    say(f"Wrote {quantity(written, 'turn')} of {where} to {file}.")
+        turns = journal.count()
+        source = journal.where
+    say(f"Wrote {quantity(turns, 'turn')} of {source} to {file}.")
 
 
 def accept_loss(
     user: UserOption = DEFAULT_USER,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Go on with a journal that has lost turns, when there is no backup to put in its place.
+    """Continue with a journal that has lost turns, when there is no backup to restore.
 
-    What knew of more is set aside first, as numbers and digests, in a folder named lost-<time> beside the journal.
+    The evidence of later turns, as numbers and digests, is moved to a folder named lost-<time> beside the journal.
+
+    Example:
+
+      memagent accept-loss --user ana
     """
     from memagent.agent.memory.loss import accept_loss as accept
     from memagent.agent.memory.loss import examine_loss
@@ -270,9 +276,7 @@ def accept_loss(
     require_user(home(), user)
     loss = examine_loss(home(), user)
     if loss is None:
-        write(
-            "Nothing here speaks for a loss: the journal holds all that its mark and the stored memories know of."
-        )
+        write("No loss was found: the journal holds all turns that its mark and the stored memories record.")
         return
     if loss.journal:
         write(f"The journal cannot be used: {loss.journal}")
@@ -280,12 +284,12 @@ def accept_loss(
         write(f"The journal reaches turn {loss.reached.seq:,} and forgetting {loss.reached.forgetting:,}.")
     for claim in loss.claims:
         write(
-            f"{claim.claimant} knew of turns up to {claim.extent.seq:,} and forgettings up to {claim.extent.forgetting:,}."
+            f"{claim.claimant} recorded turns up to {claim.extent.seq:,} and forgettings up to {claim.extent.forgetting:,}."
         )
-    if not yes and not confirm("Go on without what is lost?"):
+    if not yes and not confirm("Continue without the lost turns?"):
         raise typer.Abort
-    _, aside = accept(home(), user)
-    write(f"Going on. What was known of the lost turns is in {aside}.")
+    _, evidence = accept(home(), user)
+    write(f"Done. The evidence of the lost turns is in {evidence}.")
 
 
 def import_(
@@ -296,7 +300,7 @@ def import_(
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Add an export to a user's journal. The whole file is proved first; turns already here are not added twice.
+    """Add an export to a user's journal. The whole file is verified first; present turns are not added twice.
 
     Then the memory reads the new turns.
 
@@ -320,38 +324,43 @@ def import_(
         except InputError as error:
             raise InputError(f"{error} Nothing was imported.") from error
         with open_(home(), user) as journal:
-            done = load(journal, source, _advance(report, size, "Importing"))
-            forgotten = forget_(home(), journal, done.to_forget, open_beside(user, model))
-    if done.added:
-        _let_read(user, backend, set_, model)
+            imported = load(journal, source, _advance(report, size, "Importing"))
+            forgotten = forget_(home(), journal, imported.to_forget, open_beside(user, model))
+    if imported.added:
+        _update_memory(user, backend, set_, model)
     if output is Output.JSON:
         as_json(
-            {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
+            {
+                "user": user,
+                "added": imported.added,
+                "present": imported.present,
+                "forgotten": len(imported.to_forget),
+            }
         )
         return
-    write(f"Imported {quantity(done.added, 'turn')}; {done.present} were here already.")
-    if done.forgotten_here:
-        say(f"{quantity(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
-    if done.to_forget:
+    write(f"Imported {quantity(imported.added, 'turn')}; {imported.present} were present already.")
+    if imported.forgotten_here:
+        say(f"{quantity(imported.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
+    if imported.to_forget:
         say(
-            f"{quantity(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
+            f"{quantity(len(imported.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
         )
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 
 
-def _let_read(user: str, backend: str, pairs: list[str] | None, model: str | None) -> bool:
-    """Let a memory take in what the journal has got; False if it could not."""
+def _update_memory(user: str, backend: str, pairs: list[str] | None, model: str | None) -> bool:
+    """Let a memory read the journal's new turns; return whether it could."""
     try:
         open_memory(user, backend, pairs, model=model, wait_seconds=2.0).close()
     except MemagentError as error:
-        say(f"{error} The journal has the turns; the memory takes them in before it next recalls.")
+        say(f"{error} The journal has the turns; the memory reads them before its next recall.")
         return False
     return True
 
 
 def _verify(file: str, user: str) -> None:
-    """Prove an export, or a backup of the database."""
+    """Verify an export, or a backup of the database."""
     from tempfile import gettempdir
 
     from memagent.agent.journal import Journal
@@ -359,37 +368,35 @@ def _verify(file: str, user: str) -> None:
 
     with open_source(Path(file), Path(gettempdir())) as (source, _):
         source.file.seek(0)
-        if source.file.read(len(_SQLITE)) != _SQLITE:
+        if source.file.read(len(_SQLITE_HEADER)) != _SQLITE_HEADER:
             proof = prove(source)
-            what = f"{quantity(proof.turns, 'turn')} and {quantity(proof.forgettings, 'forgetting')}"
+            contents = f"{quantity(proof.turns, 'turn')} and {quantity(proof.forgettings, 'forgetting')}"
             if proof.ended:
-                write(f"{file} is whole: {what}, head {proof.head.hex()}.")
+                write(f"{file} is complete: {contents}, head {proof.head.hex()}.")
             else:
-                write(
-                    f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove."
-                )
+                write(f"{file} can be read: {contents}. Its format {proof.format} has no digests to verify.")
             return
     with Journal(Path(file), user, read_only=True) as journal:
         faults = journal.audit()
         if faults:
             raise InputError(f"{file} is damaged. {' '.join(faults)}")
         extent = journal.extent()
-        what = (
+        contents = (
             f"{quantity(journal.count(), 'turn')} and {quantity(extent.forgetting, 'forgetting')} of {user}"
         )
-        write(f"{file} is whole: {what}, head {extent.head}.")
+        write(f"{file} is complete: {contents}, head {extent.head}.")
 
 
-def _say_missing(written: Exported) -> None:
-    if written.missing:
+def _say_missing(export_result: Exported) -> None:
+    if export_result.missing:
         say(
-            f"The journal lacks {quantity(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
+            f"The journal lacks {quantity(export_result.missing, 'turn')} that were not forgotten; the export holds what is there. "
             "`memagent doctor` says more."
         )
         raise typer.Exit(1)
 
 
-def _chosen(
+def _chosen_turns(
     journal: Journal, seqs: list[int] | None, session: str | None, matching: str | None
 ) -> list[Turn]:
     if sum(choice is not None for choice in (seqs or None, session, matching)) != 1:
@@ -403,13 +410,14 @@ def _chosen(
     return list(journal.matching(matching or ""))
 
 
-def _advance(report: object, size: int, label: str):  # type: ignore[no-untyped-def]
+def _advance(report: Report, size: int, label: str) -> Callable[[int], None]:
+    """Return a function that adds to the bytes done and reports them in steps of half a percent."""
     done = 0
 
-    def advance(more: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
-        before, done = done, done + more
+        before, done = done, done + count
         if done * 200 // max(size, 1) != before * 200 // max(size, 1):
-            report(done, size, label)  # type: ignore[operator]
+            report(done, size, label)
 
     return advance

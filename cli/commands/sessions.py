@@ -34,30 +34,40 @@ def bare(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(user: UserOption = DEFAULT_USER, output: OutputOption = Output.TEXT) -> None:
-    """List sessions, the latest last."""
+    """List sessions, the latest last.
+
+    Example:
+
+      memagent sessions list --user ana
+    """
     from memagent.cli.rendering.text import print_sessions
 
     with open_journal(user) as journal:
-        found = journal.sessions()
+        sessions = journal.sessions()
     if output is Output.JSON:
         as_json(
             [
                 {
-                    "session": one.name,
-                    "created_at": one.created_at.isoformat(),
-                    "last_at": one.last_at.isoformat() if one.last_at else None,
-                    "turns": one.turns,
+                    "session": session.name,
+                    "created_at": session.created_at.isoformat(),
+                    "last_at": session.last_at.isoformat() if session.last_at else None,
+                    "turns": session.turns,
                 }
-                for one in found
+                for session in sessions
             ]
         )
     else:
-        print_sessions(found)
+        print_sessions(sessions)
 
 
 @app.command()
 def show(name: SessionArgument, user: UserOption = DEFAULT_USER, output: OutputOption = Output.TEXT) -> None:
-    """Print a session's turns with their numbers."""
+    """Print a session's turns with their numbers.
+
+    Example:
+
+      memagent sessions show monday
+    """
     from memagent.cli.rendering.text import print_turns
 
     with open_journal(user) as journal:
@@ -89,7 +99,12 @@ def delete(
     model: ModelOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Forget all turns of a session for good, and its name. Replies in other sessions that may repeat them go too."""
+    """Forget all turns of a session for good, and its name. Replies in other sessions that may repeat them go too.
+
+    Example:
+
+      memagent sessions delete monday --yes
+    """
     from memagent.agent.memory.forgetting import forget, replies_that_saw
 
     backend_settings(backend, set_)  # a wrong one is refused before anything is stored
@@ -100,18 +115,23 @@ def delete(
         turns = quantity(session.turns, "turn")
         if not yes and not confirm(f"Forget session {name!r} with {turns}{elsewhere} for good?"):
             raise typer.Abort
-        done = forget(home(), journal, seqs, open_beside(user, model))
+        forgotten = forget(home(), journal, seqs, open_beside(user, model))
         journal.delete_session(name)
     write(
-        f"Deleted session {name!r}: {quantity(len(seqs), 'turn')}{and_replies(len(done.replies))} forgotten."
+        f"Deleted session {name!r}: {quantity(len(seqs), 'turn')}{and_replies(len(forgotten.replies))} forgotten."
     )
-    if say_remaining(done.remaining):
+    if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 
 
 @app.command()
 def export(name: SessionArgument, user: UserOption = DEFAULT_USER) -> None:
-    """Write one session as JSON lines to standard output."""
+    """Write one session as JSON lines to standard output.
+
+    Example:
+
+      memagent sessions export monday > monday.jsonl
+    """
     from memagent.agent.journal.export import export as export_
 
     with open_journal(user) as journal:

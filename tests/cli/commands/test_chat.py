@@ -307,14 +307,14 @@ def test_help_lists_every_command() -> None:
 def test_why_shows_what_was_recalled_and_why() -> None:
     talk(FACT, session="monday")
     shown = talk("/why", QUESTION, "/why", session="tuesday").stdout
-    assert "Nothing was asked in this conversation yet." in shown
+    assert "No message was sent in this conversation yet." in shown
     assert "(1 recollection, " in shown or "(2 recollections, " in shown
     assert "It holds 100%" in shown
     assert "in_memory took" in shown
 
 
 def test_why_after_nothing_came_to_mind() -> None:
-    assert "Nothing comes to mind." in talk("hello", "/why").stdout
+    assert "Nothing relevant was found." in talk("hello", "/why").stdout
 
 
 def test_sessions_are_listed() -> None:

@@ -140,7 +140,7 @@ def test_recall_prints_a_table_or_says_that_there_is_nothing() -> None:
     shown = memagent("recall", "Biscuit").stdout
     assert "notes" in shown
     assert "Biscuit" in shown
-    assert memagent("recall", "volcano").stdout == "Nothing comes to mind.\n"
+    assert memagent("recall", "volcano").stdout == "Nothing relevant was found.\n"
 
 
 @pytest.mark.parametrize("query", ["", "  ", "volcano"])
@@ -302,7 +302,7 @@ def test_what_was_exported_is_imported_elsewhere(
     )
     monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "elsewhere"))
     done = memagent("import", str(tmp_path / "backup.jsonl"))
-    assert (done.exit_code, done.stdout) == (0, "Imported 4 turns; 0 were here already.\n")
+    assert (done.exit_code, done.stdout) == (0, "Imported 4 turns; 0 were present already.\n")
     assert said(Home(tmp_path / "elsewhere", home.models)) == before
     assert FACT in recalled(QUESTION)
     assert memagent("export", "-").stdout == (tmp_path / "backup.jsonl").read_text()
@@ -323,7 +323,7 @@ def test_importing_twice_adds_nothing_twice(home: Home, tmp_path: Path) -> None:
     memagent("export", str(tmp_path / "backup.jsonl"))
     assert (
         memagent("import", str(tmp_path / "backup.jsonl")).stdout
-        == "Imported 0 turns; 1 were here already.\n"
+        == "Imported 0 turns; 1 were present already.\n"
     )
     assert len(said(home)) == 1
 

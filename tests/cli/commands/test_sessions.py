@@ -137,6 +137,6 @@ def test_one_session_is_exported_alone(home: Home, tmp_path: Path) -> None:
     assert {line.get("name", "tuesday") for line in lines} == {"tuesday"}
     file = tmp_path / "tuesday.jsonl"
     file.write_text(memagent("sessions", "export", "tuesday").stdout)
-    assert memagent("import", str(file), "-u", "ben").stdout == "Imported 2 turns; 0 were here already.\n"
+    assert memagent("import", str(file), "-u", "ben").stdout == "Imported 2 turns; 0 were present already.\n"
     with open_journal(home, "ben") as journal:
         assert next(journal.turns()).text == "I live in Porto."

@@ -101,7 +101,7 @@ def test_recollections_are_printed_with_what_led_to_them() -> None:
 def test_no_recollections_is_said_in_words() -> None:
     to, file = console()
     print_recollections([], to)
-    assert file.getvalue() == "Nothing comes to mind.\n"
+    assert file.getvalue() == "Nothing relevant was found.\n"
 
 
 def test_a_long_recollection_is_shortened() -> None:
