@@ -1,4 +1,4 @@
-"""Where things live on disk, with private modes.
+"""Where memagent stores files. All of them have private modes.
 
 MEMAGENT_HOME/                      default: the platform's user data folder
     place                           this home's id, for journals that several homes share

@@ -130,28 +130,28 @@ def test_a_model_that_cannot_be_had_stops_the_command_before_the_lock(
 
 
 def test_only_what_is_needed_is_fetched(bare: Home, fetches: list[bool]) -> None:
-    said: list[str] = []
-    fetch_models(set(), bare.models, notify=said.append)
-    fetch_models({"local_model"}, bare.models, notify=said.append)
+    notices: list[str] = []
+    fetch_models(set(), bare.models, notify=notices.append)
+    fetch_models({"local_model"}, bare.models, notify=notices.append)
     for name in ("echo", "ollama:llama3.2"):
-        fetch_models({"local_model"}, bare.models, chat_model=name, notify=said.append)
-    fetch_models({"embedder"}, bare.models, embedder="hashing", notify=said.append)
-    assert (fetches, said) == ([], [])
-    fetch_models({"embedder"}, bare.models, notify=said.append)
+        fetch_models({"local_model"}, bare.models, chat_model=name, notify=notices.append)
+    fetch_models({"embedder"}, bare.models, embedder="hashing", notify=notices.append)
+    assert (fetches, notices) == ([], [])
+    fetch_models({"embedder"}, bare.models, notify=notices.append)
     assert fetches == [False]
     with pytest.raises(NotFoundError):
-        fetch_models({"local_model"}, bare.models, chat_model="nosuch", notify=said.append)
+        fetch_models({"local_model"}, bare.models, chat_model="nosuch", notify=notices.append)
     with pytest.raises(NotFoundError):
-        fetch_models({"embedder"}, bare.models, embedder="nosuch", notify=said.append)
+        fetch_models({"embedder"}, bare.models, embedder="nosuch", notify=notices.append)
 
 
 def test_a_model_of_the_hub_is_fetched_where_the_hub_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
 
     def snapshot(name: str, **options: object) -> str:
-        asked.append(name)
+        requests.append(name)
         if name == "no/such":
             raise OSError("no such repository")
         return str(tmp_path)
@@ -160,7 +160,7 @@ def test_a_model_of_the_hub_is_fetched_where_the_hub_answers(
     for answers in (False, True):
         monkeypatch.setattr(loader, "hub_answers", lambda answers=answers: answers)
         fetch_models({"local_model"}, tmp_path, chat_model="a/b", notify=print)
-    assert asked == ["a/b"]
+    assert requests == ["a/b"]
     with pytest.raises(ModelError, match="The model no/such cannot be fetched: OSError: no such repository"):
         fetch_models({"local_model"}, tmp_path, chat_model="no/such", notify=print)
 

@@ -38,7 +38,7 @@ def recalled(query: str, *arguments: str) -> list[str]:
     return [item["text"] for item in json.loads(done.stdout)]
 
 
-def said(home: Home, user: str = "default") -> list[str]:
+def stored_turns(home: Home, user: str = "default") -> list[str]:
     """What the user's journal holds."""
     with open_journal(home, user) as journal:
         return [f"{turn.seq} {turn.session}/{turn.role}: {turn.text}" for turn in journal.turns()]
@@ -55,14 +55,14 @@ def files_holding(home: Home, text: str) -> list[Path]:
 def test_a_statement_is_remembered_under_notes(home: Home) -> None:
     done = memagent("remember", f"  {FACT} ")
     assert (done.exit_code, done.stdout) == (0, "Remembered as turn 1.\n")
-    assert said(home) == [f"1 notes/user: {FACT}"]
+    assert stored_turns(home) == [f"1 notes/user: {FACT}"]
     assert recalled(QUESTION) == [FACT]
 
 
 def test_every_line_of_standard_input_is_a_statement(home: Home) -> None:
     done = memagent("remember", "-", "-s", "diary", stdin=f"{FACT}\r\n\n  \nIch wohne in Köln.\n".encode())
     assert (done.exit_code, done.stdout) == (0, "Remembered 2 statements as turns 1 to 2.\n")
-    assert said(home) == [f"1 diary/user: {FACT}", "2 diary/user: Ich wohne in Köln."]
+    assert stored_turns(home) == [f"1 diary/user: {FACT}", "2 diary/user: Ich wohne in Köln."]
 
 
 def test_remember_says_as_json_what_it_did() -> None:
@@ -83,7 +83,7 @@ def test_nothing_to_remember_is_refused(home: Home, text: str, stdin: bytes) -> 
 def test_one_line_that_cannot_be_stored_keeps_all_from_being_stored(home: Home, stdin: bytes) -> None:
     done = memagent("remember", "-", stdin=stdin)
     assert isinstance(done.exception, InputError)
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
 
 
 def test_a_statement_that_is_not_utf8_is_refused(home: Home) -> None:
@@ -111,7 +111,7 @@ def test_while_another_process_holds_the_memory_the_journal_takes_it(home: Home)
 def test_a_wrong_option_stores_nothing(home: Home, wrong: list[str]) -> None:
     done = memagent("remember", FACT, *wrong)
     assert isinstance(done.exception, MemagentError)
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
 
 
 # recall
@@ -185,7 +185,7 @@ def test_what_is_forgotten_is_in_no_file(home: Home, backend: str) -> None:
     assert (done.exit_code, done.stdout) == (0, "Forgot 1 turn.\n")
     assert recalled("xylophone", "-b", backend) == []
     assert files_holding(home, "xylophon") == []
-    assert said(home) == ["2 notes/user: I live in Porto."]
+    assert stored_turns(home) == ["2 notes/user: I live in Porto."]
 
 
 def test_several_numbers_are_forgotten_at_once_and_reported(home: Home) -> None:
@@ -198,20 +198,20 @@ def test_several_numbers_are_forgotten_at_once_and_reported(home: Home) -> None:
         "discarded": [],
         "remaining": [],
     }
-    assert said(home) == ["2 notes/user: two"]
+    assert stored_turns(home) == ["2 notes/user: two"]
 
 
 def test_matching_forgets_whatever_the_case(home: Home) -> None:
     memagent("remember", "-", stdin=b"Old ADDRESS: Main St\nmy old address\nnew address\n")
     assert memagent("forget", "--matching", "OLD address", "--yes").stdout == "Forgot 2 turns.\n"
-    assert said(home) == ["3 notes/user: new address"]
+    assert stored_turns(home) == ["3 notes/user: new address"]
 
 
 def test_a_session_is_forgotten_whole(home: Home) -> None:
     memagent("remember", "-", "-s", "monday", stdin=b"one\ntwo\n")
     memagent("remember", "three", "-s", "tuesday")
     assert memagent("forget", "--session", "monday", "--yes").stdout == "Forgot 2 turns.\n"
-    assert said(home) == ["3 tuesday/user: three"]
+    assert stored_turns(home) == ["3 tuesday/user: three"]
 
 
 def test_replies_that_saw_the_turn_go_with_it(home: Home) -> None:
@@ -221,7 +221,7 @@ def test_replies_that_saw_the_turn_go_with_it(home: Home) -> None:
     assert done.exit_code == 2
     done = memagent("forget", "--seq", "1", "--yes")
     assert done.stdout == "Forgot 1 turn and 2 replies written with it in view.\n"
-    assert said(home) == [f"3 tuesday/user: {QUESTION}"]
+    assert stored_turns(home) == [f"3 tuesday/user: {QUESTION}"]
     assert files_holding(home, "Biscuit") == []
 
 
@@ -233,7 +233,7 @@ def test_before_asking_the_turns_are_shown(home: Home) -> None:
     assert f"user: {FACT}" in done.stderr
     assert f"assistant: {FACT}" in done.stderr
     assert "Forget 1 turn and 1 reply written with it in view for good?" in done.stderr
-    assert said(home) == []
+    assert stored_turns(home) == []
 
 
 @pytest.mark.parametrize("answer", [b"n\n", b"\n", b""])
@@ -242,7 +242,7 @@ def test_a_refused_confirmation_forgets_nothing(home: Home, answer: bytes) -> No
     done = memagent("forget", "--seq", "1", stdin=answer)
     assert done.exit_code == 1
     assert "Aborted" in done.stderr
-    assert said(home) == [f"1 notes/user: {FACT}"]
+    assert stored_turns(home) == [f"1 notes/user: {FACT}"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_when_nothing_fits_nothing_is_forgotten(home: Home, choice: list[str]) -
     done = memagent("forget", *choice, "--yes")
     assert isinstance(done.exception, InputError)
     assert "othing was forgotten" in str(done.exception)
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 def test_an_unknown_session_suggests_the_near_one() -> None:
@@ -272,7 +272,7 @@ def test_exactly_one_way_of_choosing_is_needed(home: Home, choice: list[str]) ->
     done = memagent("forget", *choice, "--yes")
     assert done.exit_code == 2
     assert "exactly one of --seq, --session and --matching" in " ".join(done.stderr.replace("│", " ").split())
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 def test_a_number_no_turn_can_have_fits_nothing(home: Home) -> None:
@@ -280,7 +280,7 @@ def test_a_number_no_turn_can_have_fits_nothing(home: Home) -> None:
     done = memagent("forget", "--seq", "99999999999999999999", "--yes")
     assert done.exit_code in (1, 2)
     assert isinstance(done.exception, (InputError, SystemExit))
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 # export and import
@@ -293,7 +293,7 @@ def test_what_was_exported_is_imported_elsewhere(
     memagent("chat", "-p", "grüße 東京 😀\nsecond line", "-s", "tuesday")
     memagent("remember", "forgotten", "-s", "tuesday")
     memagent("forget", "--seq", "5", "--yes")
-    before = said(home)
+    before = stored_turns(home)
     done = memagent("export", str(tmp_path / "backup.jsonl"))
     assert (done.exit_code, done.stdout, done.stderr) == (
         0,
@@ -303,7 +303,7 @@ def test_what_was_exported_is_imported_elsewhere(
     monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "elsewhere"))
     done = memagent("import", str(tmp_path / "backup.jsonl"))
     assert (done.exit_code, done.stdout) == (0, "Imported 4 turns; 0 were present already.\n")
-    assert said(Home(tmp_path / "elsewhere", home.models)) == before
+    assert stored_turns(Home(tmp_path / "elsewhere", home.models)) == before
     assert FACT in recalled(QUESTION)
     assert memagent("export", "-").stdout == (tmp_path / "backup.jsonl").read_text()
 
@@ -325,7 +325,7 @@ def test_importing_twice_adds_nothing_twice(home: Home, tmp_path: Path) -> None:
         memagent("import", str(tmp_path / "backup.jsonl")).stdout
         == "Imported 0 turns; 1 were present already.\n"
     )
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 def test_what_was_forgotten_here_does_not_come_back_by_an_import(home: Home, tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_what_was_forgotten_here_does_not_come_back_by_an_import(home: Home, tmp
     memagent("forget", "--seq", "2", "--yes")
     done = memagent("import", str(tmp_path / "backup.jsonl"))
     assert "1 turn in the file had been forgotten here and stayed so." in done.stderr
-    assert said(home) == ["1 notes/user: keep"]
+    assert stored_turns(home) == ["1 notes/user: keep"]
 
 
 def test_an_import_says_what_to_forget(home: Home, tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_file_that_is_no_export_is_refused_whole(
     done = memagent("import", str(file))
     assert isinstance(done.exception, InputError)
     assert said_ in str(done.exception)
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
 
 
 def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

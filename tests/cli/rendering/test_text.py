@@ -32,7 +32,7 @@ def recalled(text: str, session: str = "monday", speaker: str | None = None) -> 
     return Recollection(text, 0.87654321, (3, 4), session, "user", WHEN, "It shares words.", speaker)
 
 
-def said(text: str, speaker: str | None = None) -> Turn:
+def user_turn(text: str, speaker: str | None = None) -> Turn:
     return Turn(7, "0" * 32, "monday", "user", text, WHEN, speaker)
 
 
@@ -114,7 +114,7 @@ def test_a_long_recollection_is_shortened() -> None:
 @pytest.mark.parametrize("text", [EVIL, "[bold]not markup[/bold]", "[/]", "[link=http://x]y[/link]", "\\["])
 def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
     to, file = console(2000)
-    print_turns([said(text, speaker=text)], to)
+    print_turns([user_turn(text, speaker=text)], to)
     print_recollections([recalled(text, session=text, speaker=text)], to)
     print_sessions([Session(text, WHEN, 2, WHEN)], to)
     assert file.getvalue().count(one_line(text)) == 6
@@ -123,7 +123,7 @@ def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
 
 def test_turns_are_printed_one_a_line_with_number_time_and_who() -> None:
     to, file = console(40)
-    print_turns([said("a long text that is wider than forty columns"), said("short", "Ana")], to)
+    print_turns([user_turn("a long text that is wider than forty columns"), user_turn("short", "Ana")], to)
     assert file.getvalue().splitlines() == [
         "     7 2026-03-01 09:30 user: a long text that is wider than forty columns",
         "     7 2026-03-01 09:30 Ana: short",
@@ -132,7 +132,7 @@ def test_turns_are_printed_one_a_line_with_number_time_and_who() -> None:
 
 def test_a_line_of_a_turns_text_looks_like_no_turn() -> None:
     to, file = console(200)
-    print_turns([said("harmless\n     8 2026-03-01 09:30 user: never said")], to)
+    print_turns([user_turn("harmless\n     8 2026-03-01 09:30 user: never said")], to)
     first, second = file.getvalue().splitlines()
     assert second.startswith(" " * first.index("user:"))
 
