@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,6 +22,7 @@ from memagent.agent.models.catalogue import DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.settings_file import Key, Scalar
 from memagent.backends.errors import SettingError
 
+_LOG = logging.getLogger("memagent")
 _PREFIX = "MEMAGENT_"
 _TABLE = "backends"
 _MAX_QUOTE = 80
@@ -182,6 +184,8 @@ def parse_value(key: Key, text: str) -> Scalar:
     Raises:
         SettingError, NotFoundError, MissingExtraError: the value does not fit, or its backend does not exist.
     """
+    if not text.strip():
+        raise SettingError(f"The value is empty. `memagent config unset {'.'.join(key)}` removes a setting.")
     if key[0] == _TABLE:
         from memagent.backends import registry
 
@@ -190,6 +194,10 @@ def parse_value(key: Key, text: str) -> Scalar:
         return value if isinstance(value, bool | float | int) else text
     if key[0] in ("home", "models"):
         text = str(Path(text).expanduser().absolute())
+    if key[0] == "embedder":
+        from memagent.agent.models.embedding import load_embedder
+
+        load_embedder(Path(), text, notify=_LOG.info)  # refuses an unknown name; loads nothing
     if key[0] == "backend":
         from memagent.backends import registry
 
@@ -241,7 +249,7 @@ def _check_file(values: Mapping[str, Any], path: Path, text: str) -> None:
 def _misfit(key: Key, detail: Mapping[str, Any], path: Path | None, text: str) -> SettingError:
     """Return the error for a value that does not fit, from the first of pydantic's details."""
     own = key[:3] if key[0] == _TABLE else key[:1]
-    from_environment = any(found[: len(own)] == own for found, _ in _flat(EnvSettingsSource(UserSettings)()))
+    from_environment = any(name[: len(own)] == own for name, _ in _flat(EnvSettingsSource(UserSettings)()))
     if path is None or from_environment:
         return SettingError(f"{variable(own)}={_quoted(detail['input'])} does not fit: {_reason(detail)}.")
     place = _place(own, path, text)

@@ -35,7 +35,7 @@ _ENTRY = re.compile(r"\s*([^=#\s][^=#]*?)\s*=")
 
 
 def settings_path() -> Path:
-    """Return the path of the settings file, which need not exist.
+    """Return the path of the settings file, which need not exist; relative for an account without a home folder.
 
     Raises:
         SettingError: ``MEMAGENT_CONFIG`` cannot be a path.
@@ -43,22 +43,29 @@ def settings_path() -> Path:
     from platformdirs import user_config_path
 
     name = os.environ.get(VARIABLE)
+    if not name:
+        try:
+            return user_config_path("memagent") / "config.toml"
+        except RuntimeError:
+            return Path("~", "config.toml")
     try:
-        path = (Path(name).expanduser() if name else user_config_path("memagent") / "config.toml").absolute()
+        path = Path(name).expanduser().absolute()
         str(path).encode()
     except (OSError, ValueError, RuntimeError) as error:  # no such home folder, no current folder, not UTF-8
         raise SettingError(
-            f"{VARIABLE}={name or ''!r:.200} cannot name the settings file: {error}. Set it to a full path."
+            f"{VARIABLE}={name!r:.200} cannot name the settings file: {error}. Set it to a full path."
         ) from error
     return path
 
 
 def read_text(path: Path) -> str:
-    """Return the text of the settings file; empty if there is no file.
+    """Return the text of the settings file; empty if there is no file, or no home folder for one.
 
     Raises:
         SettingError: it cannot be read, everybody may write it, or it is not UTF-8.
     """
+    if not path.is_absolute():
+        return ""
     try:
         state = path.stat()
         if not stat.S_ISREG(state.st_mode):
@@ -131,6 +138,10 @@ def write_value(path: Path, key: Key, value: Scalar | None) -> bool:
         SettingError: the file cannot be read, or its text is too unusual to be changed line by line.
         StorageError: the folder cannot be written.
     """
+    if not path.is_absolute():
+        raise SettingError(
+            f"This account has no home folder. Set {VARIABLE} to the full path of a settings file."
+        )
     text = read_text(path)
     values = parse(text, path)
     expected = _with_value(values, key, value)

@@ -165,16 +165,18 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
     Raises:
         NotFoundError, SettingError, InputError: a name or a setting does not exist or does not fit.
     """
-    chosen: dict[str, dict[str, str]] = {name: {} for name in expand_backends(names)}
+    by_backend: dict[str, dict[str, str]] = {name: {} for name in expand_backends(names)}
     for key, value in parse_pairs(pairs).items():
         backend, dot, field = key.partition(".")
-        if dot and backend in chosen:
-            chosen[backend][field] = value
-        elif len(chosen) == 1 and not dot:
-            next(iter(chosen.values()))[key] = value
+        if dot and backend in by_backend:
+            by_backend[backend][field] = value
+        elif len(by_backend) == 1 and not dot:
+            next(iter(by_backend.values()))[key] = value
         else:
-            raise _unclear(key, value, field if dot else key, list(chosen))
-    return {name: {**_lasting_settings(name), **_checked(name, given)} for name, given in chosen.items()}
+            raise _unclear(key, value, field if dot else key, list(by_backend))
+    return {
+        name: {**_lasting_settings(name), **_checked(name, settings)} for name, settings in by_backend.items()
+    }
 
 
 def open_journal(user: str, *, read_only: bool = True) -> Journal:
@@ -238,12 +240,12 @@ def _lasting_settings(backend: str) -> dict[str, str]:
         ) from error
 
 
-def _unclear(key: str, value: str, field: str, chosen: list[str]) -> InputError:
+def _unclear(key: str, value: str, field: str, backends: list[str]) -> InputError:
     """Return the error for a setting that names none of the chosen backends; it says how to write it."""
     from memagent.backends import registry
 
-    owners = [name for name in chosen if field in {own.name for own in fields(registry.get(name).Config)}]
+    owners = [name for name in backends if field in {own.name for own in fields(registry.get(name).Config)}]
     if not owners:
-        return InputError(f"--set {key}={value}: none of {', '.join(chosen)} has a setting {field!r}.")
+        return InputError(f"--set {key}={value}: none of {', '.join(backends)} has a setting {field!r}.")
     example = f"--set {owners[0]}.{field}={value}"
     return InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")

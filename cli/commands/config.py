@@ -75,12 +75,12 @@ def show(
         "channel": channel.value,
     }
     sources = {name: context.get_parameter_source(name) for name in values}
-    given: dict[Key, str | None] = {
+    option_values: dict[Key, str | None] = {
         (name,): value
         for name, value in values.items()
         if (source := sources[name]) is not None and source.name == "COMMANDLINE"
     }
-    _print(_rows(given), output)
+    _print(_rows(option_values), output)
 
 
 @app.command("set")
@@ -138,11 +138,11 @@ def path() -> None:
     write(str(settings_path()))
 
 
-def _rows(given: dict[Key, str | None]) -> list[dict[str, str | None]]:
+def _rows(option_values: dict[Key, str | None]) -> list[dict[str, str | None]]:
     """Return the settings as rows: key, value, source and place.
 
     Args:
-        given: values of options on the command line.
+        option_values: values of options on the command line.
     """
     from memagent.agent.home import Home, without_password
     from memagent.agent.settings import environment_keys, file_keys, variable
@@ -155,13 +155,13 @@ def _rows(given: dict[Key, str | None]) -> list[dict[str, str | None]]:
         ("home",): str(home.root),
         ("models",): str(home.models),
         ("journal",): without_password(home.journal_url) if home.journal_url else None,
-        **given,
+        **option_values,
     }
     in_environment, in_file = environment_keys(), file_keys()
     rows = []
     for key, value in values.items():
         source, place = "default", ""
-        if key in given:
+        if key in option_values:
             source, place = "option", f"--{key[0]}"
         elif key in in_environment:
             source, place = "environment", variable(key)

@@ -210,6 +210,22 @@ def test_a_link_to_the_file_stays_a_link(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "dotfiles" / "memagent.toml").read_text() == 'user = "ana"\n'
 
 
+def test_an_account_without_a_home_folder_has_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "MEMAGENT_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    assert UserSettings.load().user == "default"
+    with pytest.raises(SettingError, match="no home folder. Set MEMAGENT_CONFIG"):
+        write_value(settings_path(), ("user",), "ana")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises((SettingError, StorageError), match="file"):
@@ -245,6 +261,8 @@ def test_values_are_checked_and_typed(tmp_path: Path, monkeypatch: pytest.Monkey
         (("backends", "rag", "nosuch"), "1", NotFoundError),
         (("backends", "rag", "k"), "many", SettingError),
         (("journal",), "sqlite://", SettingError),
+        (("embedder",), "nosuch", NotFoundError),
+        (("home",), " ", SettingError),
     ):
         with pytest.raises(error):
             parse_value(key, value)

@@ -109,7 +109,7 @@ def test_completion_is_quick_and_imports_nothing_heavy(spoken: Home, line: str) 
     environment = {
         **os.environ, "_MEMAGENT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1),
     }  # fmt: skip
-    command = [sys.executable, "-X", "importtime", PROGRAM]
+    command = [sys.executable, "-X", "importtime", str(PROGRAM)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     packages = {row.rpartition("|")[2].strip().partition(".")[0] for row in done.stderr.splitlines()}
     assert packages.isdisjoint({*HEAVY, "pydantic_settings", "rich"})

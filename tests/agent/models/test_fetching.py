@@ -171,7 +171,12 @@ def test_a_file_is_converted_before_it_is_loaded_and_hashed_once(
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
     hashed: list[Path] = []
-    monkeypatch.setattr(loader, "sha256_of", lambda path: hashed.append(path) or "0" * 64)
+
+    def sha256_of(path: Path) -> str:
+        hashed.append(path)
+        return "0" * 64
+
+    monkeypatch.setattr(loader, "sha256_of", sha256_of)
     monkeypatch.setattr(loader, "ensure_converted", lambda path, digest, target, notify: target)
     for _ in range(2):
         fetch_models({"local_model"}, tmp_path, chat_model=str(file), notify=print)
