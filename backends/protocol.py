@@ -24,6 +24,21 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that belongs to a turn; its bytes stay in the journal until they are asked for.
+
+    Attributes:
+        media_type: as in ``image/png``.
+        size: in bytes.
+        sha256: digest of the bytes, 64 hexadecimal digits.
+    """
+
+    media_type: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a conversation, as the journal holds it.
 
@@ -35,9 +50,11 @@ class Turn:
         text: what was said; never empty.
         created_at: when, with time zone.
         speaker: the name of who spoke, where there is more than a role (group chats, transcripts).
-        in_view: seqs of the turns that stood in the model's prompt when this reply was written.
+        in_view: seqs of the turns that stood in the model's prompt, or were attended, when this reply was written.
+        recalled: those of ``in_view`` that memory brought, rather than the conversation's last turns.
         derived: written with recollections in view. Never handed to a backend: what was recalled
             is not remembered a second time.
+        attachments: the turn's files, in order.
     """
 
     seq: int
@@ -49,6 +66,8 @@ class Turn:
     speaker: str | None = None
     in_view: tuple[int, ...] = ()
     derived: bool = False
+    recalled: tuple[int, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +269,8 @@ class MemoryBackend(Protocol):
 
 
 @dataclass
-class Attachment:
-    """What a model channel did during one generation.
+class Injection:
+    """What a model channel brings into one generation.
 
     Attributes:
         recollections: what came to mind, for ``/why``.
@@ -268,7 +287,7 @@ class ModelMemory(Protocol):
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> AbstractContextManager[Attachment]:
+    ) -> AbstractContextManager[Injection]:
         """While it is open, the model's forward passes in this ``contextvars`` context use what ``query`` brings to mind.
 
         Those of other contexts, which may be other users' replies, do not. After exit, also by an exception, the model

@@ -25,7 +25,7 @@ from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.backends.errors import InputError, SettingError
-from memagent.backends.protocol import Attachment, LocalModel, Recollection, Turn
+from memagent.backends.protocol import Injection, LocalModel, Recollection, Turn
 
 Channel = Literal["auto", "text", "model", "both"]
 _RECENT_TURNS = 64
@@ -189,7 +189,7 @@ class Conversation:
             context.run(attached.close)
         reply.complete = not self._stop.is_set()
 
-    def _attached(self, text: str, prompt: Prompt) -> AbstractContextManager[Attachment]:
+    def _attached(self, text: str, prompt: Prompt) -> AbstractContextManager[Injection]:
         in_sight = {turn.seq for turn in prompt.recent}
         in_sight |= {seq for item in prompt.recollections for seq in item.seqs}
         return self.memory.attached(cast(LocalModel, self.model), text, exclude=in_sight)
@@ -230,7 +230,7 @@ class _Reply:
         self.text = ""
         self.complete = False
 
-    def attend(self, attachment: Attachment, seconds: float) -> None:
+    def attend(self, attachment: Injection, seconds: float) -> None:
         """Note what reaches the model inside its attention, besides what stands in the prompt."""
         self.attended = attachment.seqs
         inside = tuple(attachment.recollections)

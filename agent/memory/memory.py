@@ -32,7 +32,7 @@ from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.protocol import (
-    Attachment,
+    Injection,
     BackendStats,
     ConsolidationReport,
     LocalModel,
@@ -247,7 +247,7 @@ class Memory:
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> AbstractContextManager[Attachment]:
+    ) -> AbstractContextManager[Injection]:
         """Open the backend's model channel for one generation, as far as the backend has followed the journal.
 
         It does not follow the journal first: what is being answered stands there already, and would come to mind.
@@ -305,7 +305,7 @@ class Memory:
                 self.follower.close()
 
     @contextmanager
-    def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[Attachment]:
+    def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[Injection]:
         with ExitStack() as stack:
             with self._held() as backend:
                 attachment = stack.enter_context(

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, SettingError
 from memagent.backends.protocol import (
-    Attachment,
+    Injection,
     BackendStats,
     ConsolidationReport,
     Fingerprint,
@@ -130,7 +130,7 @@ class RopeMap(MemoryBackend):
     @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Attachment]:
+    ) -> Iterator[Injection]:
         """Let the model attend to what ``query`` brings to mind; in mode token, to whatever is stored.
 
         Raises:
@@ -151,11 +151,11 @@ class RopeMap(MemoryBackend):
             )
             found = list(islice(addressed, self.config.spans))
         if not found:
-            yield Attachment()
+            yield Injection()
             return
         with watched(model.model, self._memory(dict(found))):
             shown = [] if self.config.mode == "token" else found
-            yield Attachment(
+            yield Injection(
                 [self._recollection(number, score) for number, score in shown],
                 frozenset(
                     piece.turn.seq

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
-    Attachment,
+    Injection,
     BackendStats,
     Fingerprint,
     LocalModel,
@@ -134,7 +134,7 @@ class Titans(MemoryBackend):
     @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Attachment]:
+    ) -> Iterator[Injection]:
         """Recite what ``query`` brings to mind, and let the model attend to it before its prompt.
 
         This is Titans' memory as context (section 4.1): what the memory answers stands before the context, in every layer's
@@ -146,10 +146,10 @@ class Titans(MemoryBackend):
         """
         found = self._recited(query, exclude)
         if not found:
-            yield Attachment()
+            yield Injection()
             return
         with watched(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
-            yield Attachment(
+            yield Injection(
                 [_recollection(spans[-1], match, _RECITED) for spans, match in found],
                 frozenset(span.turn.seq for spans, _ in found for span in spans),
             )

@@ -14,7 +14,7 @@ from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
 from memagent.backends.errors import SettingError
-from memagent.backends.protocol import Attachment, LocalModel
+from memagent.backends.protocol import Injection, LocalModel
 from tests.agent.conversing import (
     ATTACHED,
     FACT,
@@ -100,10 +100,10 @@ class InContext(WithChannel):
     @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Attachment]:
+    ) -> Iterator[Injection]:
         token = ATTACHED.set(query)
         try:
-            yield Attachment([], frozenset())
+            yield Injection([], frozenset())
         finally:
             ATTACHED.reset(token)
 
@@ -133,9 +133,9 @@ def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
         @contextmanager
         def attached(
             self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-        ) -> Iterator[Attachment]:
+        ) -> Iterator[Injection]:
             excluded.append(exclude)
-            yield Attachment(self.recall(query), frozenset({1, 2}))
+            yield Injection(self.recall(query), frozenset({1, 2}))
 
     monkeypatch.setattr(registry, "get", lambda name: Seeing)
     memory = open_memory()

@@ -11,7 +11,7 @@ import torch
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import SettingError
-from memagent.backends.protocol import Attachment, ModelMemory, Resources, Turn
+from memagent.backends.protocol import Injection, ModelMemory, Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
 from tests.backends.rope_map.test_generating import generated
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens
@@ -35,12 +35,12 @@ def make(tmp_path: Path) -> Make:
     return make_
 
 
-def brought(backend: Titans, query: str, **options: Any) -> Attachment:
+def brought(backend: Titans, query: str, **options: Any) -> Injection:
     with backend.attached(tiny(), query, **options) as attachment:
         return attachment
 
 
-def texts(attachment: Attachment) -> list[str]:
+def texts(attachment: Injection) -> list[str]:
     return [item.text for item in attachment.recollections]
 
 
@@ -115,9 +115,9 @@ def test_of_two_about_the_same_the_later_holds_if_it_matches_better(make: Make) 
 def test_nothing_comes_to_mind_for_what_was_never_told(make: Make) -> None:
     backend = make(*OTHERS, FACT)
     with backend.attached(tiny(), "zyxgrabl frump") as attachment:
-        assert attachment == Attachment()
+        assert attachment == Injection()
         assert torch.equal(logits(tiny().model, PROMPT), during_nothing())
-    assert brought(make(), QUESTION) == Attachment()
+    assert brought(make(), QUESTION) == Injection()
 
 
 def during_nothing() -> torch.Tensor:
