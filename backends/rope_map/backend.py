@@ -16,10 +16,10 @@ from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, SettingError
 from memagent.backends.protocol import (
-    Injection,
     BackendStats,
     ConsolidationReport,
     Fingerprint,
+    Injection,
     LocalModel,
     MemoryBackend,
     Recollection,

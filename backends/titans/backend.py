@@ -17,9 +17,9 @@ from torch.nn.functional import normalize
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
-    Injection,
     BackendStats,
     Fingerprint,
+    Injection,
     LocalModel,
     MemoryBackend,
     Recollection,
