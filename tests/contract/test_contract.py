@@ -97,7 +97,7 @@ def test_remembering_twice_changes_nothing(backend: str, open_memory: OpenMemory
     memory = open_memory(backend=backend)
     memory.remember("monday", "user", FACT)
     items = memory.stats().items
-    memory.follower.backend.remember(list(memory.journal.turns()))
+    memory.followers[0].backend.remember(list(memory.journal.turns()))
     assert memory.stats().items == items
 
 

@@ -41,7 +41,7 @@ def brought(backend: Titans, query: str, **options: Any) -> Injection:
 
 
 def texts(attachment: Injection) -> list[str]:
-    return [item.text for item in attachment.recollections]
+    return [item.text for item in attachment.hits]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,8 +91,8 @@ def test_markers_in_what_is_recited_are_read_as_letters(make: Make) -> None:
 
 def test_recollections_tell_where_they_are_from(make: Make) -> None:
     found = brought(make(*OTHERS, FACT, *OTHERS[:2]), QUESTION)
-    first = found.recollections[0]
-    assert (first.text, first.seqs, first.session, first.role) == (FACT, (11,), "monday", "user")
+    first = found.hits[0]
+    assert (first.text, first.seqs) == (FACT, (11,))
     assert first.regenerated
     assert "recited" in first.why
     assert "surprise was" in first.why
@@ -101,7 +101,7 @@ def test_recollections_tell_where_they_are_from(make: Make) -> None:
 
 def test_every_turn_that_said_it_is_named(make: Make) -> None:
     found = brought(make(FACT, *OTHERS, FACT), QUESTION)
-    assert found.recollections[0].seqs == (12,)
+    assert found.hits[0].seqs == (12,)
     assert {1, 12} <= found.seqs
     assert texts(brought(make(FACT, *OTHERS, FACT), QUESTION, exclude=[1])) == []
 
