@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from enum import Enum
+from importlib.metadata import EntryPoint
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer.main
 
-from memagent.backends import registry
+from memagent.backends.registry import GROUP
 from memagent.cli.main import app
 
 ROOT = Path(__file__).parents[1]
@@ -49,10 +52,10 @@ def cli_page() -> str:
 def settings_page() -> str:
     """Return docs/settings.md: name, type, default and meaning of every setting of the memories shipped here."""
     parts = [_NOTICE, _SETTINGS]
-    for name in registry.names():
-        backend = registry.get(name)
-        if not backend.__module__.startswith("memagent."):
-            continue
+    # Not what is installed: that may be of another version, or another package's.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name, place in sorted(project["entry-points"][GROUP].items()):
+        backend = EntryPoint(name, place, GROUP).load()
         parts.append(f"## {name}\n")
         rows = _setting_rows(backend.Config)
         parts.append(
@@ -73,10 +76,10 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str,
 
 def _description(help_text: str) -> str:
     """Return a help text as Markdown; its examples become one shell snippet."""
-    text, _, examples = re.sub(r"\x08\n?", "", help_text).partition("Example")
+    text, _, examples = help_text.replace("\b\n", "").partition("\nExample")
     lines = [line.strip() for line in examples.splitlines()[1:] if line.strip()]
-    snippet = "\n```sh\n" + "\n".join(lines) + "\n```\n" if lines else ""
-    return f"{text.strip()}\n{snippet}"
+    snippet = "\n".join(("", "<!-- not run: examples of --help -->", "```sh", *lines, "```", ""))
+    return f"{_escaped(text.strip())}\n{snippet if lines else ''}"
 
 
 def _arguments(command: Any) -> list[Any]:
@@ -90,10 +93,10 @@ def _usage(argument: Any) -> str:
 
 def _parameters(command: Any) -> str:
     """Return the table of a command's arguments and options; empty if it has none."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             f"`{_usage(parameter) if parameter.param_type_name == 'argument' else _option(parameter)}`",
-            _cell(parameter.help or ""),
+            " ".join((parameter.help or "").split()),
             _default(parameter),
             f"`{parameter.envvar}`" if parameter.envvar else "",
         )
@@ -119,17 +122,23 @@ def _default(parameter: Any) -> str:
     return f"`{value}`" if shown else ""
 
 
-def _setting_rows(config: type[Any]) -> list[tuple[str, str, str, str]]:
+def _setting_rows(config: type[Any]) -> list[tuple[str, ...]]:
     hints, meanings = get_type_hints(config), _attributes(config.__doc__ or "")
     return [
         (
             f"`{field.name}`",
             _type(hints[field.name]),
-            f"`{field.default!r}`".replace("'", ""),
-            _cell(meanings.get(field.name, "")),
+            _setting_default(field.default),
+            meanings.get(field.name, ""),
         )
         for field in fields(config)
     ]
+
+
+def _setting_default(value: object) -> str:
+    if value is MISSING or value == "":
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _type(hint: Any) -> str:
@@ -139,44 +148,47 @@ def _type(hint: Any) -> str:
 
 
 def _attributes(docstring: str) -> dict[str, str]:
-    """Read the section ``Attributes:`` of a docstring: a text for each name, joined over its lines."""
-    _, _, section = docstring.partition("Attributes:\n")
+    """Read the section ``Attributes:`` or ``Args:`` of a docstring: a text for each name, joined over its lines."""
     meanings: dict[str, str] = {}
     names: list[str] = []
-    for line in section.splitlines():
-        entry = re.fullmatch(r" {8}(\w+(?:, \w+)*): (.*)", line)
+    section = re.split(r"^(?:Attributes|Args):\n", cleandoc(docstring), maxsplit=1, flags=re.MULTILINE)
+    for line in section[-1].splitlines() if len(section) > 1 else []:
+        entry = re.fullmatch(r" {4}(\w+(?:, \w+)*)(?: \([^)]*\))?: (.*)", line)
         if entry:
             names = entry[1].split(", ")
             meanings.update(dict.fromkeys(names, entry[2]))
-        elif line.startswith(" " * 9):
+        elif line.startswith(" " * 5):
             meanings.update({name: f"{meanings[name]} {line.strip()}" for name in names})
     return meanings
 
 
-def _cell(text: str) -> str:
-    """Return a text as it can stand in a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
+def _escaped(text: str) -> str:
+    """Return a text in which ``<name>`` is not taken for an HTML tag."""
+    return re.sub(r"<(?=\w)", r"\<", text)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table without the columns that are empty in all rows."""
     kept = [place for place in range(len(head)) if any(row[place] for row in rows)]
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(line[place] for place in kept) + " |" for line in lines) + "\n"
+    cells = [[_escaped(row[place]).replace("|", "\\|") for place in kept] for row in (head, *rows)]
+    lines = [cells[0], ["---"] * len(kept), *cells[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def main(arguments: list[str]) -> int:
-    stale = [name for name, page in PAGES.items() if not _same(ROOT / name, page())]
-    for name in stale:
-        if "--check" in arguments:
-            print(f"{name} is stale: run python .ci/docs.py", file=sys.stderr)
-        else:
-            (ROOT / name).write_text(PAGES[name](), encoding="utf-8")
-            print(f"Wrote {name}.")
-    return 1 if stale and "--check" in arguments else 0
-
-
-def _same(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text(encoding="utf-8") == text
+    """Write the pages that are stale, or with --check name them; return the exit code."""
+    texts = {ROOT / name: page() for name, page in PAGES.items()}
+    stale = [
+        path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text
+    ]
+    if "--check" in arguments:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is stale: run python .ci/docs.py", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(texts[path], encoding="utf-8")
+        print(f"Wrote {path.relative_to(ROOT)}.")
+    return 0
 
 
 if __name__ == "__main__":
