@@ -52,7 +52,7 @@ def read(path: Path) -> Page:
     """Read a Markdown file."""
     text = path.read_text(encoding="utf-8")
     comments = re.findall(r"<!-- pending: (.+?) -->", text, re.DOTALL)
-    page = Page(path, pending=frozenset(re.findall(r"\w+", " ".join(comments))))
+    page = Page(path, pending=frozenset(" ".join(comments).replace(",", " ").split()))
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     for place, token in enumerate(tokens):
         if token.type in ("fence", "code_block"):

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ PAGES = [read(path) for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "do
 LANGUAGES = {"sh", "python", "yaml", "toml", "json", "text"}
 # In code, these begin the path of a file in the repository.
 FOLDERS = ("agent", "backends", "benchmarks", "cli", "docs", "examples", "kernels", "tests", ".ci", ".src")
+COMMANDS: Any = typer.main.get_command(app)
 SHELL_MARKS = {"&&", "||", ";", "|"}
 
 
@@ -200,8 +202,7 @@ def problem_of(words: list[str]) -> str:
 
 def memagent_problem(words: list[str]) -> str:
     """Return the first command, option or setting that memagent does not have, or nothing."""
-    command: Any = typer.main.get_command(app)
-    settings = {field.name for name in registry.names() for field in fields(registry.get(name).Config)}
+    command = COMMANDS
     before = ""
     for word in words:
         if word.startswith("-") and word != "-":
@@ -210,7 +211,7 @@ def memagent_problem(words: list[str]) -> str:
                 return word
         elif before == "--set" and word != "KEY=VALUE":
             setting = word.partition("=")[0].rpartition(".")[2]
-            if setting not in settings and setting.islower():
+            if setting not in setting_names():
                 return setting
         elif getattr(command, "commands", None):
             if word not in command.commands:
@@ -220,16 +221,25 @@ def memagent_problem(words: list[str]) -> str:
     return ""
 
 
+@cache
+def setting_names() -> frozenset[str]:
+    return frozenset(field.name for name in registry.names() for field in fields(registry.get(name).Config))
+
+
 @every_page
 def test_named_files_and_python_names_exist(page: Page) -> None:
+    path = re.compile(rf"({'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for code in page.code:
-        if re.fullmatch(rf"({'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*", code) and "NAME" not in code:
-            assert list(ROOT.glob(code.rstrip("/"))), f"{name_of(page)}: there is no {code}"
-        elif re.fullmatch(r"memagent(\.\w+)+", code) and not set(code.split(".")) & page.pending:
-            assert imported(code), f"{name_of(page)}: there is no {code}"
-        elif (extra := re.search(r"(?:memagent|\.)\[(\w+)\]", code)) and extra[1] not in page.pending:
-            project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-            assert extra[1] in project["optional-dependencies"], f"{name_of(page)}: {code}"
+        if code in page.pending or "NAME" in code:
+            continue
+        message = f"{name_of(page)}: there is no {code}"
+        if path.fullmatch(code):
+            assert list(ROOT.glob(code.rstrip("/"))), message
+        elif re.fullmatch(r"memagent(\.\w+)+", code):
+            assert imported(code), message
+        elif extra := re.search(r"(?:memagent|\.)\[(\w+)\]", code):
+            assert extra[0] in page.pending or extra[1] in project["optional-dependencies"], message
 
 
 def imported(name: str) -> bool:
