@@ -2,13 +2,14 @@
 
 from memagent.agent.journal.journal import Journal, UnpurgedError
 from memagent.agent.journal.reading import JournalReader
-from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Session, Unfinished
+from memagent.agent.journal.records import Extent, Forgetting, NewAttachment, NewTurn, Session, Unfinished
 
 __all__ = [
     "Extent",
     "Forgetting",
     "Journal",
     "JournalReader",
+    "NewAttachment",
     "NewTurn",
     "Session",
     "Unfinished",

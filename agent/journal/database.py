@@ -252,7 +252,7 @@ def purge(database: Database) -> None:
                     "forgotten turns."
                 )
         elif database.engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("VACUUM (FULL) turns")
+            connection.exec_driver_sql("VACUUM (FULL) turns, attachments")
 
 
 def copy_database(database: Database, file: Path) -> None:

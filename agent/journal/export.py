@@ -9,10 +9,10 @@ import os
 import shutil
 import stat
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -22,6 +22,7 @@ from memagent.agent.journal.chain import GENESIS, timestamp, turn_head
 from memagent.agent.journal.lines import (
     FORMAT,
     ForgettingLine,
+    Line,
     Proof,
     SessionLine,
     Source,
@@ -35,7 +36,8 @@ from memagent.backends.protocol import Turn
 
 __all__ = ["Exported", "Imported", "export", "load", "open_source", "prove"]
 
-_BATCH = 5000
+_BATCH_LINES = 5000
+_BATCH_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def export(journal: JournalReader, file: TextIO, *, session: str | None = None) 
         chained: set[str] = set()
         for entry in reader.entries():
             if entry.turn is not None and session in (None, entry.turn.session):
-                _write(file, _turn_fields(entry.turn, entry.salt))
+                _write(file, _turn_fields(reader, entry.turn, entry.salt))
                 head = turn_head(head, entry.turn.seq, entry.turn.id, entry.leaf)
                 written += 1
             elif entry.forgetting is not None and session is None:
@@ -138,8 +140,7 @@ def load(journal: Journal, source: Source, advance: Callable[[int], None] = lamb
     gone_here: set[int] = set()
     added = present = 0
     to_forget: list[int] = []
-    lines = read_lines(source, Proof())
-    while batch := list(islice(lines, _BATCH)):
+    for batch in _batches(read_lines(source, Proof())):
         journal.add_sessions(
             {line.name: line.created_at for _, line in batch if isinstance(line, SessionLine)}
         )
@@ -160,6 +161,20 @@ def load(journal: Journal, source: Source, advance: Callable[[int], None] = lamb
     return Imported(added, present, len(gone_here), tuple(to_forget))
 
 
+def _batches(lines: Iterable[tuple[bytes, Line]]) -> Iterator[list[tuple[bytes, Line]]]:
+    """Split lines into batches that fit into memory whatever they hold."""
+    batch: list[tuple[bytes, Line]] = []
+    size = 0
+    for raw, line in lines:
+        batch.append((raw, line))
+        size += len(raw)
+        if len(batch) >= _BATCH_LINES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
 def _new(
     lines: Iterable[TurnLine | ForgettingLine], seen: dict[str, int], gone_here: set[int]
 ) -> Iterator[NewTurn | Tombstone]:
@@ -174,14 +189,14 @@ def _new(
             if line.id in seen or saw_gone:
                 gone_here.add(line.seq)
             else:
-                yield _new_turn(line)
+                yield line.new_turn()
 
 
 def _write(file: TextIO, fields: dict[str, Any]) -> None:
     file.write(json_text(fields) + "\n")
 
 
-def _turn_fields(turn: Turn, salt: bytes | None) -> dict[str, Any]:
+def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None) -> dict[str, Any]:
     return {
         "kind": "turn",
         "seq": turn.seq,
@@ -193,6 +208,11 @@ def _turn_fields(turn: Turn, salt: bytes | None) -> dict[str, Any]:
         "created_at": timestamp(turn.created_at),
         "in_view": turn.in_view,
         "derived": turn.derived,
+        "recalled": turn.recalled,
+        "attachments": [
+            asdict(attachment) | {"content": b64encode(reader.attachment(turn.seq, position)).decode()}
+            for position, attachment in enumerate(turn.attachments)
+        ],
         "salt": (salt or b"").hex(),
     }
 
@@ -205,18 +225,3 @@ def _forgetting_fields(gone: Forgetting, leaf: bytes | None) -> dict[str, Any]:
         "forgotten_at": timestamp(gone.forgotten_at),
     }
     return fields if leaf is None else {**fields, "leaf": leaf.hex()}
-
-
-def _new_turn(line: TurnLine) -> NewTurn:
-    return NewTurn(
-        session=line.session,
-        role=line.role,
-        text=line.text,
-        speaker=line.speaker,
-        created_at=line.created_at,
-        in_view=line.in_view,
-        derived=line.derived,
-        id=line.id,
-        seq=line.seq,
-        salt=bytes.fromhex(line.salt) if line.salt is not None else None,
-    )

@@ -21,6 +21,7 @@ from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import (
     Extent,
     Forgetting,
+    NewAttachment,
     NewTurn,
     Tombstone,
     Unfinished,
@@ -100,14 +101,24 @@ class Journal(JournalReader):
         created_at: datetime | None = None,
         in_view: tuple[int, ...] = (),
         derived: bool = False,
+        recalled: tuple[int, ...] = (),
+        attachments: Sequence[NewAttachment] = (),
     ) -> Turn:
         """Add one turn and commit it. When this returns, the turn is safe.
 
+        Args:
+            session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
+            created_at: None: the present.
+            attachments: the turn's files, committed with it; see ``check_attachments`` for the limits.
+
         Raises:
-            InputError: the text is empty, or cannot be stored; see ``check_text``.
+            InputError: the text is empty, or something cannot be stored; see ``check_turn``. Nothing was stored.
             StorageError: the database cannot be written; nothing was stored.
         """
-        return self.extend([NewTurn(session, role, text, speaker, created_at, in_view, derived)])[0]
+        new = NewTurn(
+            session, role, text, speaker, created_at, in_view, derived, recalled, tuple(attachments)
+        )
+        return self.extend([new])[0]
 
     def extend(self, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None = None) -> list[Turn]:
         """Add several turns in one commit: all of them or none.
@@ -127,8 +138,13 @@ class Journal(JournalReader):
         with self._writing() as transaction:
             return transaction.extend(new, moved)
 
-    def append_reply(self, session: str, text: str, in_view: Sequence[int], *, derived: bool) -> Turn | None:
+    def append_reply(
+        self, session: str, text: str, in_view: Sequence[int], *, derived: bool, recalled: Sequence[int] = ()
+    ) -> Turn | None:
         """Add the assistant's reply, unless a turn that it saw has been forgotten since: then it may repeat that turn.
+
+        Args:
+            session, text, in_view, derived, recalled: as in ``Turn``.
 
         Returns:
             The turn, or None if nothing was stored.
@@ -136,7 +152,9 @@ class Journal(JournalReader):
         Raises:
             InputError, StorageError: as in ``append``.
         """
-        new = NewTurn(session, "assistant", text, in_view=tuple(in_view), derived=derived)
+        new = NewTurn(
+            session, "assistant", text, in_view=tuple(in_view), derived=derived, recalled=tuple(recalled)
+        )
         check_turn(new)
         with self._writing() as transaction:
             return transaction.extend([new], None)[0] if transaction.has_all(new.in_view) else None
@@ -147,7 +165,7 @@ class Journal(JournalReader):
             transaction.add_sessions(created)
 
     def forget(self, seqs: Collection[int], states: Collection[tuple[str, str]] = ()) -> list[Forgetting]:
-        """Remove turns: text, role, session and salt go, a tombstone with id and time stays.
+        """Remove turns: text, role, session, attachments and salt go, a tombstone with id and time stays.
 
         The same commit notes what is still to be done: rewriting the journal's file, and every stored state. Then the
         file is rewritten, so that no file of the database holds the text. Seqs not there are ignored. This is the

@@ -2,27 +2,45 @@
 
 The first line is a header; then come sessions, then turns and tombstones in order of their seq, then tombstones that
 are in no chain (taken over from elsewhere, or older than the chain), each a JSON object with a ``kind``. The last line
-holds the head of the chain over all of them, which proves that nothing was cut off or changed. Exports of format 1 have
-no chain and no last line.
+holds the head of the chain over all of them, which proves that nothing was cut off or changed.
+
+Formats: 1 has no chain and no last line. 2 adds both. 3 adds ``recalled`` and ``attachments`` to turns; the content of
+an attachment is base64.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, BinaryIO, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 
 from memagent.agent.journal.chain import GENESIS, turn_head, turn_leaf
-from memagent.agent.journal.records import check_name, check_text
+from memagent.agent.journal.records import (
+    MAX_TURN_BYTES,
+    NewAttachment,
+    NewTurn,
+    check_name,
+    check_turn,
+)
 from memagent.agent.journal.rows import LARGEST_SEQ
 from memagent.backends.errors import InputError, MemagentError
-from memagent.backends.protocol import Turn
+from memagent.backends.protocol import Attachment, Turn
 
-FORMAT = 2
-_LONGEST_LINE = 64 * 2**20
+FORMAT = 3
+# 64 MiB for the text and all else, and the attachments in base64, which takes four bytes for three.
+_LONGEST_LINE = 64 * 2**20 + MAX_TURN_BYTES // 3 * 4
 _BEFORE_CHAINS = 1
 
 
@@ -33,6 +51,11 @@ def _in_utc(when: datetime) -> datetime:
         raise ValueError("the time is outside of the years 1 to 9999 in UTC") from error
 
 
+def _from_base64(encoded: bytes) -> bytes:
+    return base64.b64decode(encoded, validate=True)
+
+
+Base64 = Annotated[bytes, AfterValidator(_from_base64)]
 Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}\z")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\z")]
@@ -59,6 +82,15 @@ class SessionLine(_Line):
     created_at: Moment
 
 
+class AttachmentField(_Line):
+    """An attachment within the line of its turn."""
+
+    media_type: str
+    size: int
+    sha256: Digest
+    content: Base64
+
+
 class TurnLine(_Line):
     """A turn, and the salt of its leaf in the chain."""
 
@@ -72,10 +104,29 @@ class TurnLine(_Line):
     created_at: Moment
     in_view: tuple[Seq, ...] = ()
     derived: bool = False
+    recalled: tuple[Seq, ...] = ()
+    attachments: tuple[AttachmentField, ...] = ()
     salt: Digest | None = None
 
+    def new_turn(self) -> NewTurn:
+        """Return the turn for a journal that does not have it yet."""
+        return NewTurn(
+            session=self.session,
+            role=self.role,
+            text=self.text,
+            speaker=self.speaker,
+            created_at=self.created_at,
+            in_view=self.in_view,
+            derived=self.derived,
+            recalled=self.recalled,
+            attachments=tuple(NewAttachment(file.media_type, file.content) for file in self.attachments),
+            id=self.id,
+            seq=self.seq,
+            salt=bytes.fromhex(self.salt) if self.salt is not None else None,
+        )
+
     def turn(self) -> Turn:
-        """Return the turn that the line holds."""
+        """Return the turn as the journal that was exported held it."""
         return Turn(
             seq=self.seq,
             id=self.id,
@@ -86,6 +137,10 @@ class TurnLine(_Line):
             speaker=self.speaker,
             in_view=self.in_view,
             derived=self.derived,
+            recalled=self.recalled,
+            attachments=tuple(
+                Attachment(file.media_type, file.size, file.sha256) for file in self.attachments
+            ),
         )
 
 
@@ -237,15 +292,24 @@ def prove(source: Source, advance: Callable[[int], None] = lambda size: None) ->
     return proof
 
 
+def _check_turn_line(line: TurnLine) -> None:
+    """Refuse a turn that no journal takes, and attachments whose content is not what was exported."""
+    new = line.new_turn()
+    check_turn(new)
+    for position, (field_, attachment) in enumerate(zip(line.attachments, new.attachments, strict=True)):
+        descriptor = attachment.descriptor()
+        if (descriptor.size, descriptor.sha256) != (field_.size, field_.sha256):
+            raise InputError(
+                f"attachment {position}: its content has another size or digest than was written"
+            )
+
+
 def _parsed(name: str, proof: Proof, raw: bytes) -> Line:
     try:
         line = _LINE.validate_json(raw)
         proof.add(line)
         if isinstance(line, TurnLine):
-            check_name("session name", line.session)
-            check_text(line.text)
-            if line.speaker is not None:
-                check_name("speaker's name", line.speaker)
+            _check_turn_line(line)
         if isinstance(line, SessionLine):
             check_name("session name", line.name)
     except ValidationError as error:

@@ -10,13 +10,14 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Row, Select, func, select
 
+from memagent.agent.journal.attachments import read_content, read_descriptors
 from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, Unfinished
 from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting, row_time, row_turn
 from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
 from memagent.backends.errors import JournalDamagedError, NotFoundError, StorageError
-from memagent.backends.protocol import Turn
+from memagent.backends.protocol import Attachment, Turn
 
 
 class JournalReader:
@@ -56,29 +57,47 @@ class JournalReader:
         wanted = select(turns).where(turns.c.user == self.user)
         if session is not None:
             wanted = wanted.where(turns.c.session == session)
-        while page := self.fetch(wanted.where(turns.c.seq > after).order_by(turns.c.seq).limit(PAGE)):
-            yield from (row_turn(row) for row in page)
+        while page := self._read_turns(wanted.where(turns.c.seq > after).order_by(turns.c.seq).limit(PAGE)):
+            yield from page
             after = page[-1].seq
 
     def get(self, seqs: Collection[int]) -> list[Turn]:
         """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
         wanted = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
         return [
-            row_turn(row)
+            turn
             for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ))
-            for row in self.fetch(wanted.where(turns.c.seq.in_(page)))
+            for turn in self._read_turns(wanted.where(turns.c.seq.in_(page)))
         ]
 
     def recent(self, session: str, limit: int) -> list[Turn]:
         """Return the last ``limit`` turns of a session, oldest first."""
         wanted = select(turns).where((turns.c.user == self.user) & (turns.c.session == session))
-        rows = self.fetch(wanted.order_by(turns.c.seq.desc()).limit(limit))
-        return [row_turn(row) for row in reversed(rows)]
+        return self._read_turns(wanted.order_by(turns.c.seq.desc()).limit(limit))[::-1]
 
     def matching(self, text: str) -> Iterator[Turn]:
         """Yield the turns that hold ``text``, in any case. Cost: reads the whole journal."""
         wanted = text.casefold()
         return (turn for turn in self.turns() if wanted in turn.text.casefold())
+
+    def attachment(self, seq: int, position: int) -> bytes:
+        """Return the bytes of an attachment, proved by their digest.
+
+        Args:
+            seq: of the turn.
+            position: in ``Turn.attachments``, from 0.
+
+        Raises:
+            NotFoundError: the turn, or that attachment of it, is not there.
+            DamagedRowError: the bytes are not those that were stored.
+        """
+        with self._connect() as connection:
+            content = read_content(connection, self.user, seq, position)
+        if content is None:
+            turns_here = self.get([seq])
+            known = range(len(turns_here[0].attachments)) if turns_here else ()
+            raise NotFoundError(f"attachment of turn {seq} at position", str(position), map(str, known))
+        return content
 
     def seen_ids(self, ids: Collection[str]) -> dict[str, int]:
         """Return those of these turn ids that were ever here: their seq, or 0 if forgotten."""
@@ -158,11 +177,12 @@ class JournalReader:
                 for table in (turns, forgettings)
                 for between in [table.c.seq.between(first, after)]
             )
+            descriptors = self.descriptors(list(here.values()))
             for link in page:
                 row, tombstone = here.get(link.seq), gone.get(link.seq)
                 yield Entry(
                     link.leaf,
-                    row_turn(row) if row is not None else None,
+                    row_turn(row, descriptors.get(row.seq, ())) if row is not None else None,
                     row.salt if row is not None else None,
                     row_forgetting(tombstone) if tombstone is not None else None,
                 )
@@ -248,8 +268,21 @@ class JournalReader:
             yield connection
 
     def fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """Return all rows of a query."""
         with self._connect() as connection:
             return connection.execute(query).all()
+
+    def descriptors(self, turn_rows: Sequence[Row[Any]]) -> dict[int, tuple[Attachment, ...]]:
+        """Return the attachments of a page of turns by seq; see ``read_descriptors``."""
+        with self._connect() as connection:
+            return read_descriptors(connection, self.user, turn_rows)
+
+    def _read_turns(self, query: Select[Any]) -> list[Turn]:
+        # One connection for both queries: in SQLite they then read the same state of the journal.
+        with self._connect() as connection:
+            rows = connection.execute(query).all()
+            descriptors = read_descriptors(connection, self.user, rows)
+        return [row_turn(row, descriptors.get(row.seq, ())) for row in rows]
 
 
 def read_extent(connection: Connection, user: str) -> Extent | None:

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.protocol import Attachment, Turn
 
 ROLES = ("user", "assistant", "system", "tool")
+MAX_ATTACHMENTS = 8
+"""Most attachments of one turn."""
+MAX_ATTACHMENT_BYTES = 16 * 2**20
+"""Size of the largest attachment."""
+MAX_TURN_BYTES = 32 * 2**20
+"""Most bytes that the attachments of one turn have together."""
+
 _LONGEST_NAME = 255
+# RFC 6838, section 4.2: restricted-name "/" restricted-name. Upper case means the same, so one spelling is enough.
+_RESTRICTED_NAME = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +90,32 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
-class NewTurn:
-    """A turn before the journal has given it a seq; the fields are those of ``Turn``.
+class NewAttachment:
+    """A file for a new turn.
 
-    An import also gives the ``salt`` of the turn's digest, so that the chain comes out the same.
+    Attributes:
+        media_type: as in ``image/png``, in lower case; see RFC 6838.
+        content: the bytes, at least one and at most ``MAX_ATTACHMENT_BYTES``.
+    """
+
+    media_type: str
+    content: bytes
+
+    def descriptor(self) -> Attachment:
+        """Return media type, size and digest of the content."""
+        return Attachment(self.media_type, len(self.content), hashlib.sha256(self.content).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A turn before the journal gives it a seq.
+
+    Attributes:
+        session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
+        created_at: None: the present.
+        attachments: the turn's files, in order.
+        id, seq, salt: None: the journal makes them. An import gives those of the export, so that the chain of digests
+            comes out the same.
     """
 
     session: str
@@ -90,6 +125,8 @@ class NewTurn:
     created_at: datetime | None = None
     in_view: tuple[int, ...] = ()
     derived: bool = False
+    recalled: tuple[int, ...] = ()
+    attachments: tuple[NewAttachment, ...] = ()
     id: str | None = None
     seq: int | None = None
     salt: bytes | None = None
@@ -153,11 +190,38 @@ def check_text(text: str) -> None:
         ) from error
 
 
-def check_turn(turn: NewTurn) -> None:
-    """Refuse a turn whose session, text or role cannot be stored.
+def check_attachments(attachments: Sequence[NewAttachment]) -> None:
+    """Refuse attachments that are too many, too large or empty, or have no proper media type.
 
     Raises:
-        InputError: with what is wrong.
+        InputError: what is wrong with which of them, counted from 0.
+    """
+    if len(attachments) > MAX_ATTACHMENTS:
+        raise InputError(f"The turn has {len(attachments)} attachments; {MAX_ATTACHMENTS} at most.")
+    for position, attachment in enumerate(attachments):
+        size = len(attachment.content)
+        if not _MEDIA_TYPE.fullmatch(attachment.media_type):
+            raise InputError(
+                f"The media type {attachment.media_type!r} of attachment {position} cannot be used; expected type/subtype "
+                "in lower case, for instance image/png."
+            )
+        if not size:
+            raise InputError(f"Attachment {position} ({attachment.media_type}) is empty.")
+        if size > MAX_ATTACHMENT_BYTES:
+            raise InputError(
+                f"Attachment {position} ({attachment.media_type}) has {size:,} bytes; {MAX_ATTACHMENT_BYTES:,} at most."
+            )
+    total = sum(len(attachment.content) for attachment in attachments)
+    if total > MAX_TURN_BYTES:
+        raise InputError(f"The attachments have {total:,} bytes together; {MAX_TURN_BYTES:,} at most.")
+
+
+def check_turn(turn: NewTurn) -> None:
+    """Refuse a turn that cannot be stored as it is.
+
+    Raises:
+        InputError: a name, the text, the role or an attachment cannot be stored, or ``recalled`` names a turn that
+            was not in view.
     """
     check_name("session name", turn.session)
     check_text(turn.text)
@@ -165,3 +229,6 @@ def check_turn(turn: NewTurn) -> None:
         check_name("speaker's name", turn.speaker)
     if turn.role not in ROLES:
         raise InputError(f"The role {turn.role!r} is none of {', '.join(ROLES)}.")
+    if not set(turn.recalled).issubset(turn.in_view):
+        raise InputError("A turn is recalled but not in view; recalled turns must be in view.")
+    check_attachments(turn.attachments)

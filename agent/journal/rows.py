@@ -13,7 +13,7 @@ from sqlalchemy import Row
 from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.database import DamagedDatabaseError
 from memagent.agent.journal.records import ROLES, Forgetting
-from memagent.backends.protocol import Turn
+from memagent.backends.protocol import Attachment, Turn
 
 PAGE = 1000
 LARGEST_SEQ = 2**53 - 1
@@ -38,16 +38,21 @@ def turn_row(user: str, turn: Turn, salt: bytes) -> dict[str, object]:
         "in_view": json.dumps(turn.in_view),
         "derived": turn.derived,
         "salt": salt,
+        "recalled": json.dumps(turn.recalled) if turn.recalled else None,
+        "attachment_count": len(turn.attachments),
     }
 
 
-def row_turn(row: Row[Any]) -> Turn:
+def row_turn(row: Row[Any], attachments: tuple[Attachment, ...] = ()) -> Turn:
     """Return the turn that a row holds.
+
+    Args:
+        attachments: the turn's attachments, which are in rows of their own.
 
     Raises:
         DamagedRowError: it holds no turn: a value has another type or cannot be read.
     """
-    with _damage(f"turn {row.seq}"):
+    with damage(f"turn {row.seq}"):
         turn = Turn(
             seq=row.seq,
             id=row.id,
@@ -58,11 +63,16 @@ def row_turn(row: Row[Any]) -> Turn:
             speaker=row.speaker,
             in_view=tuple(json.loads(row.in_view)),
             derived=row.derived,
+            recalled=() if row.recalled is None else tuple(json.loads(row.recalled)),
+            attachments=attachments,
         )
         texts = (turn.id, turn.session, turn.role, turn.text, turn.speaker or "")
         if not all(isinstance(value, str) for value in texts):
             raise TypeError("a text is not text")
-        if not all(isinstance(value, int) for value in (turn.seq, *turn.in_view)):
+        if not all(
+            isinstance(value, int)
+            for value in (turn.seq, *turn.in_view, *turn.recalled, row.attachment_count)
+        ):
             raise TypeError("a number is no number")
         if turn.role not in ROLES or not isinstance(turn.derived, bool):
             raise ValueError("a value is none of those there are")
@@ -75,7 +85,7 @@ def row_forgetting(row: Row[Any]) -> Forgetting:
     Raises:
         DamagedRowError: it holds none.
     """
-    with _damage(f"forgetting {row.number}"):
+    with damage(f"forgetting {row.number}"):
         if not (isinstance(row.seq, int) and isinstance(row.turn_id, str)):
             raise TypeError("a value has another type")
         return Forgetting(row.number, row.seq, row.turn_id, row_time(row.forgotten_at))
@@ -87,7 +97,7 @@ def row_time(value: str) -> datetime:
     Raises:
         DamagedRowError: it holds none.
     """
-    with _damage("time"):
+    with damage("time"):
         return datetime.fromisoformat(value).astimezone(UTC)
 
 
@@ -97,7 +107,8 @@ def pages(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 @contextmanager
-def _damage(what: str) -> Iterator[None]:
+def damage(what: str) -> Iterator[None]:
+    """Turn the errors of reading a row into ``DamagedRowError``, which names what is damaged."""
     try:
         yield
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -24,7 +25,7 @@ from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.migrations import MIGRATIONS
 from memagent.backends.errors import StorageError
 
-VERSION = 2
+VERSION = 3
 
 _OPENING_LOCK = int.from_bytes(b"memagent", "big") >> 1
 
@@ -67,8 +68,22 @@ turns = Table(
     Column("in_view", Text, nullable=False),
     Column("derived", Boolean, nullable=False),
     Column("salt", LargeBinary),
+    Column("recalled", Text),
+    Column("attachment_count", Integer, nullable=False, server_default="0"),
     Index("turns_by_id", "user", "id", unique=True),
     Index("turns_by_session", "user", "session", "seq"),
+)
+# The content comes last: SQLite then reads the other columns without the pages that it lies on.
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("media_type", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )
 forgettings = Table(
     "forgettings",

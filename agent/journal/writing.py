@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from memagent.agent.journal.attachments import attachment_rows
 from memagent.agent.journal.chain import (
     GENESIS,
     forgetting_head,
@@ -19,7 +20,16 @@ from memagent.agent.journal.chain import (
 )
 from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombstone
 from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
-from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
+from memagent.agent.journal.schema import (
+    attachments,
+    chain,
+    checkpoints,
+    forgettings,
+    sessions,
+    turns,
+    unfinished,
+    users,
+)
 from memagent.backends.errors import InputError
 from memagent.backends.protocol import Turn
 
@@ -62,6 +72,7 @@ class Transaction:
         """Add turns and tombstones; see ``Journal.extend``."""
         made: list[Turn] = []
         rows: list[dict[str, object]] = []
+        file_rows: list[dict[str, object]] = []
         links: list[dict[str, object]] = []
         tombstones: list[Tombstone] = []
         for entry in new:
@@ -70,6 +81,8 @@ class Transaction:
                 salt = entry.salt or new_salt()
                 made.append(turn)
                 rows.append(turn_row(self.user, turn, salt))
+                if turn.attachments:
+                    file_rows += attachment_rows(self.user, turn, entry.attachments)
                 links.append(self._link(turn.seq, turn.id, turn_leaf(salt, turn)))
             else:
                 tombstones.append(entry)
@@ -78,7 +91,7 @@ class Transaction:
                     if entry.leaf is not None:
                         links.append(self._link(entry.seq, entry.turn_id, entry.leaf))
         self.add_sessions({turn.session: turn.created_at for turn in reversed(made)})
-        for table, values in ((turns, rows), (chain, links)):
+        for table, values in ((turns, rows), (attachments, file_rows), (chain, links)):
             if values:
                 self.connection.execute(insert(table), values)
         self._add_forgettings(self._untaken(tombstones))
@@ -113,6 +126,8 @@ class Transaction:
             ids = select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
             found += [Tombstone(row.seq, row.id, now) for row in self.connection.execute(ids)]
             self.connection.execute(delete(turns).where(chosen))
+            files = (attachments.c.user == self.user) & attachments.c.seq.in_(page)
+            self.connection.execute(delete(attachments).where(files))
         return self._add_forgettings(found)
 
     def note_unfinished(self, states: Collection[tuple[str, str]]) -> None:
@@ -181,10 +196,12 @@ class Transaction:
 
 def _numbered(new: NewTurn, seq: int, moved: dict[int, int] | None) -> Turn:
     """Make a turn of a new one, noting where it came to stand."""
-    in_view = new.in_view
+    in_view, recalled = new.in_view, new.recalled
     if moved is not None and new.seq is not None:
         moved[new.seq] = seq
-        in_view = tuple(moved[other] for other in in_view if other in moved)
+        in_view, recalled = (
+            tuple(moved[other] for other in seqs if other in moved) for seqs in (in_view, recalled)
+        )
     return Turn(
         seq=seq,
         id=new.id or uuid4().hex,
@@ -195,4 +212,6 @@ def _numbered(new: NewTurn, seq: int, moved: dict[int, int] | None) -> Turn:
         speaker=new.speaker,
         in_view=in_view,
         derived=new.derived,
+        recalled=recalled,
+        attachments=tuple(file.descriptor() for file in new.attachments),
     )

@@ -172,7 +172,7 @@ def test_importing_ones_own_export_changes_nothing(open_journal: OpenJournal, tm
 def test_an_import_cut_off_anywhere_can_be_completed(
     batch: int, open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", batch)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", batch)
     with open_journal("a") as first:
         fill(first)
         text = exported(first)
@@ -203,7 +203,7 @@ def test_an_import_cut_off_and_completed_is_exported_as_the_same_bytes(
 def test_a_line_cut_in_the_middle_is_named_and_what_came_before_can_be_completed(
     open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", 1)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", 1)
     with open_journal("a") as first, open_journal("b") as second:
         fill(first)
         text = exported(first)
@@ -233,7 +233,7 @@ def test_merging_moves_turns_and_what_replies_saw(open_journal: OpenJournal, tmp
 def test_replies_point_at_moved_turns_also_when_the_import_was_cut_off(
     open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", 1)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", 1)
     with open_journal("a") as first, open_journal("b") as second:
         for text in ("one", "two", "three", "four"):
             second.append("here", "user", text)
@@ -434,7 +434,7 @@ def test_a_whole_export_validates_and_reports_every_byte(open_journal: OpenJourn
 def test_a_large_journal_is_imported_over_several_batches(
     open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", 500)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", 500)
     with open_journal("a") as first, open_journal("b") as second:
         first.extend(
             [
