@@ -122,7 +122,7 @@ def _attachment_faults(journal: JournalReader, forgotten_seqs: set[int]) -> Iter
     """Prove the bytes of every attachment, and find those that belong to no turn."""
     for row in _attachment_keys(journal):
         name = f"Attachment {row.position} of turn {row.seq}"
-        if row.attachment_count is not None and row.position < row.attachment_count:
+        if _is_counted(row):
             try:
                 journal.attachment(row.seq, row.position)
             except DamagedRowError as error:
@@ -131,6 +131,12 @@ def _attachment_faults(journal: JournalReader, forgotten_seqs: set[int]) -> Iter
             yield f"{name} was forgotten with its turn, and is back."
         else:
             yield f"{name} belongs to no turn: it was put in from outside."
+
+
+def _is_counted(row: Row[Any]) -> bool:
+    """Say whether an attachment's turn is there and says that it has one at that position."""
+    numbers = (row.position, row.attachment_count)
+    return all(isinstance(number, int) for number in numbers) and row.position < row.attachment_count
 
 
 def _attachment_keys(journal: JournalReader) -> Iterator[Row[Any]]:

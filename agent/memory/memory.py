@@ -32,9 +32,9 @@ from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.protocol import (
-    Injection,
     BackendStats,
     ConsolidationReport,
+    Injection,
     LocalModel,
     MemoryBackend,
     ModelMemory,

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal import export as transfer
 from memagent.agent.journal.export import Exported, Imported
 from memagent.agent.journal.lines import Proof
+from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.memory.forgetting import replies_that_saw
 from memagent.backends.errors import InputError
 from tests.conftest import OpenMemory
 
+PHOTO = NewAttachment("image/png", b"\x89PNG\r\n\x1a\n photo")
+NOTE = NewAttachment("text/plain", b"a note")
 OpenJournal = Callable[[str], Journal]
 HEADER = {"kind": "memagent", "format": 1, "user": "ana"}
 """Of the format that has no chain, which can be written by hand."""
@@ -73,6 +79,16 @@ def turn_line(seq: int = 1, /, **changed: object) -> str:
     return json.dumps(fields | changed)
 
 
+def attachment_field(content: bytes = b"a note", /, **changed: object) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "media_type": "text/plain",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "content": b64encode(content).decode(),
+    }
+    return fields | changed
+
+
 def lines(*rows: str | dict[str, object]) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
@@ -86,25 +102,12 @@ def fill(journal: Journal) -> None:
         NewTurn("tuesday", "system", "A line\nand\r\nanother\u2028third \U0001f98a \x01"),
         NewTurn("tuesday", "tool", '{"quoted": "\\"}'),
         NewTurn("tuesday", "user", "What is my dog called?", "Ána", seq=10),
-        NewTurn("tuesday", "assistant", "Biscuit.", "Bot", in_view=(1, 2, 10), derived=True),
-        NewTurn("monday", "user", "the last one"),
+        NewTurn("tuesday", "assistant", "Biscuit.", "Bot", in_view=(1, 2, 10), derived=True, recalled=(1, 2)),
+        NewTurn("monday", "user", "the last one", attachments=(PHOTO,)),
     ]
     for place, turn in enumerate(said):
         when = START + timedelta(hours=place, microseconds=place)
-        journal.extend(
-            [
-                NewTurn(
-                    turn.session,
-                    turn.role,
-                    turn.text,
-                    turn.speaker,
-                    when,
-                    turn.in_view,
-                    turn.derived,
-                    seq=turn.seq,
-                )
-            ]
-        )
+        journal.extend([replace(turn, created_at=when)])
     journal.forget([3])
     journal.forget([12])
 
@@ -348,6 +351,16 @@ BAD = {
     "seq that is text": (turn_line(seq="one"), 2),
     "no time": (turn_line(created_at=None), 2),
     "time without zone": (turn_line(created_at="2024-05-01T08:00:00"), 2),
+    "recalled but not in view": (turn_line(recalled=[1]), 2),
+    "attachments of text": (turn_line(attachments="one"), 2),
+    "attachment that is not base64": (turn_line(attachments=[attachment_field(content="?")]), 2),
+    "attachment without padding": (turn_line(attachments=[attachment_field(content="YQ")]), 2),
+    "attachment of another digest": (turn_line(attachments=[attachment_field(sha256="0" * 64)]), 2),
+    "attachment of another size": (turn_line(attachments=[attachment_field(size=7)]), 2),
+    "empty attachment": (turn_line(attachments=[attachment_field(b"")]), 2),
+    "attachment of a bad type": (turn_line(attachments=[attachment_field(media_type="png")]), 2),
+    "attachment with an unknown field": (turn_line(attachments=[attachment_field(name="x")]), 2),
+    "too many attachments": (turn_line(attachments=[attachment_field()] * 9), 2),
     "unknown field": (turn_line(mood="good"), 2),
     "in_view of text": (turn_line(in_view=["one"]), 2),
     "bad forgetting": (json.dumps({"kind": "forgetting", "seq": 1, "id": "abc"}), 2),
@@ -400,8 +413,8 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
 
 
 def test_an_export_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, lines(HEADER | {"format": 3}))
-    with pytest.raises(InputError, match="line 1: .*format 3.*upgrade"):
+    path = written(tmp_path, lines(HEADER | {"format": 4}))
+    with pytest.raises(InputError, match="line 1: .*format 4.*upgrade"):
         prove(path)
 
 
@@ -448,3 +461,123 @@ def test_a_large_journal_is_imported_over_several_batches(
         by_text = {turn.text: turn for turn in second.turns()}
         assert second.count() == 2001
         assert by_text["turn 2100"].in_view == (by_text["turn 1500"].seq,)
+
+
+# attachments, and what was recalled
+
+
+def test_attachments_travel_with_their_turn_and_are_proved(open_journal: OpenJournal, tmp_path: Path) -> None:
+    with open_journal("a") as first, open_journal("b") as second:
+        first.append("there", "user", "Two files.", attachments=[PHOTO, NOTE])
+        path = written(tmp_path, exported(first))
+        assert prove(path).ended
+        import_(second, path)
+        assert list(second.turns()) == list(first.turns())
+        assert [second.attachment(1, position) for position in (0, 1)] == [PHOTO.content, NOTE.content]
+        assert second.extent() == first.extent()
+        assert second.audit() == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fault"),
+    [
+        (
+            b64encode(NOTE.content).decode(),
+            b64encode(b"A note").decode(),
+            "line 3: attachment 1: its content has another size or digest",
+        ),
+        ("text/plain", "text/html", "another head than was written"),
+        ('"recalled": []', '"recalled": [1], "in_view": [1]', "another head than was written"),
+    ],
+    ids=["content", "media type", "recalled"],
+)
+def test_a_changed_attachment_is_found(
+    before: str, after: str, fault: str, open_journal: OpenJournal, tmp_path: Path
+) -> None:
+    with open_journal("a") as first:
+        first.append("there", "user", "Two files.", attachments=[PHOTO, NOTE])
+        text = exported(first)
+    assert before in text
+    with pytest.raises(InputError, match=fault):
+        prove(written(tmp_path, text.replace(before, after)))
+
+
+def test_a_missing_and_a_swapped_attachment_are_found(open_journal: OpenJournal, tmp_path: Path) -> None:
+    with open_journal("a") as first:
+        first.append("there", "user", "Two files.", attachments=[PHOTO, NOTE])
+        rows = [json.loads(line) for line in exported(first).splitlines()]
+    photo, note = rows[2]["attachments"]
+    for attachments in ([photo], [note], [note, photo], [photo, note, note], []):
+        rows[2]["attachments"] = attachments
+        with pytest.raises(InputError, match="another head than was written"):
+            prove(written(tmp_path, lines(*rows)))
+
+
+def test_a_line_with_the_largest_attachments_is_read(open_journal: OpenJournal, tmp_path: Path) -> None:
+    largest = NewAttachment("image/png", bytes(range(256)) * (MAX_ATTACHMENT_BYTES // 256))
+    with open_journal("a") as first, open_journal("b") as second:
+        first.append("there", "user", "large", attachments=[largest, largest])
+        import_(second, written(tmp_path, exported(first)))
+        assert second.attachment(1, 1) == largest.content
+
+
+def test_an_import_holds_a_bounded_number_of_bytes_at_a_time(
+    open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_BATCH_BYTES", 3000)
+    sizes: list[int] = []
+    with open_journal("a") as first, open_journal("b") as second:
+        files = [NewAttachment("a/b", bytes([number]) * 1000) for number in range(1, 9)]
+        first.extend([NewTurn("there", "user", "a file", attachments=(file,)) for file in files])
+        extend = second.extend
+        monkeypatch.setattr(second, "extend", lambda new, moved: sizes.append(len(new)) or extend(new, moved))
+        import_(second, written(tmp_path, exported(first)))
+        assert exported(second) == exported(first)
+    assert sizes == [2, 2, 2, 2, 0]
+
+
+def test_merging_moves_what_was_recalled(open_journal: OpenJournal, tmp_path: Path) -> None:
+    with open_journal("a") as first, open_journal("b") as second:
+        for text in ("one", "two", "three", "four"):
+            second.append("here", "user", text)
+        for text in ("a fact", "asked"):
+            first.append("there", "user", text)
+        first.append("there", "assistant", "told", in_view=(1, 2), recalled=(1,), derived=True)
+        import_(second, written(tmp_path, exported(first)))
+        (reply,) = second.get([7])
+        assert (reply.in_view, reply.recalled) == ((5, 6), (5,))
+        assert second.audit() == []
+
+
+def test_a_session_merged_alone_recalls_no_turn_that_is_not_there(
+    open_journal: OpenJournal, tmp_path: Path
+) -> None:
+    with open_journal("a") as first, open_journal("b") as second:
+        first.append("other", "user", "a fact")
+        first.append("there", "user", "asked")
+        first.append("there", "assistant", "told", in_view=(1, 2), recalled=(1,), derived=True)
+        second.append("here", "user", "in the way")
+        import_(second, written(tmp_path, exported(first, "there")))
+        assert [(turn.in_view, turn.recalled) for turn in second.turns(session="there")] == [
+            ((), ()),
+            ((2,), ()),
+        ]
+
+
+def test_an_export_of_format_2_is_proved_and_imported(open_journal: OpenJournal) -> None:
+    path = Path(__file__).with_name("format_2.jsonl")
+    proof = prove(path)
+    assert (proof.format, proof.turns, proof.forgettings, proof.ended) == (2, 4, 1, True)
+    with open_journal("a") as journal:
+        assert import_(journal, path).added == 4
+        assert journal.extent().head == proof.head.hex()
+        assert journal.get([5])[0].in_view == (1, 2, 4)
+        assert {(turn.recalled, turn.attachments) for turn in journal.turns()} == {((), ())}
+        assert journal.audit() == []
+
+
+def test_an_export_of_format_1_is_imported(open_journal: OpenJournal, tmp_path: Path) -> None:
+    path = written(tmp_path, lines(HEADER, turn_line(1), turn_line(2, in_view=[1], role="assistant")))
+    with open_journal("a") as journal:
+        assert import_(journal, path).added == 2
+        assert journal.audit() == []

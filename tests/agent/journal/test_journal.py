@@ -92,12 +92,14 @@ def test_a_turn_comes_back_whole_after_reopening(file: Path) -> None:
             created_at=when,
             in_view=(asked.seq,),
             derived=True,
+            recalled=(asked.seq,),
         )
     with Journal(file, "ana") as journal:
         assert list(journal.turns()) == [asked, told]
     assert (told.text, told.speaker, told.in_view, told.derived) == (" Biscuit.\r\n", "Bot", (1,), True)
     assert (told.created_at, told.created_at.tzinfo) == (when, UTC)
-    assert (asked.speaker, asked.in_view, asked.derived) == (None, (), False)
+    assert told.recalled == (1,)
+    assert (asked.speaker, asked.in_view, asked.derived, asked.recalled) == (None, (), False, ())
 
 
 def test_a_turn_without_a_time_gets_the_present(journal: Journal) -> None:
@@ -219,6 +221,17 @@ def test_a_speaker_that_cannot_be_kept_is_refused(speaker: str, journal: Journal
     with pytest.raises(InputError):
         journal.append("monday", "user", "hello", speaker=speaker)
     assert journal.count() == 0
+
+
+def test_a_recalled_turn_that_was_not_in_view_is_refused(journal: Journal) -> None:
+    journal.append("monday", "user", "hello")
+    with pytest.raises(InputError, match="recalled but not in view"):
+        journal.append_reply("monday", "hi", [1], derived=True, recalled=[1, 2])
+    assert journal.count() == 1
+    reply = journal.append_reply("monday", "hi", [1], derived=True, recalled=[1])
+    assert reply is not None
+    assert (reply.in_view, reply.recalled) == ((1,), (1,))
+    assert journal.get([2]) == [reply]
 
 
 def test_extend_keeps_all_or_none(journal: Journal) -> None:
