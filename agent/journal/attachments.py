@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from memagent.agent.journal.records import NewAttachment
-from memagent.agent.journal.rows import damage
+from memagent.agent.journal.rows import READING_ERRORS, DamagedRowError
 from memagent.agent.journal.schema import attachments
 from memagent.backends.protocol import Attachment, Turn
 
@@ -69,12 +69,14 @@ def row_attachment(row: Row[*tuple[Any, ...]]) -> Attachment:
     Raises:
         DamagedRowError: it holds none: a value has another type.
     """
-    with damage(f"attachment {row.position} of turn {row.seq}"):
+    try:
         if not (isinstance(row.media_type, str) and isinstance(row.sha256, str)):
             raise TypeError("a text is not text")
         if not (isinstance(row.size, int) and isinstance(row.position, int)):
             raise TypeError("a number is no number")
         return Attachment(row.media_type, row.size, row.sha256)
+    except READING_ERRORS as error:
+        raise DamagedRowError(f"attachment {row.position} of turn {row.seq}", error) from error
 
 
 def read_content(connection: Connection, user: str, seq: int, position: int) -> bytes | None:
@@ -92,11 +94,13 @@ def read_content(connection: Connection, user: str, seq: int, position: int) -> 
     if row is None:
         return None
     descriptor = row_attachment(row)
-    with damage(f"attachment {position} of turn {seq}"):
+    try:
         if not isinstance(row.content, bytes):
             raise TypeError("its content is not bytes")
         if len(row.content) != descriptor.size:
             raise ValueError(f"it has {len(row.content):,} bytes instead of {descriptor.size:,}")
         if hashlib.sha256(row.content).hexdigest() != descriptor.sha256:
             raise ValueError("its bytes have another digest than was written")
-        return row.content
+    except READING_ERRORS as error:
+        raise DamagedRowError(f"attachment {position} of turn {seq}", error) from error
+    return row.content

@@ -57,9 +57,10 @@ class JournalReader:
         wanted = select(turns).where(turns.c.user == self.user)
         if session is not None:
             wanted = wanted.where(turns.c.session == session)
-        while page := self._read_turns(wanted.where(turns.c.seq > after).order_by(turns.c.seq).limit(PAGE)):
-            yield from page
-            after = page[-1].seq
+        wanted = wanted.order_by(turns.c.seq).limit(PAGE)
+        while page := self._fetch_turns(wanted.where(turns.c.seq > after)):
+            yield from (row_turn(row, attachments) for row, attachments in page)
+            after = page[-1][0].seq
 
     def get(self, seqs: Collection[int]) -> list[Turn]:
         """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
@@ -278,11 +279,15 @@ class JournalReader:
             return read_descriptors(connection, self.user, turn_rows)
 
     def _read_turns(self, query: Select[Any]) -> list[Turn]:
+        return [row_turn(row, attachments) for row, attachments in self._fetch_turns(query)]
+
+    def _fetch_turns(self, query: Select[Any]) -> list[tuple[Row[Any], tuple[Attachment, ...]]]:
+        """Return rows of ``turns``, each with the attachments of its turn."""
         # One connection for both queries: in SQLite they then read the same state of the journal.
         with self._connect() as connection:
             rows = connection.execute(query).all()
             descriptors = read_descriptors(connection, self.user, rows)
-        return [row_turn(row, descriptors.get(row.seq, ())) for row in rows]
+        return [(row, descriptors.get(row.seq, ())) for row in rows]
 
 
 def read_extent(connection: Connection, user: str) -> Extent | None:

@@ -229,6 +229,7 @@ def check_turn(turn: NewTurn) -> None:
         check_name("speaker's name", turn.speaker)
     if turn.role not in ROLES:
         raise InputError(f"The role {turn.role!r} is none of {', '.join(ROLES)}.")
-    if not set(turn.recalled).issubset(turn.in_view):
+    if turn.recalled and not set(turn.recalled).issubset(turn.in_view):
         raise InputError("A turn is recalled but not in view; recalled turns must be in view.")
-    check_attachments(turn.attachments)
+    if turn.attachments:
+        check_attachments(turn.attachments)
