@@ -25,7 +25,7 @@ from memagent.agent.evaluation.scenarios import read, suite
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
 from memagent.agent.journal.export import export, load
-from memagent.agent.journal.lines import Source, prove
+from memagent.agent.journal.proof import Source, prove
 from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.backends.errors import MemagentError
 from tests.mutation import JSON_TOKENS, YAML_TOKENS, Mutator

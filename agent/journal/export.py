@@ -23,13 +23,10 @@ from memagent.agent.journal.lines import (
     FORMAT,
     ForgettingLine,
     Line,
-    Proof,
     SessionLine,
-    Source,
     TurnLine,
-    prove,
-    read_lines,
 )
+from memagent.agent.journal.proof import Proof, Source, prove, read_lines
 from memagent.agent.journal.records import Forgetting, NewTurn, Tombstone
 from memagent.backends.errors import InputError
 from memagent.backends.protocol import Turn

@@ -15,7 +15,8 @@ from sqlalchemy import delete, insert, select
 
 from memagent.agent.journal.audit import audit
 from memagent.agent.journal.chain import timestamp
-from memagent.agent.journal.database import copy_database, open_database, purge
+from memagent.agent.journal.database import open_database
+from memagent.agent.journal.maintenance import copy_database, purge
 from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import (

@@ -16,7 +16,7 @@ import pytest
 from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal import export as transfer
 from memagent.agent.journal.export import Exported, Imported
-from memagent.agent.journal.lines import Proof
+from memagent.agent.journal.proof import Proof
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.memory.forgetting import replies_that_saw
 from memagent.backends.errors import InputError
