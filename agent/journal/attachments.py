@@ -40,6 +40,8 @@ def read_descriptors(
     """Read the descriptors of the attachments of a page of turns.
 
     Args:
+        connection: of the transaction that read the turns.
+        user: whose journal.
         turn_rows: rows of the table ``turns``, at most a page.
 
     Returns:

@@ -53,7 +53,7 @@ class Journal(JournalReader):
         user: whose journal; never empty.
         mark: the file of its high-water mark; None keeps none.
         read_only: nothing is created, changed or brought up to date, and a read-only disk will do.
-        trusting: do not hold the journal against its mark: for whoever reports or accepts a loss.
+        trusting: do not hold the journal against its mark, as a report of a loss, or its acceptance, needs.
 
     Attributes:
         id: 32 hexadecimal digits, given when the journal was made.
@@ -75,19 +75,19 @@ class Journal(JournalReader):
         check_name("user name", user)
         self.mark = HighWaterMark(mark) if mark is not None else None
         self._read_only = read_only
-        noted = None if trusting else self._noted()
+        mark_extent = None if trusting else self._read_mark()
         if isinstance(target, Path) and not trusting and self.mark is not None and self.mark.exists():
-            _check_not_emptied(target, user, noted)
+            _check_not_emptied(target, user, mark_extent)
         may_create = not (read_only or trusting)
         super().__init__(open_database(target, read_only=read_only, may_create=may_create), user)
         try:
             self.id = self._prepare()
-            if noted is not None:
-                self.confirm(noted, f"Its high-water mark {mark}")
+            if mark_extent is not None:
+                self.confirm(mark_extent, f"Its high-water mark {mark}")
         except BaseException:
             self.close()
             raise
-        if self.mark is not None and not read_only and not trusting and noted is None:
+        if self.mark is not None and not read_only and not trusting and mark_extent is None:
             self.mark.advance(self.extent())
 
     # writing
@@ -121,15 +121,22 @@ class Journal(JournalReader):
         )
         return self.extend([new])[0]
 
-    def extend(self, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None = None) -> list[Turn]:
+    def extend(
+        self, new: Sequence[NewTurn | Tombstone], new_seqs: dict[int, int] | None = None
+    ) -> list[Turn]:
         """Add several turns in one commit: all of them or none.
 
-        A ``seq`` asked for (by an import) is kept where it is above all seqs here and up to 2^52. Tombstones of an
-        import are taken over, so that those turns stay forgotten; the chain goes on with one whose seq is above all here.
-
         Args:
-            moved: where seqs of another journal are here. Turns added are noted in it, and what their
-                ``in_view`` names of that journal is translated; what it does not know is left out.
+            new: turns, and the tombstones of an import. A turn's ``seq`` is kept if it is above all seqs here and at
+                most 2^52. A tombstone keeps its turn forgotten; the chain goes on with one whose seq is above all here.
+            new_seqs: the seq here by the seq in another journal. The turns are noted in it, and their ``in_view`` and
+                ``recalled`` are translated by it; seqs that it lacks are left out.
+
+        Returns:
+            The turns, in order.
+
+        Raises:
+            InputError, StorageError: as in ``append``; nothing was stored.
         """
         for entry in new:
             if isinstance(entry, NewTurn):
@@ -137,7 +144,7 @@ class Journal(JournalReader):
         if not new:
             return []
         with self._writing() as transaction:
-            return transaction.extend(new, moved)
+            return transaction.extend(new, new_seqs)
 
     def append_reply(
         self, session: str, text: str, in_view: Sequence[int], *, derived: bool, recalled: Sequence[int] = ()
@@ -169,23 +176,27 @@ class Journal(JournalReader):
         """Remove turns: text, role, session, attachments and salt go, a tombstone with id and time stays.
 
         The same commit notes what is still to be done: rewriting the journal's file, and every stored state. Then the
-        file is rewritten, so that no file of the database holds the text. Seqs not there are ignored. This is the
+        file is rewritten, so that no file of the database holds their bytes. Unknown seqs are ignored. This is the
         journal's part only; ``forgetting.forget`` also clears the backends.
 
         Args:
+            seqs: of the turns.
             states: backend and place of stored states besides those of ``checkpoints``.
+
+        Returns:
+            The tombstones of the turns that were here.
 
         Raises:
             StorageError: nothing was forgotten.
             UnpurgedError: the turns are forgotten, but the file could not be rewritten yet.
         """
         with self._writing() as transaction:
-            made = transaction.forget(seqs)
-            if made:
+            new_forgettings = transaction.forget(seqs)
+            if new_forgettings:
                 transaction.note_unfinished({*states, *transaction.stored_states()})
-        if made:
+        if new_forgettings:
             self.finish_purge()
-        return made
+        return new_forgettings
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one, so that no seq of a lost turn is given twice."""
@@ -193,14 +204,14 @@ class Journal(JournalReader):
             transaction.reserve(seq)
 
     def delete_session(self, session: str) -> None:
-        """Drop an empty session's name; its turns must have been forgotten first.
+        """Delete the name of an empty session; its turns must have been forgotten first.
 
         Raises:
-            UnpurgedError: it is dropped, but the file could not be rewritten yet.
+            UnpurgedError: it is deleted, but the file could not be rewritten yet.
         """
         with self._writing() as transaction:
-            mine = (sessions.c.user == self.user) & (sessions.c.name == session)
-            transaction.connection.execute(delete(sessions).where(mine))
+            own_row = (sessions.c.user == self.user) & (sessions.c.name == session)
+            transaction.connection.execute(delete(sessions).where(own_row))
             transaction.note_unfinished(())
         self.finish_purge()
 
@@ -218,8 +229,8 @@ class Journal(JournalReader):
         Raises:
             UnpurgedError: it could not be rewritten; it is still to be done.
         """
-        due = [one for one in self.unfinished() if not one.backend]
-        if not due:
+        own_parts = [part for part in self.unfinished() if not part.backend]
+        if not own_parts:
             return
         try:
             self.purge()
@@ -228,15 +239,15 @@ class Journal(JournalReader):
                 f"The turns are forgotten, but their bytes may still be in the journal's file: {error} "
                 "The next command that writes tries again; so does `memagent doctor --mend`."
             ) from error
-        self.finished(due[0])
+        self.finished(own_parts[0])
 
-    def finished(self, done: Unfinished) -> None:
+    def finished(self, part: Unfinished) -> None:
         """Note that a part of forgetting is done, up to its number."""
         with self._writing() as transaction:
             transaction.connection.execute(
                 delete(unfinished)
-                .filter_by(user=self.user, backend=done.backend, place=done.place)
-                .where(unfinished.c.forgetting <= done.forgetting)
+                .filter_by(user=self.user, backend=part.backend, place=part.place)
+                .where(unfinished.c.forgetting <= part.forgetting)
             )
 
     def note_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
@@ -266,7 +277,11 @@ class Journal(JournalReader):
         copy_database(self._opened(), file)
 
     def audit(self) -> list[str]:
-        """Prove the chain and everything the journal says of itself; return what is wrong, in sentences."""
+        """Prove every turn, attachment and forgetting; see ``audit.audit``.
+
+        Returns:
+            What is wrong, in sentences; an empty list if nothing is.
+        """
         with self.snapshot() as reader:
             return audit(reader, self._opened())
 
@@ -287,8 +302,8 @@ class Journal(JournalReader):
                     raise
                 time.sleep(0.05)
 
-    def _noted(self) -> Extent | None:
-        """How far the mark says the journal has been; None where it says nothing."""
+    def _read_mark(self) -> Extent | None:
+        """Return how far the mark says that the journal has been; None if it says nothing."""
         try:
             return self.mark.read() if self.mark is not None else None
         except UnreadableMarkError:
@@ -296,27 +311,27 @@ class Journal(JournalReader):
 
     @contextmanager
     def _writing(self) -> Iterator[Transaction]:
-        """A transaction that holds the write lock from its beginning and commits at its end; then the mark follows."""
+        """Open a transaction that holds the write lock and commits at its end; then the mark follows."""
         if self._read_only:
             raise StorageError(f"The journal {self.where} was opened for reading only.")
         with self._connect(begin="BEGIN IMMEDIATE") as connection:
             with connection.begin():
                 transaction = Transaction(connection, self.user)
                 yield transaction
-                reached = transaction.finish()
+                extent = transaction.finish()
             if self.mark is not None:
-                self.mark.advance(reached)
+                self.mark.advance(extent)
 
 
 class UnpurgedError(StorageError):
     """Turns are forgotten, but the journal's file could not be rewritten yet and may still hold their bytes."""
 
 
-def _check_not_emptied(file: Path, user: str, noted: Extent | None) -> None:
+def _check_not_emptied(file: Path, user: str, mark_extent: Extent | None) -> None:
     """Refuse to begin a new journal where there was one."""
     missing = not file.exists()
     if missing or file.stat().st_size == 0:
-        reached = f"with turns up to {noted.seq:,} " if noted is not None else ""
+        reached = f"with turns up to {mark_extent.seq:,} " if mark_extent is not None else ""
         raise JournalDamagedError(
             f"The journal {file} is {'missing' if missing else 'empty'}, but its high-water mark says that there was one "
             f"{reached}here. Nothing was changed.",

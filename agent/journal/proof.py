@@ -19,17 +19,17 @@ from memagent.agent.journal.lines import (
     SessionLine,
     TurnLine,
 )
-from memagent.agent.journal.records import MAX_TURN_BYTES, check_name, check_turn
+from memagent.agent.journal.records import MAX_TURN_ATTACHMENT_BYTES, check_name, check_turn
 from memagent.backends.errors import InputError, MemagentError
 
 _FORMAT_WITHOUT_CHAIN = 1
 # 64 MiB for the text and all else, and the attachments in base64, which takes four bytes for three.
-_LONGEST_LINE = 64 * 2**20 + MAX_TURN_BYTES // 3 * 4
+_LONGEST_LINE = 64 * 2**20 + MAX_TURN_ATTACHMENT_BYTES // 3 * 4
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An export to read, several times: its name for messages, and a seekable binary file."""
+    """An export that can be read several times: its name for messages, and a seekable binary file."""
 
     name: str
     file: BinaryIO
@@ -37,12 +37,13 @@ class Source:
 
 @dataclass(slots=True)
 class Proof:
-    """What was read of an export so far, and the head of its chain.
+    """The proof of an export, as far as the export is read.
 
     Attributes:
-        format: of the file; 0 before its header was read.
-        head: the chain's head, meaningful if every turn had a salt.
-        ended: the last line was read and agreed.
+        format: of the file; 0 before its header is read.
+        lines, turns, forgettings: how many were read.
+        head: the chain's head, meaningful if every turn has a salt.
+        ended: the last line was read and agrees with the lines before it.
     """
 
     format: int = 0
@@ -58,7 +59,7 @@ class Proof:
         """Take in the next line.
 
         Raises:
-            InputError: it cannot stand there; the message does not name the line's number.
+            InputError: the line cannot follow the lines before it. The message lacks the line's number.
         """
         self.lines += 1
         if self.ended:
@@ -113,10 +114,10 @@ class Proof:
 
 
 def read_lines(source: Source, proof: Proof) -> Iterator[tuple[bytes, Line]]:
-    """Yield bytes and content of each line, after ``proof`` has taken it in.
+    """Yield bytes and content of each line, after ``proof`` took it in.
 
     Raises:
-        InputError: a line is not what an export holds, or does not follow the one before; the message names it.
+        InputError: a line is not what an export holds, or cannot follow the lines before it; the message names it.
     """
     try:
         source.file.seek(0)
@@ -125,7 +126,7 @@ def read_lines(source: Source, proof: Proof) -> Iterator[tuple[bytes, Line]]:
                 raise InputError(
                     f"{source.name}, line {proof.lines + 1}: longer than {_LONGEST_LINE:,} bytes."
                 )
-            line = _parsed(source.name, proof, raw)
+            line = _parse_line(source.name, proof, raw)
             yield raw, line
     except OSError as error:
         raise InputError(f"{source.name} cannot be read: {error.strerror}.") from error
@@ -135,7 +136,11 @@ def prove(source: Source, advance: Callable[[int], None] = lambda size: None) ->
     """Read a whole export without importing anything, and prove its chain.
 
     Args:
-        advance: is told the bytes of each line.
+        source: the export.
+        advance: is called with the size of each line, in bytes.
+
+    Returns:
+        The proof; ``Proof.ended`` says whether a chain proves the export.
 
     Raises:
         InputError: the first bad line, by number, with what is wrong in it; or the file was cut off.
@@ -164,7 +169,7 @@ def _check_turn_line(line: TurnLine) -> None:
             )
 
 
-def _parsed(name: str, proof: Proof, raw: bytes) -> Line:
+def _parse_line(name: str, proof: Proof, raw: bytes) -> Line:
     try:
         line = LINE.validate_json(raw)
         proof.add(line)

@@ -16,7 +16,7 @@ MAX_ATTACHMENTS = 8
 """Most attachments of one turn."""
 MAX_ATTACHMENT_BYTES = 16 * 2**20
 """Size of the largest attachment."""
-MAX_TURN_BYTES = 32 * 2**20
+MAX_TURN_ATTACHMENT_BYTES = 32 * 2**20
 """Most bytes that the attachments of one turn have together."""
 
 _LONGEST_NAME = 255
@@ -37,12 +37,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The tombstone of a forgotten turn: everything but what was said, by whom and where.
+    """The tombstone of a forgotten turn: number, id and time, without its text, role or session.
 
     Attributes:
         number: position among the user's forgettings, from 1.
-        seq, turn_id: of the turn that is gone.
-        forgotten_at: when.
+        seq, turn_id: of the forgotten turn.
+        forgotten_at: when it was forgotten.
     """
 
     number: int
@@ -53,7 +53,7 @@ class Forgetting:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far a journal reaches, and what vouches for it: what a high-water mark or a stored state claims.
+    """How far a journal reaches, with the digests that prove it. High-water marks and stored states hold one.
 
     Attributes:
         seq: the last turn's seq; 0 if there was none.
@@ -76,12 +76,12 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A part of forgetting that is still to be done.
+    """A part of forgetting that is still to be done: a file that may still hold forgotten turns.
 
     Attributes:
-        backend: whose stored state may still hold the turns; empty: the journal's own file may.
+        backend: the backend of the stored state; empty: the journal's own file.
         place: the home that keeps that state; see ``Home.place``.
-        forgetting: number of the last forgetting that it has to follow.
+        forgetting: number of the last forgetting that it must follow.
     """
 
     backend: str
@@ -134,11 +134,11 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A forgetting taken over from an export.
+    """A forgetting from an export.
 
     Attributes:
         seq, turn_id, forgotten_at: as in ``Forgetting``.
-        leaf: the turn's leaf in the export's chain, where it is in it; see ``chain``.
+        leaf: of the turn in the export's chain; None: the turn is in no chain.
     """
 
     seq: int
@@ -149,7 +149,13 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One link of the chain: a turn with the salt of its leaf, or the tombstone of one."""
+    """One link of the chain.
+
+    Attributes:
+        leaf: digest of the turn; see ``chain``.
+        turn, salt: the turn and the salt of its leaf; None: the turn was forgotten, or is lost.
+        forgetting: the tombstone of the turn; None: the turn was not forgotten.
+    """
 
     leaf: bytes
     turn: Turn | None
@@ -160,8 +166,12 @@ class Entry:
 def check_name(what: str, name: str) -> None:
     """Refuse a session or user name that is empty, too long, or not printable.
 
+    Args:
+        what: the kind of name, for the message.
+        name: at most 255 characters.
+
     Raises:
-        InputError: with what is wrong.
+        InputError: the message says what is wrong.
     """
     if not name.strip():
         raise InputError(f"The {what} is empty.")
@@ -175,7 +185,7 @@ def check_text(text: str) -> None:
     """Refuse a text no journal can hold: empty, with NUL characters, or not valid Unicode.
 
     Raises:
-        InputError: with what is wrong and what to do.
+        InputError: the message says what is wrong and what to do.
     """
     if not text.strip():
         raise InputError("The message is empty: there is nothing to remember or answer.")
@@ -194,7 +204,7 @@ def check_attachments(attachments: Sequence[NewAttachment]) -> None:
     """Refuse attachments that are too many, too large or empty, or have no proper media type.
 
     Raises:
-        InputError: what is wrong with which of them, counted from 0.
+        InputError: the message says what is wrong with which attachment, counted from 0.
     """
     if len(attachments) > MAX_ATTACHMENTS:
         raise InputError(f"The turn has {len(attachments)} attachments; {MAX_ATTACHMENTS} at most.")
@@ -212,8 +222,10 @@ def check_attachments(attachments: Sequence[NewAttachment]) -> None:
                 f"Attachment {position} ({attachment.media_type}) has {size:,} bytes; {MAX_ATTACHMENT_BYTES:,} at most."
             )
     total = sum(len(attachment.content) for attachment in attachments)
-    if total > MAX_TURN_BYTES:
-        raise InputError(f"The attachments have {total:,} bytes together; {MAX_TURN_BYTES:,} at most.")
+    if total > MAX_TURN_ATTACHMENT_BYTES:
+        raise InputError(
+            f"The attachments have {total:,} bytes together; {MAX_TURN_ATTACHMENT_BYTES:,} at most."
+        )
 
 
 def check_turn(turn: NewTurn) -> None:

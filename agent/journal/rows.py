@@ -61,7 +61,8 @@ def row_turn(row: Row[Any], attachments: tuple[Attachment, ...] = ()) -> Turn:
     """Return the turn that a row holds.
 
     Args:
-        attachments: the turn's attachments, which are in rows of their own.
+        row: of the table ``turns``.
+        attachments: of the turn; they have rows of their own.
 
     Raises:
         DamagedRowError: it holds no turn: a value has another type or cannot be read.

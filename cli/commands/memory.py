@@ -41,7 +41,7 @@ _SQLITE = b"SQLite format 3\0"
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal, NewAttachment
-    from memagent.agent.journal.export import Exported
+    from memagent.agent.journal.export import ExportResult
     from memagent.backends.protocol import Turn
 
 
@@ -412,7 +412,7 @@ def _verify(file: str, user: str) -> None:
         write(f"{file} is whole: {what}, head {extent.head}.")
 
 
-def _say_missing(written: Exported) -> None:
+def _say_missing(written: ExportResult) -> None:
     if written.missing:
         say(
             f"The journal lacks {count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "

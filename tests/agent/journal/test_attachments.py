@@ -16,7 +16,7 @@ from sqlalchemy import Engine, event
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal.chain import turn_leaf
-from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_TURN_BYTES
+from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_TURN_ATTACHMENT_BYTES
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import InputError, NotFoundError, StorageError
 from memagent.backends.protocol import Attachment
@@ -139,7 +139,7 @@ def test_users_of_one_database_do_not_see_each_others_attachments(tmp_path: Path
             "Attachment 0 .* has 16,777,217 bytes; 16,777,216 at most",
         ),
         (
-            [NewAttachment("image/png", bytes(MAX_TURN_BYTES // 3 + 1))] * 3,
+            [NewAttachment("image/png", bytes(MAX_TURN_ATTACHMENT_BYTES // 3 + 1))] * 3,
             "have 33,554,433 bytes together; 33,554,432 at most",
         ),
     ],

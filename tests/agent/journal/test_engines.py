@@ -91,7 +91,7 @@ def test_all_who_have_a_file_open_share_an_engine_until_the_last_closes(tmp_path
     with pytest.raises(StorageError, match="is closed"):
         first.append("monday", "user", "hello")
     second.close()
-    assert not [key for key in database._open if key[0] == str(file)]
+    assert not [key for key in database._open_databases if key[0] == str(file)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -15,7 +15,7 @@ import pytest
 
 from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal import export as transfer
-from memagent.agent.journal.export import Exported, Imported
+from memagent.agent.journal.export import ExportResult, ImportResult
 from memagent.agent.journal.proof import Proof
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.memory.forgetting import replies_that_saw
@@ -48,14 +48,14 @@ def written(tmp_path: Path, content: str | bytes) -> Path:
     return path
 
 
-def import_(journal: Journal, path: Path) -> Imported:
+def import_(journal: Journal, path: Path) -> ImportResult:
     """Import as the command line does: the whole file is proved before a turn is added."""
     with transfer.open_source(path, path.parent) as (source, _):
         transfer.prove(source)
         return transfer.load(journal, source)
 
 
-def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> Imported:
+def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> ImportResult:
     """Import without proving first, as an import that was interrupted."""
     with transfer.open_source(path, path.parent) as (source, _):
         return transfer.load(journal, source, advance)
@@ -118,7 +118,7 @@ def test_the_export_of_an_import_is_the_same_bytes(open_journal: OpenJournal, tm
         text = exported(first)
         done = import_(second, written(tmp_path, text))
         assert exported(second) == text
-        assert done == Imported(added=6, present=0, forgotten_here=0, to_forget=())
+        assert done == ImportResult(added=6, present=0, forgotten_here=0, to_forget=())
         assert list(second.turns()) == list(first.turns())
         assert second.forgettings() == first.forgettings()
         assert second.sessions() == first.sessions()
@@ -130,7 +130,7 @@ def test_an_export_says_how_many_turns_it_wrote_one_line_each(open_journal: Open
     with open_journal("a") as journal:
         fill(journal)
         file = io.StringIO()
-        assert transfer.export(journal, file) == Exported(turns=6, missing=0)
+        assert transfer.export(journal, file) == ExportResult(turns=6, missing=0)
     kinds = [json.loads(line)["kind"] for line in file.getvalue().removesuffix("\n").split("\n")]
     entries = ["turn", "turn", "forgetting", *["turn"] * 4, "forgetting"]
     assert kinds == ["memagent", *["session"] * 3, *entries, "end"]
@@ -141,7 +141,7 @@ def test_an_empty_journal_is_exported_and_imported(open_journal: OpenJournal, tm
     with open_journal("a") as first, open_journal("b") as second:
         rows = [json.loads(line) for line in exported(first).splitlines()]
         assert [row["kind"] for row in rows] == ["memagent", "end"]
-        assert import_(second, written(tmp_path, exported(first))) == Imported(0, 0, 0, ())
+        assert import_(second, written(tmp_path, exported(first))) == ImportResult(0, 0, 0, ())
         assert second.last() == (0, 0)
 
 
@@ -159,7 +159,7 @@ def test_importing_twice_adds_nothing(open_journal: OpenJournal, tmp_path: Path)
         fill(first)
         path = written(tmp_path, exported(first))
         import_(second, path)
-        assert import_(second, path) == Imported(added=0, present=6, forgotten_here=0, to_forget=())
+        assert import_(second, path) == ImportResult(added=0, present=6, forgotten_here=0, to_forget=())
         assert exported(second) == exported(first)
 
 
@@ -271,7 +271,7 @@ def test_forgettings_in_the_file_are_reported_for_the_caller_to_follow(
         import_(second, written(tmp_path, exported(first)))
         first.forget([1, 3])
         done = import_(second, written(tmp_path, exported(first)))
-        assert done == Imported(added=0, present=1, forgotten_here=0, to_forget=(2, 4))
+        assert done == ImportResult(added=0, present=1, forgotten_here=0, to_forget=(2, 4))
         assert [turn.text for turn in second.get(done.to_forget)] == ["one", "three"]
         second.forget(done.to_forget)
         assert import_(second, written(tmp_path, exported(first))).to_forget == ()
