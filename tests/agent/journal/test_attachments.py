@@ -343,18 +343,18 @@ def test_a_forgotten_attachment_is_in_no_byte_of_any_file(home: Home, open_memor
         memory.remember(
             "tuesday", "user", f"filler {place} " * 30, attachments=[NewAttachment("a/b", b"kept")]
         )
-    held = [PATTERN, PNG.descriptor().sha256.encode(), large.descriptor().sha256.encode()]
-    held += [bytes.fromhex(digest.decode()) for digest in held[1:]]
+    needles = [PATTERN, PNG.descriptor().sha256.encode(), large.descriptor().sha256.encode()]
+    needles += [bytes.fromhex(digest.decode()) for digest in needles[1:]]
     before = bytes_of(home.root)
-    assert all(needle in before for needle in held[:3])
+    assert all(needle in before for needle in needles[:3])
     memory.forget(seqs)
     after = bytes_of(home.root)
-    assert [needle for needle in held if needle in after] == []
+    assert [needle for needle in needles if needle in after] == []
     assert memory.journal.audit() == []
     with pytest.raises(NotFoundError):
         memory.journal.attachment(seqs[0], 0)
     memory.close()
-    assert not [needle for needle in held if needle in bytes_of(home.root)]
+    assert not [needle for needle in needles if needle in bytes_of(home.root)]
 
 
 def test_a_guess_at_a_forgotten_attachment_cannot_be_confirmed(home: Home, journal: Journal) -> None:

@@ -87,10 +87,10 @@ def test_nothing_of_a_forgotten_turn_is_left_to_try_a_guess_with(home: Home) -> 
     assert WORD.encode() not in everything
     # Who knows the whole turn would need the salt, which is in no file.
     with closing(sqlite3.connect(home.journal_file("ana"))) as connection:
-        held = {
+        digests = {
             bytes(row[0]) for row in connection.execute("SELECT leaf FROM chain UNION SELECT head FROM chain")
         }
-    assert turn_leaf(b"\0" * 32, turn) not in held
+    assert turn_leaf(b"\0" * 32, turn) not in digests
 
 
 ATTACHMENTS = st.builds(
@@ -191,16 +191,16 @@ def test_every_change_is_found_and_the_doctor_says_wrong(
     assert faults(home) == []
     change(home, *statements)
     assert any(found.startswith(fault) for found in faults(home)), faults(home)
-    assert any(one.level == "wrong" and one.area == "journal" for one in examine(home))
+    assert any(finding.level == "wrong" and finding.area == "journal" for finding in examine(home))
 
 
 def test_many_faults_are_cut_short(home: Home) -> None:
     with open_journal(home, "ana") as journal:
         journal.extend([NewTurn("s", "user", f"turn {place}") for place in range(100)])
     change(home, "UPDATE turns SET text = 'x'")
-    found = faults(home)
-    assert len(found) == 21
-    assert found[-1] == "There may be more."
+    audit_faults = faults(home)
+    assert len(audit_faults) == 21
+    assert audit_faults[-1] == "There may be more."
 
 
 def test_a_claim_of_what_the_journal_had_is_confirmed_and_any_other_is_damage(home: Home) -> None:

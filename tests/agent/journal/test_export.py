@@ -17,9 +17,10 @@ from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal import export as transfer
 from memagent.agent.journal.export import ExportResult, ImportResult
 from memagent.agent.journal.proof import Proof
-from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
+from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, Tombstone
 from memagent.agent.memory.forgetting import replies_that_saw
 from memagent.backends.errors import InputError
+from memagent.backends.protocol import Turn
 from tests.conftest import OpenMemory
 
 PHOTO = NewAttachment("image/png", b"\x89PNG\r\n\x1a\n photo")
@@ -95,7 +96,7 @@ def lines(*rows: str | dict[str, object]) -> str:
 
 def fill(journal: Journal) -> None:
     """A journal with everything in it: speakers, replies, gaps, forgettings, a session that is empty now."""
-    said = [
+    new_turns = [
         NewTurn("monday", "user", "My dog is called Biscuit.", "Ana"),
         NewTurn("monday", "assistant", "Noted: Biscuit.", None, in_view=(1,)),
         NewTurn("gone", "user", "forget me"),
@@ -105,7 +106,7 @@ def fill(journal: Journal) -> None:
         NewTurn("tuesday", "assistant", "Biscuit.", "Bot", in_view=(1, 2, 10), derived=True, recalled=(1, 2)),
         NewTurn("monday", "user", "the last one", attachments=(PHOTO,)),
     ]
-    for place, turn in enumerate(said):
+    for place, turn in enumerate(new_turns):
         when = START + timedelta(hours=place, microseconds=place)
         journal.extend([replace(turn, created_at=when)])
     journal.forget([3])
@@ -116,9 +117,9 @@ def test_the_export_of_an_import_is_the_same_bytes(open_journal: OpenJournal, tm
     with open_journal("a") as first, open_journal("b") as second:
         fill(first)
         text = exported(first)
-        done = import_(second, written(tmp_path, text))
+        result = import_(second, written(tmp_path, text))
         assert exported(second) == text
-        assert done == ImportResult(added=6, present=0, forgotten_here=0, to_forget=())
+        assert result == ImportResult(added=6, present=0, forgotten_here=0, to_forget=())
         assert list(second.turns()) == list(first.turns())
         assert second.forgettings() == first.forgettings()
         assert second.sessions() == first.sessions()
@@ -179,14 +180,22 @@ def test_an_import_cut_off_anywhere_can_be_completed(
     with open_journal("a") as first:
         fill(first)
         text = exported(first)
-        whole = (list(first.turns()), first.sessions(), [gone.turn_id for gone in first.forgettings()])
+        original = (
+            list(first.turns()),
+            first.sessions(),
+            [forgetting.turn_id for forgetting in first.forgettings()],
+        )
     rows = [row + "\n" for row in text.removesuffix("\n").split("\n")]
     for cut in range(1, len(rows)):
         with open_journal(f"cut{cut}") as second:
             load(second, written(tmp_path, "".join(rows[:cut])))
             import_(second, written(tmp_path, text))
-            found = (list(second.turns()), second.sessions(), [gone.turn_id for gone in second.forgettings()])
-            assert found == whole
+            content = (
+                list(second.turns()),
+                second.sessions(),
+                [forgetting.turn_id for forgetting in second.forgettings()],
+            )
+            assert content == original
 
 
 @pytest.mark.parametrize("kept", [5, 8, 11])
@@ -222,9 +231,9 @@ def test_merging_moves_turns_and_what_replies_saw(open_journal: OpenJournal, tmp
     with open_journal("a") as first, open_journal("b") as second:
         for text in ("one", "two", "three", "four"):
             second.append("here", "user", text)
-        asked = first.append("there", "user", "asked")
-        told = first.append("there", "assistant", "told", in_view=(asked.seq,))
-        first.append("there", "assistant", "again", in_view=(asked.seq, told.seq), derived=True)
+        question = first.append("there", "user", "asked")
+        reply = first.append("there", "assistant", "told", in_view=(question.seq,))
+        first.append("there", "assistant", "again", in_view=(question.seq, reply.seq), derived=True)
         assert import_(second, written(tmp_path, exported(first))).added == 3
         merged = list(second.turns(session="there"))
         assert [(turn.seq, turn.in_view) for turn in merged] == [(5, ()), (6, (5,)), (7, (5, 6))]
@@ -255,8 +264,8 @@ def test_turns_forgotten_here_stay_forgotten(open_journal: OpenJournal, tmp_path
         path = written(tmp_path, exported(first))
         import_(second, path)
         second.forget([4, 5])
-        done = import_(second, path)
-        assert (done.added, done.forgotten_here, done.present, done.to_forget) == (0, 2, 4, ())
+        result = import_(second, path)
+        assert (result.added, result.forgotten_here, result.present, result.to_forget) == (0, 2, 4, ())
         assert second.get([4, 5]) == []
         assert [turn.seq for turn in second.turns()] == [1, 2, 10, 11]
 
@@ -270,10 +279,10 @@ def test_forgettings_in_the_file_are_reported_for_the_caller_to_follow(
             first.append("there", "user", text)
         import_(second, written(tmp_path, exported(first)))
         first.forget([1, 3])
-        done = import_(second, written(tmp_path, exported(first)))
-        assert done == ImportResult(added=0, present=1, forgotten_here=0, to_forget=(2, 4))
-        assert [turn.text for turn in second.get(done.to_forget)] == ["one", "three"]
-        second.forget(done.to_forget)
+        result = import_(second, written(tmp_path, exported(first)))
+        assert result == ImportResult(added=0, present=1, forgotten_here=0, to_forget=(2, 4))
+        assert [turn.text for turn in second.get(result.to_forget)] == ["one", "three"]
+        second.forget(result.to_forget)
         assert import_(second, written(tmp_path, exported(first))).to_forget == ()
 
 
@@ -285,8 +294,8 @@ def test_a_turn_forgotten_elsewhere_cannot_be_imported_later(
         early = exported(first)
         first.forget([1])
         import_(second, written(tmp_path, exported(first)))
-        done = import_(second, written(tmp_path, early))
-        assert (done.added, done.forgotten_here, second.count()) == (0, 1, 0)
+        result = import_(second, written(tmp_path, early))
+        assert (result.added, result.forgotten_here, second.count()) == (0, 1, 0)
 
 
 def test_forgettings_from_elsewhere_do_not_touch_turns_here(
@@ -530,7 +539,12 @@ def test_an_import_holds_a_bounded_number_of_bytes_at_a_time(
         files = [NewAttachment("a/b", bytes([number]) * 1000) for number in range(1, 9)]
         first.extend([NewTurn("there", "user", "a file", attachments=(file,)) for file in files])
         extend = second.extend
-        monkeypatch.setattr(second, "extend", lambda new, moved: sizes.append(len(new)) or extend(new, moved))
+
+        def recording(new: list[NewTurn | Tombstone], new_seqs: dict[int, int] | None) -> list[Turn]:
+            sizes.append(len(new))
+            return extend(new, new_seqs)
+
+        monkeypatch.setattr(second, "extend", recording)
         import_(second, written(tmp_path, exported(first)))
         assert exported(second) == exported(first)
     assert sizes == [2, 2, 2, 2, 0]

@@ -131,7 +131,7 @@ def test_an_old_journal_is_brought_up_to_date_with_every_turn_in_a_chain(home: H
     with open_journal(home, "ana") as journal:
         assert journal.id == "0123456789abcdef0123456789abcdef"
         assert [turn.seq for turn in journal.turns()] == [seq for seq in range(1, 2501) if seq not in (4, 7)]
-        assert [one.seq for one in journal.forgettings()] == [7, 4]
+        assert [forgetting.seq for forgetting in journal.forgettings()] == [7, 4]
         assert len(list(journal.entries())) == 2498
         assert journal.extent().forgetting_head != GENESIS.hex()
         assert journal.audit() == []
@@ -178,11 +178,17 @@ def test_reading_changes_no_old_journal_and_says_what_does(home: Home, old: Path
         OutdatedSchemaError, match=f"schema version 1; reading it needs version {VERSION}.*doctor --mend"
     ):
         open_journal(home, "ana", read_only=True)
-    notes = [one.said for one in examine(home) if one.area == "journal" and one.level == "note"]
+    notes = [
+        finding.said for finding in examine(home) if finding.area == "journal" and finding.level == "note"
+    ]
     assert len(notes) == 1
     assert "schema version 1" in notes[0]
     assert old.read_bytes() == before
-    assert not [one for one in examine(home, mend=True) if one.area == "journal" and one.level == "wrong"]
+    assert not [
+        finding
+        for finding in examine(home, mend=True)
+        if finding.area == "journal" and finding.level == "wrong"
+    ]
     with open_journal(home, "ana", read_only=True) as journal:
         assert journal.count() == 2498
 
