@@ -8,16 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import select
 
 from memagent.agent.journal.audit import audit
-from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.database import open_database
-from memagent.agent.journal.maintenance import copy_database, purge
-from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError
+from memagent.agent.journal.maintenance import UnpurgedError, copy_database, purge
+from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError, check_not_emptied
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import (
     Extent,
@@ -31,14 +30,11 @@ from memagent.agent.journal.records import (
 )
 from memagent.agent.journal.schema import (
     NoJournalError,
-    checkpoints,
     meta,
     prepare,
-    sessions,
-    unfinished,
 )
 from memagent.agent.journal.writing import Transaction
-from memagent.backends.errors import JournalDamagedError, StorageError
+from memagent.backends.errors import StorageError
 from memagent.backends.protocol import Turn
 
 # What a reader waits for the tables of a journal that another process has just begun.
@@ -77,7 +73,7 @@ class Journal(JournalReader):
         self._read_only = read_only
         mark_extent = None if trusting else self._read_mark()
         if isinstance(target, Path) and not trusting and self.mark is not None and self.mark.exists():
-            _check_not_emptied(target, user, mark_extent)
+            check_not_emptied(target, user, mark_extent)
         may_create = not (read_only or trusting)
         super().__init__(open_database(target, read_only=read_only, may_create=may_create), user)
         try:
@@ -210,8 +206,7 @@ class Journal(JournalReader):
             UnpurgedError: it is deleted, but the file could not be rewritten yet.
         """
         with self._writing() as transaction:
-            own_row = (sessions.c.user == self.user) & (sessions.c.name == session)
-            transaction.connection.execute(delete(sessions).where(own_row))
+            transaction.delete_session(session)
             transaction.note_unfinished(())
         self.finish_purge()
 
@@ -244,28 +239,18 @@ class Journal(JournalReader):
     def finished(self, part: Unfinished) -> None:
         """Note that a part of forgetting is done, up to its number."""
         with self._writing() as transaction:
-            transaction.connection.execute(
-                delete(unfinished)
-                .filter_by(user=self.user, backend=part.backend, place=part.place)
-                .where(unfinished.c.forgetting <= part.forgetting)
-            )
+            transaction.finish_part(part)
 
     def note_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
         """Record that a backend has stored a state, and that it has followed the forgettings up to there."""
-        key = {"user": self.user, "backend": backend, "place": place}
-        values = {"seq": extent.seq, "forgetting": extent.forgetting, "manifest_sha256": manifest_sha256}
         with self._writing() as transaction:
-            transaction.connection.execute(delete(checkpoints).filter_by(**key))
-            transaction.connection.execute(
-                insert(checkpoints).values(**key, **values, created_at=timestamp(datetime.now(UTC)))
-            )
+            transaction.drop_checkpoint(backend, place)
+            transaction.add_checkpoint(backend, place, extent, manifest_sha256)
 
     def drop_checkpoint(self, backend: str, place: str) -> None:
         """Record that a backend has no stored state there any more."""
         with self._writing() as transaction:
-            transaction.connection.execute(
-                delete(checkpoints).filter_by(user=self.user, backend=backend, place=place)
-            )
+            transaction.drop_checkpoint(backend, place)
 
     def backup(self, file: Path) -> None:
         """Copy the whole database into a new file while it is in use, without what was forgotten.
@@ -321,19 +306,3 @@ class Journal(JournalReader):
                 extent = transaction.finish()
             if self.mark is not None:
                 self.mark.advance(extent)
-
-
-class UnpurgedError(StorageError):
-    """Turns are forgotten, but the journal's file could not be rewritten yet and may still hold their bytes."""
-
-
-def _check_not_emptied(file: Path, user: str, mark_extent: Extent | None) -> None:
-    """Refuse to begin a new journal where there was one."""
-    missing = not file.exists()
-    if missing or file.stat().st_size == 0:
-        reached = f"with turns up to {mark_extent.seq:,} " if mark_extent is not None else ""
-        raise JournalDamagedError(
-            f"The journal {file} is {'missing' if missing else 'empty'}, but its high-water mark says that there was one "
-            f"{reached}here. Nothing was changed.",
-            user,
-        )

@@ -10,6 +10,10 @@ from memagent.agent.journal.database import Database
 from memagent.backends.errors import StorageError
 
 
+class UnpurgedError(StorageError):
+    """Turns are forgotten, but the journal's file could not be rewritten yet and may still hold their bytes."""
+
+
 def purge(database: Database) -> None:
     """Rewrite the database so that no file of it holds what was deleted.
 

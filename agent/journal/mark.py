@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from memagent.agent.files import write_private
 from memagent.agent.journal.records import Extent
+from memagent.backends.errors import JournalDamagedError
 
 # Two lines of fixed length, written in turn: a write that is cut off leaves the other one whole. Writing in place
 # costs 30 microseconds; replacing the file by a rename costs milliseconds on ext4, which then flushes it to disk.
@@ -102,6 +103,27 @@ class HighWaterMark:
         except OSError as error:
             raise UnreadableMarkError(f"{self.file} cannot be read: {error.strerror}") from error
         return [content[:_LINE], content[_LINE : 2 * _LINE]]
+
+
+def check_not_emptied(file: Path, user: str, mark_extent: Extent | None) -> None:
+    """Refuse to begin a new journal where there was one.
+
+    Args:
+        file: of the journal.
+        user: whose journal.
+        mark_extent: how far the mark says that the journal has been; None: the mark cannot be read.
+
+    Raises:
+        JournalDamagedError: the file is missing or empty.
+    """
+    missing = not file.exists()
+    if missing or file.stat().st_size == 0:
+        extent = f"with turns up to {mark_extent.seq:,} " if mark_extent is not None else ""
+        raise JournalDamagedError(
+            f"The journal {file} is {'missing' if missing else 'empty'}, but its high-water mark says that there was one "
+            f"{extent}here. Nothing was changed.",
+            user,
+        )
 
 
 def _line(extent: Extent) -> bytes:

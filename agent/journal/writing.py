@@ -18,7 +18,7 @@ from memagent.agent.journal.chain import (
     turn_head,
     turn_leaf,
 )
-from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombstone
+from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombstone, Unfinished
 from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
 from memagent.agent.journal.schema import (
     attachments,
@@ -145,6 +145,37 @@ class Transaction:
         """Return backend and place of every stored state that was noted."""
         query = select(checkpoints.c.backend, checkpoints.c.place).where(checkpoints.c.user == self.user)
         return {(row.backend, row.place) for row in self.connection.execute(query)}
+
+    def finish_part(self, part: Unfinished) -> None:
+        """Note that a part of forgetting is done, up to its number."""
+        self.connection.execute(
+            delete(unfinished)
+            .filter_by(user=self.user, backend=part.backend, place=part.place)
+            .where(unfinished.c.forgetting <= part.forgetting)
+        )
+
+    def add_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
+        """Note a stored state that was not noted before."""
+        values = {
+            "user": self.user,
+            "backend": backend,
+            "place": place,
+            "seq": extent.seq,
+            "forgetting": extent.forgetting,
+            "manifest_sha256": manifest_sha256,
+            "created_at": timestamp(datetime.now(UTC)),
+        }
+        self.connection.execute(insert(checkpoints).values(**values))
+
+    def drop_checkpoint(self, backend: str, place: str) -> None:
+        """Remove the note of a stored state, if there is one."""
+        own_row = {"user": self.user, "backend": backend, "place": place}
+        self.connection.execute(delete(checkpoints).filter_by(**own_row))
+
+    def delete_session(self, name: str) -> None:
+        """Delete the name of a session."""
+        own_row = (sessions.c.user == self.user) & (sessions.c.name == name)
+        self.connection.execute(delete(sessions).where(own_row))
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one."""
