@@ -199,7 +199,10 @@ class Conversation:
             shown = reply.attended | {seq for item in reply.recalled.shown for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
-            answered = self.memory.journal.append_reply(self.session, text, in_view, derived=derived)
+            recalled = sorted({seq for item in reply.recalled.shown for seq in item.seqs})
+            answered = self.memory.journal.append_reply(
+                self.session, text, in_view, derived=derived, recalled=recalled
+            )
         return answered, self.memory.catch_up()
 
     def _ended(self, prompt: Prompt, reply: _Reply) -> TurnEnded:
