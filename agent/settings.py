@@ -128,8 +128,19 @@ class UserSettings(BaseSettings):
             raise SettingError(f"An environment variable MEMAGENT_* cannot be read: {error}.") from error
 
     def backend_settings(self, backend: str) -> dict[str, str]:
-        """Return what the file and the environment set for one backend, by setting."""
-        return dict(self.backends.get(backend, {}))
+        """Return what the file and the environment set for a backend, by setting.
+
+        Args:
+            backend: a name, or several joined by ``+``; then each setting stands behind its backend's name: ``rag.k``.
+        """
+        from memagent.backends.registry import SEPARATOR
+
+        names = backend.split(SEPARATOR)
+        return {
+            f"{name}.{setting}" if len(names) > 1 else setting: value
+            for name in names
+            for setting, value in self.backends.get(name, {}).items()
+        }
 
     def values(self) -> dict[Key, str | None]:
         """Return every value by its key, those of backends last."""
@@ -201,7 +212,7 @@ def parse_value(key: Key, text: str) -> Scalar:
     if key[0] == "backend":
         from memagent.backends import registry
 
-        registry.get(text)
+        registry.choose(text, {})
     if key[0] == "journal":
         from memagent.agent.journal.url import check_journal_url
 
@@ -238,8 +249,10 @@ def _check_file(values: Mapping[str, Any], path: Path, text: str) -> None:
         from memagent.backends import registry
 
         installed = registry.names()
-        for key, name in backends.items():
-            if name not in installed:
+        for key, joined in backends.items():
+            unknown = [name for name in joined.split(registry.SEPARATOR) if name not in installed]
+            if unknown:
+                name = unknown[0]
                 raise SettingError(
                     f"{_place(key, path, text)}: no installed package offers the backend {_quoted(name)}."
                     f"{_suggestion(name, installed)}"

@@ -40,7 +40,11 @@ def backend_settings(backend: str, pairs: list[str] | None) -> dict[str, str]:
     Raises:
         NotFoundError, SettingError, InputError: the backend or a setting does not exist, or a value does not fit.
     """
-    return {**_lasting_settings(backend), **_checked(backend, parse_pairs(pairs))}
+    from memagent.backends import registry
+
+    settings = parse_pairs(pairs)
+    registry.choose(backend, settings)
+    return {**_lasting_settings(backend), **settings}
 
 
 def home() -> Home:
@@ -76,7 +80,12 @@ def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
     from memagent.cli.rendering.progress import bytes_reporter
 
     installed = set(registry.names())
-    needs = {need for name in backends if name in installed for need in registry.get(name).needs}
+    needs = {
+        need
+        for name in backends
+        if installed.issuperset(name.split(registry.SEPARATOR))
+        for need in registry.needs(name)
+    }
     settings = user_settings()
     fetch(
         needs | ({"local_model"} if chat else set()),
@@ -165,6 +174,8 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
     Raises:
         NotFoundError, SettingError, InputError: a name or a setting does not exist or does not fit.
     """
+    from memagent.backends import registry
+
     by_backend: dict[str, dict[str, str]] = {name: {} for name in expand_backends(names)}
     for key, value in parse_pairs(pairs).items():
         backend, dot, field = key.partition(".")
@@ -174,9 +185,9 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
             next(iter(by_backend.values()))[key] = value
         else:
             raise _unclear(key, value, field if dot else key, list(by_backend))
-    return {
-        name: {**_lasting_settings(name), **_checked(name, settings)} for name, settings in by_backend.items()
-    }
+    for name, settings in by_backend.items():
+        registry.configure(registry.get(name), settings)
+    return {name: {**_lasting_settings(name), **settings} for name, settings in by_backend.items()}
 
 
 def open_journal(user: str, *, read_only: bool = True) -> Journal:
@@ -219,25 +230,19 @@ def _has_journal(folders: Home, user: str) -> bool:
     return folders.journal_file(user).exists() or folders.mark_file(user).exists()
 
 
-def _checked(backend: str, settings: dict[str, str]) -> dict[str, str]:
-    from memagent.backends import registry
-
-    registry.configure(registry.get(backend), settings)
-    return settings
-
-
 def _lasting_settings(backend: str) -> dict[str, str]:
     """Return what the environment and the settings file set for a backend, checked."""
+    from memagent.backends import registry
+
     settings = user_settings().backend_settings(backend)
-    if not settings:
-        return {}
     try:
-        return _checked(backend, settings)
+        registry.choose(backend, settings)
     except (NotFoundError, SettingError) as error:
         raise SettingError(
             f"[backends.{backend}] of the settings file, or of the environment: {error} "
             "`memagent config show` says where each value comes from."
         ) from error
+    return settings
 
 
 def _unclear(key: str, value: str, field: str, backends: list[str]) -> InputError:

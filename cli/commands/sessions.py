@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -82,6 +83,7 @@ def show(name: SessionArgument, user: UserOption = DEFAULT_USER, output: OutputO
                     "speaker": turn.speaker,
                     "text": turn.text,
                     "created_at": turn.created_at.isoformat(),
+                    "attachments": [asdict(attachment) for attachment in turn.attachments],
                 }
                 for turn in turns
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.filesize import decimal
 from rich.text import Text
 
 from memagent.cli.rendering.console import Console, Table, console
@@ -46,7 +47,10 @@ def print_recollections(recollections: Sequence[Recollection], on: Console | Non
 
 
 def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
-    """Print turns: number, time, speaker, text. Later lines of a text are indented, so that none looks like a turn."""
+    """Print turns: number, time, speaker, text, and a line for each attachment.
+
+    Later lines of a text are indented, so that none looks like a turn or an attachment.
+    """
     on = on or console()
     for turn in turns:
         place = f"{turn.seq:>6} {turn.created_at:%Y-%m-%d %H:%M} "
@@ -56,6 +60,9 @@ def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
             indented(turn.text, len(place)),
         )
         on.print(line, soft_wrap=True)
+        for attachment in turn.attachments:
+            label = f"{one_line(attachment.media_type)}, {decimal(attachment.size)}"
+            on.print(Text(f"{'+ ':>{len(place)}}{label}", "dim"), soft_wrap=True)
 
 
 def print_sessions(sessions: Sequence[Session], on: Console | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import SettingError
-from memagent.backends.protocol import Attachment, ModelMemory, Resources, Turn
+from memagent.backends.protocol import Injection, ModelMemory, Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
 from tests.backends.rope_map.test_generating import generated
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens
@@ -35,13 +35,13 @@ def make(tmp_path: Path) -> Make:
     return make_
 
 
-def brought(backend: Titans, query: str, **options: Any) -> Attachment:
+def brought(backend: Titans, query: str, **options: Any) -> Injection:
     with backend.attached(tiny(), query, **options) as attachment:
         return attachment
 
 
-def texts(attachment: Attachment) -> list[str]:
-    return [item.text for item in attachment.recollections]
+def texts(attachment: Injection) -> list[str]:
+    return [item.text for item in attachment.hits]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,8 +91,8 @@ def test_markers_in_what_is_recited_are_read_as_letters(make: Make) -> None:
 
 def test_recollections_tell_where_they_are_from(make: Make) -> None:
     found = brought(make(*OTHERS, FACT, *OTHERS[:2]), QUESTION)
-    first = found.recollections[0]
-    assert (first.text, first.seqs, first.session, first.role) == (FACT, (11,), "monday", "user")
+    first = found.hits[0]
+    assert (first.text, first.seqs) == (FACT, (11,))
     assert first.regenerated
     assert "recited" in first.why
     assert "surprise was" in first.why
@@ -101,7 +101,7 @@ def test_recollections_tell_where_they_are_from(make: Make) -> None:
 
 def test_every_turn_that_said_it_is_named(make: Make) -> None:
     found = brought(make(FACT, *OTHERS, FACT), QUESTION)
-    assert found.recollections[0].seqs == (12,)
+    assert found.hits[0].seqs == (12,)
     assert {1, 12} <= found.seqs
     assert texts(brought(make(FACT, *OTHERS, FACT), QUESTION, exclude=[1])) == []
 
@@ -115,9 +115,9 @@ def test_of_two_about_the_same_the_later_holds_if_it_matches_better(make: Make) 
 def test_nothing_comes_to_mind_for_what_was_never_told(make: Make) -> None:
     backend = make(*OTHERS, FACT)
     with backend.attached(tiny(), "zyxgrabl frump") as attachment:
-        assert attachment == Attachment()
+        assert attachment == Injection()
         assert torch.equal(logits(tiny().model, PROMPT), during_nothing())
-    assert brought(make(), QUESTION) == Attachment()
+    assert brought(make(), QUESTION) == Injection()
 
 
 def during_nothing() -> torch.Tensor:
