@@ -194,6 +194,8 @@ def test_recall_has_exactly_the_documented_keys() -> None:
         "created_at",
         "why",
         "regenerated",
+        "superseded_by",
+        "superseded_at",
     ]
     assert (item["text"], item["seqs"], item["session"], item["role"]) == (FACT, [1], "notes", "user")
     assert (item["speaker"], item["regenerated"]) == (None, False)

@@ -85,6 +85,8 @@ def test_a_recollections_fields_have_their_stable_names() -> None:
         "created_at": "2026-03-01T09:30:00+00:00",
         "why": "It shares words.",
         "regenerated": False,
+        "superseded_at": None,
+        "superseded_by": None,
     }
 
 
