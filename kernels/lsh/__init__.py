@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-# `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor, float32
 
-from memagent.kernels.lsh import eager as _torch
+from memagent.kernels.lsh import eager as _eager
 from memagent.kernels.lsh.index import Hits, LSHIndex
 from memagent.kernels.switch import fused
 
@@ -37,10 +36,10 @@ def hash_codes(vectors: Tensor, planes: Tensor) -> Tensor:
     if planes.shape[1] > 62:
         raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[1]}.")
     if planes.dtype == float32 and fused(vectors):
-        from memagent.kernels.lsh import fused as _triton
+        from memagent.kernels.lsh import fused as _fused
 
-        return _triton.hash_codes(vectors, planes)
-    return _torch.hash_codes(vectors, planes)
+        return _fused.hash_codes(vectors, planes)
+    return _eager.hash_codes(vectors, planes)
 
 
 def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
@@ -66,7 +65,7 @@ def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
             f"Expected queries [q, dim], keys [n, dim] and rows [q, c], got {', '.join(map(str, shapes))}."
         )
     if queries.dtype == float32 and fused(keys):
-        from memagent.kernels.lsh import fused as _triton
+        from memagent.kernels.lsh import fused as _fused
 
-        return _triton.rerank(queries, keys, rows)
-    return _torch.rerank(queries, keys, rows)
+        return _fused.rerank(queries, keys, rows)
+    return _eager.rerank(queries, keys, rows)

@@ -66,8 +66,8 @@ def memory_attention(
 
     ``mask`` is None or has four dimensions. Differentiable in every tensor.
     """
-    learnt = needs_gradient(query, key, value, memory_query, memory_key, memory_value, mask, memory_bias)
-    attend = _flash if query.device.type == "cpu" and not learnt else _materialised
+    differentiable = needs_gradient(query, key, value, memory_query, memory_key, memory_value, mask, memory_bias)
+    attend = _flash if query.device.type == "cpu" and not differentiable else _materialised
 
     q_len, kv_len = query.shape[2], key.shape[2]
     is_causal = is_causal and q_len > 1
@@ -83,7 +83,7 @@ def memory_attention(
         parts.append(attend(query, key, value, mask, is_causal, scaling))
     if memory_key.shape[2]:
         memory = (memory_query, memory_key, memory_value)
-        bias = None if memory_bias is None else memory_bias[None, None, None]
+        bias = None if memory_bias is None else torch.atleast_2d(memory_bias)[:, None, None]
         parts.append(
             attend(*memory, bias, False, scaling) if top_k is None else _best(*memory, bias, scaling, top_k)
         )
@@ -167,7 +167,7 @@ def _materialised(
 def _best(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, top_k: int) -> Part:
     """Attention of each query to its ``top_k`` keys of the largest scores; only their values are gathered.
 
-    ``bias`` is None or ``[1, 1, 1, length]``: it hides all keys from every query or from none.
+    ``bias`` is None or ``[batch or 1, 1, 1, length]``: it hides all of a sample's keys from every query or from none.
     """
     batch, heads, q_len, head_dim = query.shape
     kv_heads, length = key.shape[1:3]
@@ -182,9 +182,9 @@ def _best(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scalin
         if bias is not None:
             scores = scores + bias
         largest, indices = scores.topk(top_k, dim=-1, sorted=False)
-        found = values[indices + first].to(dtype)  # [batch, kv_heads, group * rows, top_k, head_dim]
+        chosen = values[indices + first].to(dtype)  # [batch, kv_heads, group * rows, top_k, head_dim]
         weights, logsumexp = _softmax(largest, empty)
-        outputs.append((weights.unsqueeze(-2) @ found).reshape(batch, heads, -1, head_dim))
+        outputs.append((weights.unsqueeze(-2) @ chosen).reshape(batch, heads, -1, head_dim))
         logsumexps.append(logsumexp.reshape(batch, heads, -1))
     return torch.cat(outputs, dim=2), torch.cat(logsumexps, dim=2)
 

@@ -43,7 +43,7 @@ def memory_attention(
 
     memory = memory_query.to(dtype) @ for_every_head(memory_key).transpose(-1, -2) * scaling
     if memory_bias is not None:
-        memory = memory + memory_bias.to(dtype)
+        memory = memory + torch.atleast_2d(memory_bias.to(dtype))[:, None, None]
     if top_k is not None:
         best = memory.topk(min(top_k, memory.shape[-1]), dim=-1)
         memory = torch.full_like(memory, -torch.inf).scatter(-1, best.indices, best.values)
