@@ -66,7 +66,9 @@ def memory_attention(
 
     ``mask`` is None or has four dimensions. Differentiable in every tensor.
     """
-    differentiable = needs_gradient(query, key, value, memory_query, memory_key, memory_value, mask, memory_bias)
+    differentiable = needs_gradient(
+        query, key, value, memory_query, memory_key, memory_value, mask, memory_bias
+    )
     attend = _flash if query.device.type == "cpu" and not differentiable else _materialised
 
     q_len, kv_len = query.shape[2], key.shape[2]
