@@ -85,7 +85,9 @@ def memory_attention(
         parts.append(attend(query, key, value, mask, is_causal, scaling))
     if memory_key.shape[2]:
         memory = (memory_query, memory_key, memory_value)
-        bias = None if memory_bias is None else torch.atleast_2d(memory_bias)[:, None, None]
+        if memory_bias is not None and memory_bias.dim() == 1:
+            memory_bias = memory_bias[None]
+        bias = None if memory_bias is None else memory_bias[:, None, None]
         parts.append(
             attend(*memory, bias, False, scaling) if top_k is None else _best(*memory, bias, scaling, top_k)
         )

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.shared.attention import rotary
 from memagent.backends.shared.attention.chunks import TokenSpan
 from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
 from memagent.backends.shared.attention.hooks import attention_hook
