@@ -11,6 +11,7 @@ from memagent.backends.shared.attention import rotary
 from memagent.backends.shared.attention.chunks import TokenSpan
 from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
 from memagent.backends.shared.attention.hooks import AttentionCall, attention_hook
+from memagent.kernels.memory_attention import memory_attention
 
 
 def log_likelihoods(
@@ -47,8 +48,7 @@ def log_likelihoods(
 class _ChunkOfEachSample:
     """Attention hook: each sample of a batch attends to its own chunk, which ends right before the sample's text.
 
-    ``kernels.memory_attention`` hides memory tokens from all samples alike; here each sample hides the padding of its own
-    shorter chunk, so the keys are joined and masked for PyTorch's attention.
+    Shorter chunks are padded on the left; a bias per sample hides the padding.
     """
 
     def __init__(
@@ -69,21 +69,21 @@ class _ChunkOfEachSample:
         positions = torch.arange(-longest, 0)
         self._keys = rotary.rotate(keys, positions, encoder.theta).to(dtype)
         self._values = values
-        self._real = (torch.arange(longest, device=device) >= longest - lengths[:, None])[:, None, None]
+        is_padding = torch.arange(longest, device=device) < longest - lengths[:, None]
+        self._bias = torch.zeros(len(chunks), longest, device=device).masked_fill(is_padding, -torch.inf)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
         """Compute one layer's attention, see ``hooks.AttentionHook``."""
-        length = query.shape[2]
-        causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-        return torch.nn.functional.scaled_dot_product_attention(
+        return memory_attention(
             query,
-            torch.cat([self._keys[:, layer], key], 2),
-            torch.cat([self._values[:, layer], value], 2),
-            attn_mask=torch.cat(
-                [self._real.expand(-1, -1, length, -1), causal.expand(len(query), 1, -1, -1)], -1
-            ),
-            scale=call.scaling,
-            enable_gqa=True,
+            key,
+            value,
+            query,
+            self._keys[:, layer],
+            self._values[:, layer],
+            is_causal=True,
+            scaling=call.scaling,
+            memory_bias=self._bias,
         )
 
 
