@@ -1,17 +1,17 @@
-"""Attention over local context and memory in one softmax, each addressed by queries of its own rotation.
+"""Attention over local context and memory in one softmax, with queries of a different rotation for each.
 
-Keys in memory are stored without rotary positions, which is to say at position 0; the memory queries are the
-local queries rotated to one fixed offset instead of their positions, so every memory key stands at that distance
-(InfLLM, https://arxiv.org/abs/2402.04617). Nothing decides between context and memory but the softmax over both.
+Keys in memory are stored without rotary positions, that is, at position 0. The memory queries are the local queries
+rotated to one fixed offset instead of their positions, so every memory key is at that distance (InfLLM,
+https://arxiv.org/abs/2402.04617). The softmax over both weighs context against memory.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, bfloat16, float64
 
-from memagent.kernels.memory_attention import eager as _eager
+from memagent.kernels.switch import use_fused
+from memagent.kernels.memory_attention import eager
 from memagent.kernels.memory_attention.eager import merge, needs_gradient
-from memagent.kernels.switch import fused
 
 __all__ = ["memory_attention", "merge"]
 
@@ -58,7 +58,7 @@ def memory_attention(
 
     Raises:
         ValueError: Shapes that do not fit each other, a ``top_k`` below 1, or a ``memory_bias`` that is
-            boolean or of whole numbers.
+            not floating.
     """
     _check_shapes(query, key, value, memory_query, memory_key, memory_value)
     _check_options(query, key, mask, is_causal, top_k)
@@ -70,13 +70,13 @@ def memory_attention(
         top_k = None
     # On a processor Triton's interpreter runs, which multiplies bfloat16's bits as if they were integers.
     supported = query.dtype not in ((float64,) if query.is_cuda else (float64, bfloat16)) and top_k is None
-    if supported and fused(query) and not needs_gradient(*tensors, mask, memory_bias):
-        from memagent.kernels.memory_attention import fused as _fused
+    if supported and use_fused(query) and not needs_gradient(*tensors, mask, memory_bias):
+        from memagent.kernels.memory_attention import fused
 
-        return _fused.memory_attention(
+        return fused.memory_attention(
             *tensors, mask=mask, is_causal=is_causal, scaling=scaling, memory_bias=memory_bias
         )
-    return _eager.memory_attention(
+    return eager.memory_attention(
         *tensors, mask=mask, is_causal=is_causal, scaling=scaling, top_k=top_k, memory_bias=memory_bias
     )
 
@@ -137,5 +137,5 @@ def _check_memory_bias(query: Tensor, memory_key: Tensor, memory_bias: Tensor | 
             f"memory_bias is expected to be [{memory_len}] or [{batch}, {memory_len}], one number for each memory key, "
             f"rather than {list(memory_bias.shape)}"
         )
-    if not memory_bias.is_floating_point():  # of a boolean mask no one can say what it would add
+    if not memory_bias.is_floating_point():  # what a boolean mask would add is not defined
         raise ValueError(f"memory_bias is expected to be float32, logs of weights, not {memory_bias.dtype}")

@@ -1,7 +1,7 @@
 """Memory attention in plain PyTorch: an output and a log-sum-exp for each set of keys, merged exactly.
 
-- The sets are the keys before the queries' own stretch, that stretch, and the memory.
-- Without gradients on a CPU a set is one call of PyTorch's flash attention, which gives its log-sum-exp.
+- The sets are the keys before those of the queries' own tokens, the keys of these tokens, and the memory.
+- Without gradients on a CPU, PyTorch's flash attention computes each set in one call and returns its log-sum-exp.
 - Otherwise scores are materialised, for as many queries at a time as `BUDGET` allows.
 - With ``top_k`` only the values of the memory keys that are kept are gathered.
 """
@@ -75,7 +75,7 @@ def memory_attention(
     is_causal = is_causal and q_len > 1
     if is_causal and mask is not None:
         mask, is_causal = _causal(mask, q_len, kv_len), False
-    # PyTorch's causal flag counts from the first key, so what stands before the queries' stretch goes by itself.
+    # PyTorch's causal flag counts from the first key, so the keys before the queries' own tokens are a set of their own.
     past = kv_len - q_len if is_causal else 0
     parts = []
     if past:
@@ -98,7 +98,7 @@ def memory_attention(
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd will want to pass through what is computed from these now."""
+    """Return whether autograd needs the graph of a computation on these tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 

@@ -80,11 +80,12 @@ def test_a_bias_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
 TRITON_SCRIPT = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from memagent.kernels.memory_attention.fused import memory_attention
+from memagent.kernels.memory_attention import memory_attention
 device = "cuda" if torch.cuda.is_available() else "cpu"
 call = {name: tensor.to(device) for name, tensor in load_file(sys.argv[1]).items()}
 bias = call.pop("memory_bias")
 save_file({"output": memory_attention(*call.values(), scaling=0.125, memory_bias=bias).cpu()}, sys.argv[2])
+assert "memagent.kernels.memory_attention.fused" in sys.modules, "the Triton version did not run"
 """
 
 
