@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, float32
 
-from memagent.kernels.switch import use_fused
 from memagent.kernels.lsh import eager
 from memagent.kernels.lsh.index import Hits, LSHIndex
+from memagent.kernels.switch import use_fused
 
 __all__ = ["Hits", "LSHIndex", "hash_codes", "rerank"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor, bfloat16, float64
 
-from memagent.kernels.switch import use_fused
 from memagent.kernels.memory_attention import eager
 from memagent.kernels.memory_attention.eager import merge, needs_gradient
+from memagent.kernels.switch import use_fused
 
 __all__ = ["memory_attention", "merge"]
 
