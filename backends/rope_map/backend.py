@@ -180,10 +180,10 @@ class RopeMap(MemoryBackend):
         }
         removed = self._chunks.remove(seqs)
         followers -= {number for number, _ in removed}
-        reread = [(number, len(self._chunks[number].ids)) for number in sorted(followers)]
-        self._pages.delete([number for number, _ in (*removed, *reread)])
-        self._index.delete([*removed, *reread])
-        self._store([number for number, _ in reread])
+        affected = [(number, len(self._chunks[number].ids)) for number in sorted(followers)]
+        self._pages.delete([number for number, _ in (*removed, *affected)])
+        self._index.delete([*removed, *affected])
+        self._store([number for number, _ in affected])
         return True
 
     def consolidate(self) -> ConsolidationReport:

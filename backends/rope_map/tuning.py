@@ -2,7 +2,9 @@
 
 All of them enter the fingerprint of a calibration, and with it that of a stored state (``calibration.fingerprint``). Data
 sets named here: *LoCoMo development* is five conversations of LoCoMo, *conv-26* and *conv-41* are single ones of them, *twelve facts* is
-``tests/data/twelve_facts.json`` among 200 and 1,000 statements, all with Qwen2.5-Coder-0.5B.
+``tests/data/twelve_facts.json`` among 200 and 1,000 statements, all with Qwen2.5-Coder-0.5B. "Not varied" means that no other
+value is on record. The constants in nats (``margin``, ``max_bonus``, ``min_pmi``) and the sharpness values depend on the model;
+the calibration does not fit them yet.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Tuning:
     """Query heads that address memory. 18 and 20 were no better on LoCoMo development."""
 
     num_value_heads: int = 5
-    """Key/value heads whose values are compared. Chosen on LoCoMo development; the range is not recorded."""
+    """Key/value heads whose values are compared. Chosen on LoCoMo development and the twelve facts; other values are not
+    recorded."""
 
     offsets: tuple[int, ...] = (64, 128, 256, 512)
     """Distances between query and memory, in tokens, that each selected query head is tried at. Not varied."""
@@ -64,7 +67,7 @@ class Tuning:
 
     whitening_ridge: float = 0.05
     """Added to the covariance of values, as a share of the mean variance; components that hardly vary are noise. Chosen
-    with LoCoMo development and the twelve facts in sight; the range is not recorded."""
+    on LoCoMo development and the twelve facts; other values are not recorded."""
 
     # Fitting weights and threshold
 
@@ -75,7 +78,7 @@ class Tuning:
     """Most iterations of L-BFGS. Not varied."""
 
     refused_share: float = 0.6
-    """Share of remarks, 0 to 1, whose best chunk stays below the threshold of abstention. The range is not recorded."""
+    """Share of remarks, 0 to 1, whose best chunk stays below the threshold of abstention. Not varied."""
 
     # Scores of chunks
 
@@ -87,7 +90,7 @@ class Tuning:
     """Nats. An abstaining memory drops chunks that are further behind the best one. Not varied."""
 
     # Query-likelihood reranking, in nats of the model's own log-likelihood. Chosen on LoCoMo development and the twelve facts;
-    # the ranges are not recorded.
+    # other values are not recorded.
 
     pmi_weight: float = 0.5
     """Factor of the PMI in a chunk's bonus: the question counts in the addressing score already."""
@@ -106,10 +109,10 @@ class Tuning:
 
     score_sharpness: float = 4.0
     """Factor of score differences between attended chunks. Scores are fitted on generated talk, where they differ more
-    than among people's questions, so differences are widened. The range is not recorded."""
+    than among people's questions, so differences are widened. Not varied."""
 
     min_chunk_weight: float = 0.2
-    """Least weight, 0 to 1, of an attended chunk, the best one having 1. The range is not recorded."""
+    """Least weight, 0 to 1, of an attended chunk, the best one having 1. Not varied."""
 
 
 DEFAULT_TUNING = Tuning()

@@ -29,13 +29,13 @@ def test_a_text_is_as_likely_after_a_chunk_as_if_the_chunk_were_read_before_it(f
     encoder = AttentionEncoder(local)
     (opening,) = encoder.encode([TokenSpan([], OPENING)])
     chunks = list(encoder.encode([TokenSpan(OPENING, chunk) for chunk in CHUNKS]))
-    found = log_likelihoods(encoder, opening, chunks, TEXT)
-    for chunk, log_likelihood in zip(CHUNKS, found.tolist(), strict=True):
+    results = log_likelihoods(encoder, opening, chunks, TEXT)
+    for chunk, log_likelihood in zip(CHUNKS, results.tolist(), strict=True):
         prefix = [*OPENING, *chunk, *TEXT.prefix_ids]
         log_probabilities = logits(local.model, [*prefix, *TEXT.ids]).float().log_softmax(-1)
         own = log_probabilities[len(prefix) - 1 : -1].gather(1, torch.tensor(TEXT.ids)[:, None])
         assert log_likelihood == pytest.approx(float(own.sum()), abs=1e-3)
-    assert len(set(found.tolist())) == len(CHUNKS)
+    assert len(set(results.tolist())) == len(CHUNKS)
 
 
 def test_log_likelihoods_leave_the_model_unchanged() -> None:
