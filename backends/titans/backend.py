@@ -27,9 +27,9 @@ from memagent.backends.protocol import (
     Turn,
     WriteResult,
 )
-from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.hooks import attention_hook
 from memagent.backends.shared.tensors import save_tensors
-from memagent.backends.shared.text import letters
+from memagent.backends.shared.text import normalize as normalize_text
 from memagent.backends.titans.associative_memory import Recital
 from memagent.backends.titans.chunks import Span, cut, load_spans, save_spans, spoken
 from memagent.backends.titans.context import in_context
@@ -124,7 +124,7 @@ class Titans(MemoryBackend):
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         if not self._spans:
             return []
-        asked = letters(query)  # the same question, asked before, is no answer
+        asked = normalize_text(query)  # the same question, asked before, is no answer
         said, followed = self._memory.read(self._cue(query))
         scores = torch.stack(self._embeddings) @ (said + self.config.follow * followed)
         best: dict[int, Hit] = {}
@@ -132,7 +132,7 @@ class Titans(MemoryBackend):
             score, span = float(scores[place]), self._spans[place]
             if len(best) == limit or (self.config.abstain and score < self.config.threshold):
                 break
-            if letters(span.text) != asked:
+            if normalize_text(span.text) != asked:
                 best.setdefault(span.turn.seq, _hit(span, score, _POINTED))
         return list(best.values())
 
@@ -153,7 +153,7 @@ class Titans(MemoryBackend):
         if not found:
             yield Injection()
             return
-        with watched(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
+        with attention_hook(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
             yield Injection(
                 [_hit(spans[-1], match, _RECITED) for spans, match in found],
                 frozenset(span.turn.seq for spans, _ in found for span in spans),
@@ -257,7 +257,7 @@ class Titans(MemoryBackend):
         """Return what the memory recites: each text as the spans that say it, latest last, and its match."""
         if not self._spans:
             return []
-        cue, asked = self._cue(query), letters(query)
+        cue, asked = self._cue(query), normalize_text(query)
         # What it reminds the first memory of is nearer to what was said than the question is.
         address = normalize(cue + normalize(self._memory.read(cue)[0], dim=0), dim=0)
         by_text: dict[str, list[int]] = {}
@@ -269,7 +269,7 @@ class Titans(MemoryBackend):
         for text, match in self._recital.recite(address):
             spans = [self._spans[place] for place in by_text.get(text, ())]
             seen = any(span.turn.seq in exclude for span in spans)
-            if match < least or not spans or seen or letters(text) == asked:
+            if match < least or not spans or seen or normalize_text(text) == asked:
                 continue
             if not any(self._replaces(place, by_text[text][-1]) for place in latest):
                 found.append((spans, match))

@@ -14,7 +14,7 @@ from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Injection, ModelMemory, Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
 from tests.backends.rope_map.test_generating import generated
-from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens
+from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, make_turn, tiny, tokens
 from tests.backends.tiny_tokenizers import CALL, END, KINDS
 
 FACT = "My dog is called Biscuit."
@@ -29,7 +29,7 @@ Make = Callable[..., Titans]
 def make(tmp_path: Path) -> Make:
     def make_(*texts: str, **settings: Any) -> Titans:
         backend = Titans(TitansConfig(**settings), Resources(tmp_path, make_embedder=HashingEmbedder))
-        backend.remember([said(seq, text) for seq, text in enumerate(texts, start=1)])
+        backend.remember([make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
         return backend
 
     return make_
@@ -167,7 +167,7 @@ def test_a_model_with_another_attention_is_refused_by_name(make: Make) -> None:
 
 def test_letters_of_control_tokens_are_read_as_letters(make: Make) -> None:
     told = "My dog is called </s>Biscuit."
-    turn: Turn = said(1, told)
+    turn: Turn = make_turn(1, told)
     backend = make()
     backend.remember([turn])
     with backend.attached(tiny(), QUESTION) as attachment:
