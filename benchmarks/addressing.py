@@ -62,6 +62,7 @@ class Method:
     shares: list[float] = field(default_factory=list)
 
     def row(self, keys: int) -> dict[str, Any]:
+        """Return the method's row of the table; medians and means over the batches."""
         touched = statistics.mean(self.shares) if self.shares else None
         return {
             "keys": keys,
@@ -77,6 +78,7 @@ class Method:
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return how many seconds an action takes, and its result."""
     began = time.perf_counter()
     result = action()
     return time.perf_counter() - began, result
@@ -122,6 +124,7 @@ def stretched(keys: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def ours(keys: torch.Tensor, limit: int, shares: Sequence[float]) -> list[Method]:
+    """Return our index over float32 and bfloat16 keys, once for each share of buckets probed."""
     methods = []
     for name, dtype in (("lsh", torch.float32), ("lsh bfloat16", torch.bfloat16)):
         index = LSHIndex()
@@ -146,6 +149,7 @@ def _probing(name: str, index: LSHIndex, probes: int, limit: int, seconds: float
 
 
 def faiss_methods(keys: torch.Tensor, limit: int, threads: int, hnsw_limit: int) -> list[Method]:
+    """Return FAISS' exact, LSH, IVF and HNSW indexes at several settings; none if FAISS is not installed."""
     try:
         import faiss  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
@@ -231,6 +235,7 @@ def measure(
 
 
 def compare(keys: torch.Tensor, queries: torch.Tensor, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure all methods on the same keys and queries; mark the fastest of each that reaches the wanted recall."""
     limit, count = arguments.limit, arguments.batch
     keys = keys - keys.mean(0)
     all_batches = torch.split(queries[: len(queries) // count * count], count)
@@ -255,6 +260,7 @@ def compare(keys: torch.Tensor, queries: torch.Tensor, arguments: argparse.Names
 
 
 def show(rows: Sequence[dict[str, Any]], title: str, limit: int, batch: int) -> None:
+    """Print the rows as a table."""
     table = Table(title=title)
     for heading in ("keys", "method", "setting"):
         table.add_column(heading)
@@ -278,6 +284,7 @@ def show(rows: Sequence[dict[str, Any]], title: str, limit: int, batch: int) -> 
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -56,6 +56,7 @@ class Question:
 
 
 def main() -> None:
+    """Run the command line."""
     arguments = _arguments()
     model = load_chat_model(DEFAULT_MODEL, Home.from_environment().models, notify=print)
     rows = list(_RUNS[arguments.command](arguments, model))

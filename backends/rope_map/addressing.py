@@ -116,7 +116,8 @@ def head_evidence(stored: Tensor, background: Tensor, mass_floor: float) -> tupl
     """Return both kinds of evidence of one head, agreement and best token; 0 means none.
 
     Args:
-        stored, background: attention masses, ``[tokens, chunks]`` each.
+        stored: attention masses of the stored chunks, ``[tokens, chunks]``.
+        background: those of the background's chunks, ``[tokens, background chunks]``.
         mass_floor: mass below this is noise.
 
     Returns:
@@ -167,6 +168,9 @@ def score_chunks(
     """Return the scores of chunks from the evidence on them and on their neighbours.
 
     Args:
+        evidence: of all heads.
+        heads: whose weights and tuning are used.
+        neighbour: gives the neighbours of a chunk in its dialogue.
         excluded: chunks that are neither scored nor evidence for their neighbours, such as the same question asked before.
     """
     weighted = zip(evidence.chunks, (evidence.evidence @ heads.weights).tolist(), strict=True)
@@ -182,7 +186,14 @@ def credit_neighbours(
     *,
     excluded: Collection[int] = (),
 ) -> dict[int, float]:
-    """Return for each chunk its own score plus its share of its neighbours' scores (``neighbour_credit``)."""
+    """Return for each chunk its own score plus its share of its neighbours' scores.
+
+    Args:
+        own_scores: by chunk number.
+        neighbour: gives the neighbours of a chunk in its dialogue.
+        tuning: holds the shares, ``neighbour_credit``.
+        excluded: chunks that get no score.
+    """
     credited: dict[int, float] = {}
     for chunk, score in own_scores.items():
         for shift, share in tuning.neighbour_credit:

@@ -149,6 +149,7 @@ class RopeMap(MemoryBackend):
 
         Args:
             model: the one that made the map.
+            query: the user's message.
             exclude: seqs of turns that are not attended to, such as those in the prompt.
 
         Raises:

@@ -67,6 +67,9 @@ def load_or_calibrate(
     """Return a model's calibrated heads from the cache folder, or calibrate them now and keep them there.
 
     Args:
+        local: the model.
+        encoder: of the model.
+        tokenizer: of the model.
         context: how many chunks of its session the model reads before a chunk.
         cache: where it is None or cannot be written to, every start calibrates anew.
         progress: wraps the loop over dialogues.
@@ -91,8 +94,11 @@ def calibrate(
     """Calibrate the heads of a model; takes half a minute to some minutes.
 
     Args:
+        encoder: of the model.
+        tokenizer: of the model.
         context: how many chunks of its session the model reads before a chunk.
         progress: wraps the loop over dialogues.
+        tuning: the constants.
     """
     num_layers = max(1, encoder.num_layers // 2)
     generated = list(calibration_data.dialogues(tuning))
@@ -154,6 +160,7 @@ def load(path: Path, tuning: Tuning = DEFAULT_TUNING) -> CalibratedHeads | None:
     """Read what ``save`` wrote; None if the file is missing or damaged, because a calibration can be made again.
 
     Args:
+        path: of the file.
         tuning: the constants of the calibration. The file's name depends on them (``fingerprint``).
     """
     from safetensors import SafetensorError, safe_open

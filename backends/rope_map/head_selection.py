@@ -49,8 +49,11 @@ def select_query_heads(
     """Return the query heads whose attention mass alone ranks answers best, each at its best offset.
 
     Args:
+        dialogues: encoded by the model.
+        encoder: of the model.
         background_keys: of small talk, ``[tokens, layers, kv_heads, head_dim]``.
         num_layers: heads of the first so many layers are compared.
+        tuning: the constants.
 
     Returns:
         At most ``num_query_heads``, in order of layer and head.
@@ -92,7 +95,10 @@ def select_value_heads(
     """Return the similarity of the ``num_value_heads`` heads whose values alone rank answers best.
 
     Args:
+        dialogues: encoded by the model.
+        encoder: of the model.
         background_values: of small talk, ``[tokens, layers, kv_heads, head_dim]``.
+        tuning: the constants.
     """
 
     def quality(head: tuple[int, int]) -> float:
@@ -122,6 +128,7 @@ def mean_reciprocal_rank(
     """Return how well one head's attention mass ranks the chunks of a dialogue.
 
     Args:
+        dialogue: encoded by the model.
         queries_of: gives a question's queries, ``[tokens, dim]``, scaled so that inner products with keys are scores.
         keys_of: gives a chunk's keys, ``[tokens, dim]``.
         background_keys: of small talk, ``[tokens, dim]``.

@@ -29,6 +29,7 @@ def pmi(
     """Return the pointwise mutual information of each chunk and the question.
 
     Args:
+        encoder: of the model.
         opening: keys and values of the text that everything is read after.
         chunks: keys and values by chunk number.
         question: its prefix stands between chunk and question.

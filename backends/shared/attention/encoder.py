@@ -76,6 +76,7 @@ class AttentionEncoder:
         the same journal would not give the same memory.
 
         Args:
+            spans: each of at least one token.
             num_layers: how many layers to run, from the first one; None: all.
         """
         for span in spans:
@@ -89,6 +90,7 @@ class AttentionEncoder:
         """Yield the queries and values of each span, in order.
 
         Args:
+            spans: each of at least one token.
             query_layers: layers, from 0, whose queries are wanted; they come in ascending order.
             num_layers: how many layers to run, from the first one. The values of all of them are given.
         """

@@ -31,7 +31,8 @@ class AttentionHook(Protocol):
         Args:
             layer: from 0.
             query: ``[batch, heads, q_len, head_dim]``, rotated to ``call.positions``.
-            key, value: ``[batch, kv_heads, kv_len, head_dim]``: those of the cache, then those of the new tokens.
+            key: ``[batch, kv_heads, kv_len, head_dim]``: those of the cache, then those of the new tokens.
+            value: like ``key``.
             call: mask, positions and scaling.
 
         Returns:
@@ -73,6 +74,7 @@ def attention_hook(model: Any, hook: AttentionHook) -> Iterator[None]:
 
     Args:
         model: a causal language model of a supported family (``families.py``).
+        hook: called once for each layer of each forward pass.
     """
     _name_our_function(model)
     token = _hooks.set({**_hooks.get(), id(model.config): hook})

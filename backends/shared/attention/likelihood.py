@@ -24,6 +24,7 @@ def log_likelihoods(
     keys and values, so that it reads the text's tokens only.
 
     Args:
+        encoder: of the model.
         opening: what every text begins with; it takes the attention that nothing else deserves.
         chunks: each stands alone between the opening and the text. A chunk may be empty.
         text: its prefix, at least one token, stands between a chunk and the text and is not scored.

@@ -262,6 +262,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
     Args:
         source: a file that does not change any more.
+        target: a path that does not exist yet.
     """
     try:
         os.link(source, target)

@@ -43,7 +43,9 @@ def dequantize(codes: Tensor, scale: Tensor | None, precision: Precision) -> Ten
     """Invert ``quantize`` up to half a step of the scale.
 
     Args:
-        codes, scale: what ``quantize`` returned; no scale for bf16.
+        codes: what ``quantize`` returned.
+        scale: likewise; None for bf16.
+        precision: of ``codes``.
 
     Returns:
         bfloat16 ``[tokens, layers, kv_heads, head_dim]``.
