@@ -10,7 +10,7 @@ from torch import Tensor, float32
 
 from memagent.kernels.lsh import eager as _torch
 from memagent.kernels.lsh.index import Hits, LSHIndex
-from memagent.kernels.switch import fused
+from memagent.kernels.switch import use_fused
 
 __all__ = ["Hits", "LSHIndex", "hash_codes", "rerank"]
 
@@ -36,7 +36,7 @@ def hash_codes(vectors: Tensor, planes: Tensor) -> Tensor:
         )
     if planes.shape[1] > 62:
         raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[1]}.")
-    if planes.dtype == float32 and fused(vectors):
+    if planes.dtype == float32 and use_fused(vectors):
         from memagent.kernels.lsh import fused as _triton
 
         return _triton.hash_codes(vectors, planes)
@@ -65,7 +65,7 @@ def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         raise ValueError(
             f"Expected queries [q, dim], keys [n, dim] and rows [q, c], got {', '.join(map(str, shapes))}."
         )
-    if queries.dtype == float32 and fused(keys):
+    if queries.dtype == float32 and use_fused(keys):
         from memagent.kernels.lsh import fused as _triton
 
         return _triton.rerank(queries, keys, rows)

@@ -12,7 +12,7 @@ from torch import Tensor, bfloat16, float64
 
 from memagent.kernels.memory_attention import eager as _torch
 from memagent.kernels.memory_attention.eager import merge, needs_gradient
-from memagent.kernels.switch import fused
+from memagent.kernels.switch import use_fused
 
 __all__ = ["memory_attention", "merge"]
 
@@ -70,7 +70,7 @@ def memory_attention(
         top_k = None
     # On a processor Triton's interpreter runs, which multiplies bfloat16's bits as if they were integers.
     whole = query.dtype not in ((float64,) if query.is_cuda else (float64, bfloat16)) and top_k is None
-    if whole and fused(query) and not needs_gradient(*tensors, mask, memory_bias):
+    if whole and use_fused(query) and not needs_gradient(*tensors, mask, memory_bias):
         from memagent.kernels.memory_attention import fused as _triton
 
         return _triton.memory_attention(
