@@ -1,4 +1,4 @@
-"""Memory as context: what was recited stands before the prompt, in the attention of every layer of a local model."""
+"""Memory as context: decoded chunks as keys and values before the prompt, in the attention of every layer of a model."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from memagent.backends.protocol import LocalModel
 from memagent.backends.shared.attention.chunks import Piece, Writer
 from memagent.backends.shared.attention.encoder import Reader, Row
 from memagent.backends.shared.attention.injection import Attended
-from memagent.backends.titans.chunks import Span
+from memagent.backends.titans.chunks import Chunk
 
-# Chosen among ten: a small model answers from what it reads under this line, and under some others as if it knew nothing.
+# The best of ten lines on twelve facts: under some of the others a small model answers as if it knew nothing.
 _OPENING = "Remember what the user said about themselves:\n"
 
 
-def in_context(local: LocalModel, recited: Sequence[tuple[Span, float]]) -> Attended:
-    """Read what was recited with a model, so that it can attend to it as if it had just been said.
+def encode_chunks(local: LocalModel, scored_chunks: Sequence[tuple[Chunk, float]]) -> Attended:
+    """Encode chunks with a model, so that it attends to them as if they stood before its prompt.
+
+    Chunks stand in the order of their turns, and each is read after those before it, so that the model can tell similar
+    chunks apart.
 
     Args:
-        recited: spans with their matches; the older stand further away, and the better matched weigh more.
+        local: The model that is to attend to them.
+        scored_chunks: At least one chunk, each with its score above 0; a lower score weakens a chunk in the attention.
 
     Raises:
-        SettingError: the model's attention is of a kind not known here.
+        SettingError: The model's kind of attention is not supported.
     """
     reader, writer = Reader(local), Writer(local.tokenizer, _OPENING)
-    best = max(match for _, match in recited)
+    best = max(score for _, score in scored_chunks)
     pieces: list[Piece] = []
     priors: list[float] = []
-    for span, match in sorted(recited, key=lambda one: one[0].turn.seq):
-        parts = writer.cut(replace(span.turn, text=span.text))
+    for chunk, score in sorted(scored_chunks, key=lambda scored: scored[0].turn.seq):
+        parts = writer.cut(replace(chunk.turn, text=chunk.text))
         pieces += parts
-        priors += [log(match / best)] * len(parts)
-    # Each is read after those before it, so that the model tells apart what is alike.
+        priors += [log(score / best)] * len(parts)
     rows = [Row(writer.before(pieces[:place]), piece.ids) for place, piece in enumerate(pieces)]
     return Attended(
         list(reader.read(rows)),
