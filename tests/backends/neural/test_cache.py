@@ -13,7 +13,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 import memagent.backends
-from memagent.backends.neural.cache import CACHE_NAME, CACHE_NAMES, cache_field, given_cache
+from memagent.backends.neural.cache import CACHE_NAME, CACHE_NAMES, cache_field, resolve_cache
 
 
 def model_classes() -> list[Any]:
@@ -59,11 +59,11 @@ def test_the_name_is_that_of_the_installed_transformers() -> None:
 def test_a_cache_is_taken_under_either_name_and_not_under_both() -> None:
     # An empty cache may be false; only None stands for none.
     empty: list[int] = []
-    assert given_cache(empty, None) is empty
-    assert given_cache(None, empty) is empty
-    assert given_cache(None, None) is None
+    assert resolve_cache(empty, None) is empty
+    assert resolve_cache(None, empty) is empty
+    assert resolve_cache(None, None) is None
     with pytest.raises(TypeError, match="not as both"):
-        given_cache(empty, empty)
+        resolve_cache(empty, empty)
 
 
 def test_every_model_of_ours_declares_all_that_it_takes() -> None:

@@ -119,7 +119,7 @@ def test_a_cache_does_not_grow(variant: str) -> None:
         attention = cache.blocks[0].attention
         memory = cache.blocks[0].memory
         assert memory is not None
-        sizes.append((attention and attention.key.numel(), memory.state.key.numel(), memory.tail.numel()))
+        sizes.append((attention and attention.key.numel(), memory.state.key.numel(), memory.conv_state.numel()))
     assert sizes[0] == sizes[1]
 
 
