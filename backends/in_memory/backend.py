@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import BackendStats, Fingerprint, MemoryBackend, Recollection, Resources, Turn
+from memagent.backends.protocol import (
+    BackendStats,
+    Fingerprint,
+    Hit,
+    MemoryBackend,
+    Resources,
+    Turn,
+    WriteResult,
+)
 
 _STOP_TEXT = """
 a an and are as at be but by do does for from had has have how i in is it my of on or that the this
@@ -46,6 +54,7 @@ class InMemory(MemoryBackend):
 
     name: ClassVar[str] = "in_memory"
     Config: ClassVar[type[InMemoryConfig]] = InMemoryConfig
+    exact_forget: ClassVar[bool] = True
 
     def __init__(self, config: InMemoryConfig, resources: Resources) -> None:
         self.config = config
@@ -55,10 +64,12 @@ class InMemory(MemoryBackend):
     def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
         return {"format": 1}
 
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        results = [WriteResult(turn.seq, stored=turn.seq not in self._turns) for turn in turns]
         self._turns.update({turn.seq: turn for turn in turns})
+        return results
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         asked = _words(query)
         if not asked:
             return []
@@ -67,20 +78,11 @@ class InMemory(MemoryBackend):
         found = [pair for pair in scored if pair[0] > 0 and pair[0] >= least]
         found.sort(key=lambda pair: (-pair[0], -pair[1].seq))
         return [
-            Recollection(
-                text=turn.text,
-                score=score,
-                seqs=(turn.seq,),
-                session=turn.session,
-                role=turn.role,
-                speaker=turn.speaker,
-                created_at=turn.created_at,
-                why=f"It holds {score:.0%} of the question's words.",
-            )
+            Hit((turn.seq,), score, why=f"It holds {score:.0%} of the question's words.")
             for score, turn in found[:limit]
         ]
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         for seq in seqs:
             self._turns.pop(seq, None)
         return True

@@ -18,17 +18,18 @@ from memagent.backends.protocol import (
     BackendStats,
     ConsolidationReport,
     Fingerprint,
+    Hit,
     MemoryBackend,
-    Recollection,
     Resources,
     Turn,
     Vectors,
+    WriteResult,
 )
-from memagent.backends.rag.fusion import reciprocal_rank_fusion
 from memagent.backends.rag.relevance import Evidence, Relevance, is_question
 from memagent.backends.rag.vectors import VectorIndex, fresh_folder
 from memagent.backends.shared.chunking import Passage, passage_key, split
 from memagent.backends.shared.full_text import LexicalIndex
+from memagent.backends.shared.fusion import reciprocal_rank_fusion
 from memagent.backends.shared.text import letters
 
 Arguments = ParamSpec("Arguments")
@@ -98,6 +99,8 @@ class Rag(MemoryBackend):
     name: ClassVar[str] = "rag"
     Config: ClassVar[type[RagConfig]] = RagConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    exact_forget: ClassVar[bool] = True
+    consolidates: ClassVar[bool] = True
 
     def __init__(self, config: RagConfig, resources: Resources, chroma: Path | None = None) -> None:
         self.config = config
@@ -121,15 +124,16 @@ class Rag(MemoryBackend):
         }
 
     @_translated
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         known = self._lexical.known([turn.seq for turn in turns])
         passages = [passage for turn in turns if turn.seq not in known for passage in split(turn)]
         if passages:
             self._embed(passages)
             self._lexical.add(passages)
+        return [WriteResult(turn.seq, stored=turn.seq not in known) for turn in turns]
 
     @_translated
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         vector = self._resources.embedder.embed([query])[0]
         by_meaning = self._nearest(vector)
         by_words = self._lexical.search(query, self.config.depth)
@@ -140,12 +144,12 @@ class Rag(MemoryBackend):
             relevance = Relevance(query, personal=self.config.personal, other=self.config.other)
             best = {key: best[key] for key in relevance.select(evidence)}
         return [
-            _recollection(passage, fused[key], evidence[key], _rank(key, by_words), _rank(key, by_meaning))
+            _hit(passage, fused[key], evidence[key], _rank(key, by_words), _rank(key, by_meaning))
             for key, passage in list(best.items())[:limit]
         ]
 
     @_translated
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         known = self._lexical.known(seqs)
         gone = self._views(self._lexical.fetch(self._lexical.keys(known)).values())
         if gone:
@@ -301,18 +305,11 @@ def _rank(key: str, ranking: dict[str, float]) -> int | None:
     return next((rank for rank, other in enumerate(ranking, start=1) if other == key), None)
 
 
-def _recollection(
-    passage: Passage, score: float, evidence: Evidence, words: int | None, meaning: int | None
-) -> Recollection:
+def _hit(passage: Passage, score: float, evidence: Evidence, words: int | None, meaning: int | None) -> Hit:
     ranks = [f"{what} rank {rank}" for what, rank in (("words", words), ("meaning", meaning)) if rank]
-    turn = passage.turn
-    return Recollection(
+    return Hit(
+        (passage.turn.seq,),
+        score,
         text=passage.text,
-        score=score,
-        seqs=(turn.seq,),
-        session=turn.session,
-        role=turn.role,
-        speaker=turn.speaker,
-        created_at=turn.created_at,
         why=f"Found by {' and '.join(ranks)}; cosine {evidence.cosine:.2f}, {evidence.coverage:.0%} of the question's words.",
     )

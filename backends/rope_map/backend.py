@@ -16,15 +16,16 @@ from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, SettingError
 from memagent.backends.protocol import (
-    Injection,
     BackendStats,
     ConsolidationReport,
     Fingerprint,
+    Hit,
+    Injection,
     LocalModel,
     MemoryBackend,
-    Recollection,
     Resources,
     Turn,
+    WriteResult,
 )
 from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.addressing import Addressing
@@ -88,6 +89,8 @@ class RopeMap(MemoryBackend):
     name: ClassVar[str] = "rope_map"
     Config: ClassVar[type[RopeMapConfig]] = RopeMapConfig
     needs: ClassVar[frozenset[str]] = frozenset({"local_model"})
+    exact_forget: ClassVar[bool] = True
+    model_channel: ClassVar[bool] = True
     costly: ClassVar[bool] = True
 
     def __init__(self, config: RopeMapConfig, resources: Resources) -> None:
@@ -115,16 +118,19 @@ class RopeMap(MemoryBackend):
             "precision": config.precision,
         }
 
-    def remember(self, turns: Sequence[Turn]) -> None:
-        self._store(self._catalogue.add(turns))
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        numbers = self._catalogue.add(turns)
+        self._store(numbers)
+        stored = {self._catalogue[number].turn.seq for number in numbers}
+        return [WriteResult(turn.seq, stored=turn.seq in stored) for turn in turns]
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
-        best: dict[int, Recollection] = {}
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        best: dict[int, Hit] = {}
         for number, score in self._search.find(query):
             seq = self._catalogue[number].turn.seq
             if len(best) == limit:
                 break
-            best.setdefault(seq, self._recollection(number, score))
+            best.setdefault(seq, self._hit(number, score))
         return list(best.values())
 
     @contextmanager
@@ -156,7 +162,7 @@ class RopeMap(MemoryBackend):
         with watched(model.model, self._memory(dict(found))):
             shown = [] if self.config.mode == "token" else found
             yield Injection(
-                [self._recollection(number, score) for number, score in shown],
+                [self._hit(number, score) for number, score in shown],
                 frozenset(
                     piece.turn.seq
                     for number, _ in found
@@ -167,7 +173,7 @@ class RopeMap(MemoryBackend):
                 ),
             )
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Remove the turns' pages and index entries, and read anew what was read after them."""
         after = {
             follower
@@ -307,17 +313,12 @@ class RopeMap(MemoryBackend):
             top_k=self.config.top_k if token else None,
         )
 
-    def _recollection(self, number: int, score: float) -> Recollection:
+    def _hit(self, number: int, score: float) -> Hit:
         piece = self._catalogue[number]
-        turn = piece.turn
-        return Recollection(
+        return Hit(
+            (piece.turn.seq,),
+            score,
             text=piece.text,
-            score=score,
-            seqs=(turn.seq,),
-            session=turn.session,
-            role=turn.role,
-            speaker=turn.speaker,
-            created_at=turn.created_at,
             why=f"Found by {len(self._addressing.heads)} attention heads and the values of "
             f"{len(self._addressing.likeness.heads)}; a piece with a score 1 lower is e times less likely.",
         )

@@ -21,12 +21,13 @@ from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
     BackendStats,
     Fingerprint,
+    Hit,
     Injection,
     LocalModel,
     MemoryBackend,
-    Recollection,
     Resources,
     Turn,
+    WriteResult,
 )
 from memagent.backends.shared.attention.hooks import watched
 from memagent.backends.shared.tensors import save_tensors
@@ -64,6 +65,8 @@ class Titans(MemoryBackend):
     name: ClassVar[str] = "titans"
     Config: ClassVar[type[TitansMemoryConfig]] = TitansMemoryConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    exact_forget: ClassVar[bool] = True
+    model_channel: ClassVar[bool] = True
     regenerates: ClassVar[bool] = True
 
     def __init__(self, config: TitansMemoryConfig, resources: Resources) -> None:
@@ -114,7 +117,8 @@ class Titans(MemoryBackend):
             "seed": resources.seed,
         }
 
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        first = len(self._chunks)
         new = [(turn, text) for turn in turns if turn.seq not in self._seqs for text in split_text(turn.text)]
         if new:
             vectors = self._resources.embedder.embed([text_with_speaker(turn, text) for turn, text in new])
@@ -122,21 +126,22 @@ class Titans(MemoryBackend):
                 (turn, text, embedding)
                 for (turn, text), embedding in zip(new, torch.from_numpy(vectors), strict=True)
             )
+        return [_write_result(turn.seq, self._chunks[first:]) for turn in turns]
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         """Return the chunks whose embeddings have the largest inner products with the neural memory's output."""
         if not self._chunks:
             return []
         normalized_query = letters(query)  # an earlier turn that asks the same is no answer
         like_query, successor = self._neural_memory.retrieve(self._embed(query))
         scores = torch.stack(self._embeddings) @ (like_query + self.config.successor_weight * successor)
-        best: dict[int, Recollection] = {}
+        best: dict[int, Hit] = {}
         for index in scores.argsort(descending=True, stable=True).tolist():
             score, chunk = float(scores[index]), self._chunks[index]
             if len(best) == limit or (self.config.abstain and score < self.config.threshold):
                 break
             if letters(chunk.text) != normalized_query:
-                best.setdefault(chunk.turn.seq, _recollection(chunk, score, regenerated=False))
+                best.setdefault(chunk.turn.seq, _hit(chunk, score, regenerated=False))
         return list(best.values())
 
     @contextmanager
@@ -159,11 +164,11 @@ class Titans(MemoryBackend):
             return
         with watched(model.model, encode_chunks(model, [(chunks[-1], score) for chunks, score in decoded])):
             yield Injection(
-                [_recollection(chunks[-1], score, regenerated=True) for chunks, score in decoded],
+                [_hit(chunks[-1], score, regenerated=True) for chunks, score in decoded],
                 frozenset(chunk.turn.seq for chunks, _ in decoded for chunk in chunks),
             )
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Retrain fresh networks from the embeddings of the remaining turns, as if these had never been read."""
         remaining = [
             (chunk.turn, chunk.text, embedding)
@@ -285,24 +290,29 @@ class Titans(MemoryBackend):
         return index > other and float(self._embeddings[index] @ self._embeddings[other]) > _SAME_SUBJECT
 
 
-def _recollection(chunk: Chunk, score: float, *, regenerated: bool) -> Recollection:
-    turn, write = chunk.turn, chunk.write
+def _hit(chunk: Chunk, score: float, *, regenerated: bool) -> Hit:
+    write = chunk.write
     reason = (
         "The associative memory decoded this text word by word"
         if regenerated
         else "The output of the neural memory is similar to this chunk's embedding"
     )
-    return Recollection(
+    return Hit(
+        (chunk.turn.seq,),
+        score,
         text=chunk.text,
-        score=score,
-        seqs=(turn.seq,),
-        session=turn.session,
-        role=turn.role,
-        speaker=turn.speaker,
-        created_at=turn.created_at,
         regenerated=regenerated,
         why=(
             f"{reason} (score {score:.2f}). Its surprise was {write.surprise:.2f} when it was read; "
             f"learning it reduced the surprise by {write.surprise_reduction:.2f}."
         ),
     )
+
+
+def _write_result(seq: int, chunks: Sequence[Chunk]) -> WriteResult:
+    """Return the mean statistics of a turn's chunks; it is not stored if there are none."""
+    writes = [chunk.write for chunk in chunks if chunk.turn.seq == seq]
+    if not writes:
+        return WriteResult(seq, stored=False)
+    surprise, reduction = (sum(values) / len(writes) for values in zip(*writes, strict=True))
+    return WriteResult(seq, surprise=surprise, strength=reduction)

@@ -57,6 +57,7 @@ class WithChannel(InMemory):
     """Has a model channel that notes when it is open."""
 
     log: ClassVar[list[str]] = []
+    model_channel: ClassVar[bool] = True
 
     @contextmanager
     def attached(

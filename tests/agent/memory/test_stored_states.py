@@ -95,7 +95,7 @@ def test_a_forgetting_that_failed_is_tried_again(
 ) -> None:
     memory = open_memory()
 
-    def fail(self: InMemory, seqs: object) -> bool:
+    def fail(*_: object) -> bool:
         raise OSError("no space left")
 
     with monkeypatch.context() as patch:

@@ -39,7 +39,7 @@ def test_an_abstaining_memory_returns_what_is_near_the_best_if_that_is_above_the
         backend = make_map(*FACTS, abstain=True, reread=0)
         assert set(scores(backend)) == expected
         with backend.attached(tiny(), QUESTION) as attachment:
-            assert {item.text for item in attachment.recollections} <= expected
+            assert {item.text for item in attachment.hits} <= expected
 
 
 def test_an_empty_memory_and_an_empty_question_recall_nothing(make_map: MakeMap) -> None:
@@ -47,7 +47,7 @@ def test_an_empty_memory_and_an_empty_question_recall_nothing(make_map: MakeMap)
     assert empty.recall(QUESTION) == []
     before = logits(tiny().model, PROMPT)
     with empty.attached(tiny(), QUESTION) as attachment:
-        assert attachment.recollections == []
+        assert attachment.hits == []
         assert torch.equal(logits(tiny().model, PROMPT), before)
 
 
@@ -74,8 +74,8 @@ def test_attached_memory_changes_what_the_model_says_and_nothing_stays(
     assert torch.equal(logits(local.model, PROMPT), before)
     # Mode token attends to whatever is stored.
     shown = 0 if settings.get("mode") == "token" else int(settings.get("spans", 3))
-    assert attachment.recollections == backend.recall(QUESTION)[:shown]
-    assert attachment.seqs >= {seq for item in attachment.recollections for seq in item.seqs}
+    assert attachment.hits == backend.recall(QUESTION)[:shown]
+    assert attachment.seqs >= {seq for item in attachment.hits for seq in item.seqs}
     if not shown:
         assert attachment.seqs == set(range(1, len(FACTS) + 1))
     with pytest.raises(ZeroDivisionError), backend.attached(local, QUESTION):
@@ -95,14 +95,14 @@ def test_what_stands_in_the_prompt_is_not_attended_again(make_map: MakeMap, mode
     assert rest.seqs
     with backend.attached(local, QUESTION, exclude=range(1, 99)) as none:
         assert torch.equal(logits(local.model, PROMPT), logits(tiny().model, PROMPT))
-    assert (none.recollections, none.seqs) == ([], frozenset())
+    assert (none.hits, none.seqs) == ([], frozenset())
 
 
 def test_what_a_piece_was_read_after_counts_as_seen(make_map: MakeMap) -> None:
     backend, local = make_map(*FACTS, spans=1, context=2), tiny()
     with backend.attached(local, QUESTION) as attachment:
         pass
-    (seq,) = attachment.recollections[0].seqs
+    (seq,) = attachment.hits[0].seqs
     assert attachment.seqs == {one for one in (seq - 2, seq - 1, seq) if one > 0}
 
 

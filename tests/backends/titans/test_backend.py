@@ -55,12 +55,12 @@ def saved(memory: Titans, folder: Path) -> Path:
 
 def test_it_recalls_the_answer_first_and_reports_the_surprise(make_memory: MakeMemory) -> None:
     memory = make_memory(*STATEMENTS, FACT)
-    recollections = memory.recall(QUESTION, limit=3)
-    assert recollections[0].text == FACT
-    assert recollections[0].seqs == (21,)
-    assert "surprise was" in recollections[0].why
+    hits = memory.recall(QUESTION, limit=3)
+    assert hits[0].text == FACT
+    assert hits[0].seqs == (21,)
+    assert "surprise was" in hits[0].why
     assert memory.recall("zyxgrabl") == []
-    scores = [recollection.score for recollection in recollections]
+    scores = [hit.score for hit in hits]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -69,7 +69,7 @@ def test_what_the_network_has_forgotten_is_not_recalled_though_the_turn_is_kept(
 ) -> None:
     texts = [FACT, *STATEMENTS, *(f"{text} Again." for text in STATEMENTS)]
     assert make_memory(*texts).recall(QUESTION, limit=1)[0].text == FACT
-    recalled_texts = [item.text for item in make_memory(*texts, alpha=0.2).recall(QUESTION)]
+    recalled_texts = [hit.text for hit in make_memory(*texts, alpha=0.2).recall(QUESTION)]
     assert FACT not in recalled_texts
 
 
@@ -98,8 +98,8 @@ def test_a_chunk_is_recalled_by_the_chunk_before_it_in_its_session(tmp_path: Pat
 
 
 def test_an_earlier_turn_that_asks_the_same_is_not_recalled(make_memory: MakeMemory) -> None:
-    recollections = make_memory(FACT, QUESTION).recall("what is my dog called")
-    assert [recollection.text for recollection in recollections] == [FACT]
+    hits = make_memory(FACT, QUESTION).recall("what is my dog called")
+    assert [hit.text for hit in hits] == [FACT]
 
 
 def test_a_loaded_memory_continues_with_the_same_numbers(make_memory: MakeMemory, tmp_path: Path) -> None:

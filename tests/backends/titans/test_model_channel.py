@@ -41,7 +41,7 @@ def injection_of(memory: Titans, query: str, **options: Any) -> Injection:
 
 
 def texts_of(injection: Injection) -> list[str]:
-    return [item.text for item in injection.recollections]
+    return [item.text for item in injection.hits]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -92,10 +92,10 @@ def test_control_tokens_in_a_chunk_are_read_as_text(make_memory: MakeMemory) -> 
     assert set(read_ids).isdisjoint(tokenizer.get_added_vocab().values())
 
 
-def test_recollections_have_provenance(make_memory: MakeMemory) -> None:
+def test_hits_name_their_turns(make_memory: MakeMemory) -> None:
     injection = injection_of(make_memory(*STATEMENTS, FACT, *STATEMENTS[:2]), QUESTION)
-    first = injection.recollections[0]
-    assert (first.text, first.seqs, first.session, first.role) == (FACT, (11,), "monday", "user")
+    first = injection.hits[0]
+    assert (first.text, first.seqs) == (FACT, (11,))
     assert first.regenerated
     assert "decoded" in first.why
     assert "surprise was" in first.why
@@ -104,7 +104,7 @@ def test_recollections_have_provenance(make_memory: MakeMemory) -> None:
 
 def test_every_turn_with_the_decoded_text_is_named(make_memory: MakeMemory) -> None:
     injection = injection_of(make_memory(FACT, *STATEMENTS, FACT), QUESTION)
-    assert injection.recollections[0].seqs == (12,)
+    assert injection.hits[0].seqs == (12,)
     assert {1, 12} <= injection.seqs
     assert texts_of(injection_of(make_memory(FACT, *STATEMENTS, FACT), QUESTION, exclude=[1])) == []
 

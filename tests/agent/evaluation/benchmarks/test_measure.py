@@ -16,7 +16,7 @@ from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.protocol import Hit, Turn, WriteResult
 from tests.agent.evaluation.benchmarks import LOCOMO, locomo_file, write
 
 Row = dict[str, Any]
@@ -163,17 +163,14 @@ class Folding(InMemory):
         self.config = config
         self._turns = {}
 
-    def remember(self, turns: Sequence[Turn]) -> None:
-        super().remember(turns)
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         self.heard.extend(turn.text for turn in turns)
+        return super().remember(turns)
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         self.heard.append(query)
         groups = [seqs for seqs in ((4, 5), (2, 5, 1), (6, 3)) if all(seq in self._turns for seq in seqs)]
-        return [
-            Recollection("…", 1.0, seqs, "s", "user", self._turns[1].created_at, "A stand-in.")
-            for seqs in groups
-        ][:limit]
+        return [Hit(seqs, 1.0, "A stand-in.", text="…") for seqs in groups][:limit]
 
 
 @pytest.fixture
