@@ -38,6 +38,7 @@ from memagent.backends.titans.config import TitansMemoryConfig
 from memagent.backends.titans.context import encode_chunks
 from memagent.backends.titans.decoding import decode
 from memagent.backends.titans.neural_memory import NeuralMemoryNetwork
+from memagent.backends.titans.results import hit_of, write_result
 from memagent.backends.titans.write_statistics import WriteStatistics
 
 _FORMAT = 3
@@ -126,7 +127,7 @@ class Titans(MemoryBackend):
                 (turn, text, embedding)
                 for (turn, text), embedding in zip(new, torch.from_numpy(vectors), strict=True)
             )
-        return [_write_result(turn.seq, self._chunks[first:]) for turn in turns]
+        return [write_result(turn.seq, self._chunks[first:]) for turn in turns]
 
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         """Return the chunks whose embeddings have the largest inner products with the neural memory's output."""
@@ -141,7 +142,7 @@ class Titans(MemoryBackend):
             if len(best) == limit or (self.config.abstain and score < self.config.threshold):
                 break
             if letters(chunk.text) != normalized_query:
-                best.setdefault(chunk.turn.seq, _hit(chunk, score, regenerated=False))
+                best.setdefault(chunk.turn.seq, hit_of(chunk, score, regenerated=False))
         return list(best.values())
 
     @contextmanager
@@ -164,7 +165,7 @@ class Titans(MemoryBackend):
             return
         with watched(model.model, encode_chunks(model, [(chunks[-1], score) for chunks, score in decoded])):
             yield Injection(
-                [_hit(chunks[-1], score, regenerated=True) for chunks, score in decoded],
+                [hit_of(chunks[-1], score, regenerated=True) for chunks, score in decoded],
                 frozenset(chunk.turn.seq for chunks, _ in decoded for chunk in chunks),
             )
 
@@ -288,31 +289,3 @@ class Titans(MemoryBackend):
     def _supersedes(self, index: int, other: int) -> bool:
         """Return whether a chunk is later than another one and about the same subject."""
         return index > other and float(self._embeddings[index] @ self._embeddings[other]) > _SAME_SUBJECT
-
-
-def _hit(chunk: Chunk, score: float, *, regenerated: bool) -> Hit:
-    write = chunk.write
-    reason = (
-        "The associative memory decoded this text word by word"
-        if regenerated
-        else "The output of the neural memory is similar to this chunk's embedding"
-    )
-    return Hit(
-        (chunk.turn.seq,),
-        score,
-        text=chunk.text,
-        regenerated=regenerated,
-        why=(
-            f"{reason} (score {score:.2f}). Its surprise was {write.surprise:.2f} when it was read; "
-            f"learning it reduced the surprise by {write.surprise_reduction:.2f}."
-        ),
-    )
-
-
-def _write_result(seq: int, chunks: Sequence[Chunk]) -> WriteResult:
-    """Return the mean statistics of a turn's chunks; it is not stored if there are none."""
-    writes = [chunk.write for chunk in chunks if chunk.turn.seq == seq]
-    if not writes:
-        return WriteResult(seq, stored=False)
-    surprise, reduction = (sum(values) / len(writes) for values in zip(*writes, strict=True))
-    return WriteResult(seq, surprise=surprise, strength=reduction)

@@ -136,6 +136,20 @@ def test_turns_with_all_fields_can_be_stored_and_loaded(make_memory: MakeMemory,
     assert loaded.recall(FACT + "!")[:1] == memory.recall(FACT + "!")[:1]
 
 
+def test_remember_reports_surprise_and_strength(make_memory: MakeMemory) -> None:
+    memory = make_memory(FACT)
+    repetition, contradiction, empty = memory.remember(
+        [user_turn(2, FACT), user_turn(3, "My dog is called Rex."), user_turn(4, " ")]
+    )
+    assert repetition.surprise is not None
+    assert contradiction.surprise is not None
+    assert repetition.strength is not None
+    assert repetition.surprise < contradiction.surprise
+    assert 0 <= repetition.strength < 1
+    assert not empty.stored
+    assert not memory.remember([user_turn(3, "My dog is called Rex.")])[0].stored
+
+
 def test_stats_report_a_fixed_size_and_a_falling_surprise(make_memory: MakeMemory) -> None:
     few, many = make_memory(*STATEMENTS[:2]).stats(), make_memory(*STATEMENTS).stats()
     assert few.extras["memory_bytes"] == many.extras["memory_bytes"]
