@@ -42,7 +42,8 @@ def queries_fit(case: Case) -> bool:
 
 
 def sizes_of(case: Case) -> Sizes:
-    return Sizes(*case["heads"], case["q_len"], case["kv_len"], case["memory_len"], case["head_dim"])
+    heads, kv_heads = case["heads"]
+    return Sizes(heads, kv_heads, case["q_len"], case["kv_len"], case["memory_len"], case["head_dim"])
 
 
 def case_id(case: Case) -> str:
