@@ -152,7 +152,7 @@ class Titans(MemoryBackend):
         """Let the model attend to the chunks that the associative memory decodes for ``query``, before its prompt.
 
         This is Titans' memory as context (section 4.1): the memory's output stands before the context, in the attention of
-        every layer. The text comes from the weights alone. The kept chunks only tell which turns said it; a text that no chunk
+        every layer. The text comes from the weights alone. The kept chunks only give the turns that have it; a text that no chunk
         has is dropped, as a blend of several. Of two chunks about the same subject the later one replaces the earlier one if
         it scores better.
 

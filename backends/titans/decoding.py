@@ -36,7 +36,7 @@ def decode(memory: AssociativeMemory, query: Tensor) -> list[DecodedText]:
     """Decode the texts whose embeddings are similar to a query, by beam search.
 
     The search begins with every first word, and keeps 64 beams for the first four words and 16 from there on: many texts
-    begin alike, so the memory knows least there. A text that later writes have overwritten scores too low to come out.
+    begin with the same words, so scores tell least there. A text that later writes have overwritten scores too low to come out.
     Repetitions of more than three words may come out shorter or longer than they were written.
 
     Args:

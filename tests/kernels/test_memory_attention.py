@@ -170,7 +170,7 @@ def test_no_local_keys_at_all() -> None:
 @pytest.mark.parametrize("memory_len", [0, 5])
 @pytest.mark.parametrize("learns", [False, True])
 def test_the_lowest_number_hides_a_key_too(memory_len: int, learns: bool) -> None:
-    """Some masks hold it for -inf: a query that may see nothing then weighs all local keys alike, as in softmax."""
+    """Some masks have it instead of -inf: a query with no visible key then weights all local keys equally, as softmax does."""
     sizes = Sizes(4, 2, 3, 9, memory_len, 16)
     inputs, named = tensors(sizes, torch.float32), options(sizes)
     mask = torch.zeros(2, 1, 3, 9)
