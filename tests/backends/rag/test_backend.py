@@ -14,7 +14,7 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Resources, Turn
 from memagent.backends.rag import Rag, RagConfig
-from memagent.backends.shared.chunking import LONGEST
+from memagent.backends.shared.chunking import MAX_CHUNK_CHARS
 
 FACTS = [
     "My dog is called Biscuit.",
@@ -100,7 +100,7 @@ def test_the_fact_asked_for_is_recalled_with_its_provenance(make_rag: MakeRag) -
     assert (found.session, found.role, found.speaker) == ("tuesday", "user", "Ana")
     assert found.created_at == turn.created_at
     assert found.score == pytest.approx(1.0)
-    assert "words rank 1 and meaning rank 1" in found.why
+    assert "BM25 rank 1 and embedding rank 1" in found.why
     assert "100% of the question's words" in found.why
     assert not found.regenerated
 
@@ -142,7 +142,7 @@ def test_turns_of_one_text_are_recalled_each_for_itself(make_rag: MakeRag) -> No
     assert [item.seqs for item in rag.recall("What is my dog called?")] == [(1,), (3,)]
 
 
-def test_a_huge_turn_is_recalled_by_a_passage_in_its_middle(make_rag: MakeRag) -> None:
+def test_a_huge_turn_is_recalled_by_a_chunk_in_its_middle(make_rag: MakeRag) -> None:
     rng = random.Random(5)
     filler = " ".join(rng.choices([f"filler{number}" for number in range(900)], k=6500))
     needle = "The lighthouse keeper named his albatross Winifred."
@@ -151,12 +151,12 @@ def test_a_huge_turn_is_recalled_by_a_passage_in_its_middle(make_rag: MakeRag) -
     rag = make_rag("My dog is called Biscuit.", huge, "I live in Porto.")
     (found,) = rag.recall(needle)
     assert needle in found.text
-    assert len(found.text) <= LONGEST < len(huge)
+    assert len(found.text) <= MAX_CHUNK_CHARS < len(huge)
     assert found.seqs == (2,)
     assert rag.stats().items == 3
 
 
-def test_the_best_passage_of_a_turn_stands_for_it(make_rag: MakeRag) -> None:
+def test_the_best_chunk_of_a_turn_stands_for_it(make_rag: MakeRag) -> None:
     long = "I collect stamps from Peru. " * 60 + "I also collect coins from Chile. " * 60
     found = make_rag(long, abstain=False).recall("coins from Chile")
     assert [item.seqs for item in found] == [(1,)]
@@ -186,11 +186,11 @@ def test_remembering_nothing_changes_nothing(rag: Rag) -> None:
     assert rag.stats().items == 5
 
 
-def test_stats_count_turns_passages_vectors_and_bytes(make_rag: MakeRag) -> None:
+def test_stats_count_turns_chunks_vectors_and_bytes(make_rag: MakeRag) -> None:
     rag = make_rag("My dog is called Biscuit.", "word " * 300)
     stats = rag.stats()
     assert stats.items == 2
-    assert stats.extras == {"passages": 3, "vectors": 3, "embedder": "hashing"}
+    assert stats.extras == {"chunks": 3, "vectors": 3, "embedder": "hashing"}
     assert stats.bytes_on_disk > 10_000
     assert stats.bytes_in_memory == 3 * 384 * 4
     rag.remember([said(3, "I grew up in Oamaru, so the smell of the sea makes me homesick.")])
@@ -267,10 +267,10 @@ def test_saving_does_not_end_use_and_later_changes_do_not_reach_the_saved(
         ("state.json", None),
         ("state.json", b"{"),
         ("state.json", b"{}"),
-        ("state.json", b'{"passages": 4}'),
-        ("lexical.sqlite3", None),
-        ("lexical.sqlite3", b"garbage" * 1000),
-        ("lexical.sqlite3", b""),
+        ("state.json", b'{"chunks": 4}'),
+        ("full_text.sqlite3", None),
+        ("full_text.sqlite3", b"garbage" * 1000),
+        ("full_text.sqlite3", b""),
         ("chroma", None),
         ("chroma/chroma.sqlite3", b"garbage" * 1000),
     ],
@@ -293,7 +293,7 @@ def test_the_fingerprint_names_what_a_state_depends_on(resources: Callable[[], R
     here = Rag.fingerprint(RagConfig(), resources())
     assert here["embedder"] == "hashing"
     assert here["embedder_digest"] == HashingEmbedder.digest
-    assert Rag.fingerprint(RagConfig(abstain=False, depth=3), resources()) == here
+    assert Rag.fingerprint(RagConfig(abstain=False, candidates=3), resources()) == here
     assert Rag.fingerprint(RagConfig(url="http://host:8000"), resources()) != here
 
 
@@ -311,6 +311,6 @@ def test_after_close_the_workspace_can_be_removed_and_made_anew(
 
 
 def test_a_store_that_fails_is_a_storage_error(rag: Rag) -> None:
-    rag._lexical.close()
+    rag._full_text.close()
     with pytest.raises(StorageError, match="The journal is kept apart"):
         rag.recall("What is my dog called?")
