@@ -14,7 +14,7 @@ import typer.main
 
 from memagent.backends.errors import MemagentError
 from memagent.cli.main import app
-from tests.agent.evaluation.benchmarks import LOCOMO, write
+from tests.agent.evaluation.datasets.files import LOCOMO, write
 from tests.agent.evaluation.scenarios import written
 
 # What keeps a command from asking, loading weights or waiting for input, where it has such an option.

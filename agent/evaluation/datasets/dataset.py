@@ -61,7 +61,7 @@ class Dataset:
 
     Attributes:
         name: ``locomo`` or ``longmemeval``.
-        main: the categories whose ranking is reported as the result, as the table names them.
+        reported_categories: the categories whose ranking is reported as the result, as the table names them.
         sha256: of the file.
         cases, turns: how many.
         sessions: how many each case has.
@@ -70,7 +70,7 @@ class Dataset:
 
     name: str
     path: Path
-    main: str
+    reported_categories: str
     sha256: str
     cases: int
     turns: int
@@ -84,7 +84,9 @@ class Dataset:
             yield self.parse(raw, f"{self.path}, record {number}")
 
 
-def open_dataset(name: str, path: Path, main: str, parse: Callable[[Any, str], Case]) -> Dataset:
+def open_dataset(
+    name: str, path: Path, reported_categories: str, parse: Callable[[Any, str], Case]
+) -> Dataset:
     """Read a file through once, so that every mistake in it is known before hours are spent.
 
     Raises:
@@ -104,7 +106,9 @@ def open_dataset(name: str, path: Path, main: str, parse: Callable[[Any, str], C
         raise InputError(f"{path} holds no questions: expected a list of {name} records.")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Dataset(name, path, main, digest, len(sessions), turns, sessions, tuple(questions), parse)
+    return Dataset(
+        name, path, reported_categories, digest, len(sessions), turns, sessions, tuple(questions), parse
+    )
 
 
 def validated(record: type[Record], raw: Any, where: str) -> Record:
