@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from memagent.agent.evaluation.scenarios import Located, Models, ScenarioResult
+    from memagent.agent.evaluation.scenarios import LocatedScenario, Models, ScenarioResult
 
 _SUFFIXES = (".recall.yaml", ".recall.yml")
 
@@ -80,7 +80,7 @@ class RecallError(Exception):
 class RecallItem(pytest.Item):
     """One scenario on one backend."""
 
-    def __init__(self, *, located: Located, backend: str, **other: Any) -> None:
+    def __init__(self, *, located: LocatedScenario, backend: str, **other: Any) -> None:
         super().__init__(**other)
         self.located = located
         self.backend = backend

@@ -58,7 +58,7 @@ def session_scores(row: RankRow) -> dict[str, float]:
 
 def of(rows: Sequence[Row], kind: type[Kind], method: str) -> dict[tuple[str, str], Kind]:
     wanted = [row for row in rows if isinstance(row, kind) and row.method == method]
-    keyed = {(row.case, row.item): row for row in wanted}
+    keyed: dict[tuple[str, str], Kind] = {(row.case, row.item): row for row in wanted}
     assert len(keyed) == len(wanted)
     return keyed
 

@@ -48,7 +48,7 @@ def make_rag(resources: Callable[[], Resources]) -> Iterator[MakeRag]:
         config = RagConfig(**settings)  # type: ignore[arg-type]
         rag = Rag.load(saved, config, resources()) if saved else Rag(config, resources())
         made.append(rag)
-        rag.remember([said(seq, text) for seq, text in enumerate(texts, start=1)])
+        rag.remember([make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
         return rag
 
     yield make
@@ -61,7 +61,7 @@ def rag(make_rag: MakeRag) -> Rag:
     return make_rag(*FACTS)
 
 
-def said(
+def make_turn(
     seq: int, text: str, role: str = "user", session: str = "monday", speaker: str | None = None
 ) -> Turn:
     when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
@@ -93,8 +93,8 @@ def test_an_empty_memory_recalls_nothing(make_rag: MakeRag) -> None:
 
 def test_the_fact_asked_for_is_recalled_with_its_provenance(make_rag: MakeRag) -> None:
     rag = make_rag()
-    turn = said(4, "My dog is called Biscuit.", "user", "tuesday", "Ana")
-    rag.remember([said(3, "I live in Porto."), turn])
+    turn = make_turn(4, "My dog is called Biscuit.", "user", "tuesday", "Ana")
+    rag.remember([make_turn(3, "I live in Porto."), turn])
     (found,) = rag.recall("What is my dog called?")
     assert (found.text, found.seqs) == (turn.text, (4,))
     assert (found.session, found.role, found.speaker) == ("tuesday", "user", "Ana")
@@ -165,7 +165,7 @@ def test_the_best_chunk_of_a_turn_stands_for_it(make_rag: MakeRag) -> None:
 
 def test_an_answer_of_one_word_is_found_by_its_question(make_rag: MakeRag) -> None:
     rag = make_rag(abstain=False)
-    rag.remember([said(1, "Which city were you born in?", "assistant"), said(2, "Oamaru")])
+    rag.remember([make_turn(1, "Which city were you born in?", "assistant"), make_turn(2, "Oamaru")])
     assert "Oamaru" in texts(rag, "In which city was I born?")
 
 
@@ -174,8 +174,8 @@ def test_an_answer_of_one_word_is_found_by_its_question(make_rag: MakeRag) -> No
 
 def test_a_turn_handed_over_twice_is_held_once(rag: Rag) -> None:
     before = rag.stats()
-    rag.remember([said(seq, text) for seq, text in enumerate(FACTS, start=1)])
-    rag.remember([said(2, "another text under a known number")])
+    rag.remember([make_turn(seq, text) for seq, text in enumerate(FACTS, start=1)])
+    rag.remember([make_turn(2, "another text under a known number")])
     assert rag.stats().items == before.items == 5
     assert rag.stats().extras == before.extras
     assert texts(rag, "What is my dog called?") == ["My dog is called Biscuit."]
@@ -193,7 +193,7 @@ def test_stats_count_turns_chunks_vectors_and_bytes(make_rag: MakeRag) -> None:
     assert stats.extras == {"chunks": 3, "vectors": 3, "embedder": "hashing"}
     assert stats.bytes_on_disk > 10_000
     assert stats.bytes_in_memory == 3 * 384 * 4
-    rag.remember([said(3, "I grew up in Oamaru, so the smell of the sea makes me homesick.")])
+    rag.remember([make_turn(3, "I grew up in Oamaru, so the smell of the sea makes me homesick.")])
     assert rag.stats().extras["vectors"] == 6
 
 
@@ -222,7 +222,7 @@ def test_forgetting_everything_leaves_a_memory_that_works(rag: Rag) -> None:
     rag.forget(range(1, 6))
     assert rag.stats().items == 0
     assert rag.stats().extras["vectors"] == 0
-    rag.remember([said(6, "My dog is called Rex.")])
+    rag.remember([make_turn(6, "My dog is called Rex.")])
     assert texts(rag, "What is my dog called?") == ["My dog is called Rex."]
 
 
@@ -252,10 +252,10 @@ def test_saving_does_not_end_use_and_later_changes_do_not_reach_the_saved(
 ) -> None:
     folder = saved(rag, tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    rag.remember([said(6, "My cat is called Crumb.")])
+    rag.remember([make_turn(6, "My cat is called Crumb.")])
     rag.forget([1])
     loaded = make_rag(saved=folder)
-    loaded.remember([said(7, "My goldfish is called Bob.")])
+    loaded.remember([make_turn(7, "My goldfish is called Bob.")])
     assert texts(rag, "What is my cat called?") == ["My cat is called Crumb."]
     assert texts(loaded, "What is my dog called?")[0] == "My dog is called Biscuit."
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -303,7 +303,7 @@ def test_after_close_the_workspace_can_be_removed_and_made_anew(
     place = resources()
     for _ in range(3):
         rag = Rag(RagConfig(), place)
-        rag.remember([said(1, "My dog is called Biscuit.")])
+        rag.remember([make_turn(1, "My dog is called Biscuit.")])
         assert rag.stats().items == 1
         rag.close()
         shutil.rmtree(place.workspace)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import dedent
 
-from memagent.agent.evaluation.scenarios import Located, read
+from memagent.agent.evaluation.scenarios import LocatedScenario, read
 
 
 def written(folder: Path, text: str, name: str = "a.recall.yaml") -> Path:
@@ -15,7 +15,7 @@ def written(folder: Path, text: str, name: str = "a.recall.yaml") -> Path:
     return file
 
 
-def one(folder: Path, text: str) -> Located:
+def one(folder: Path, text: str) -> LocatedScenario:
     """The only scenario of a file of this text."""
     (found,) = read(written(folder, text))
     return found

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from memagent.agent.evaluation.scenarios import Located, read, read_all
-from memagent.agent.evaluation.scenarios.schema import Ask, Say
+from memagent.agent.evaluation.scenarios import LocatedScenario, read, read_all
+from memagent.agent.evaluation.scenarios.schema import AskStep, SayStep
 from memagent.backends.errors import InputError
 from tests.agent.evaluation.scenarios import one, written
 
@@ -31,7 +31,7 @@ def mistakes(file: Path) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def named(found: list[Located]) -> list[tuple[str, str, int]]:
+def named(found: list[LocatedScenario]) -> list[tuple[str, str, int]]:
     return [(item.scenario.name, item.file.name, item.line) for item in found]
 
 
@@ -63,8 +63,8 @@ def test_what_stands_there_stays_text(tmp_path: Path) -> None:
     ).scenario
     assert (found.name, found.about, found.tags) == ("007", "~", ("yes", "1.50", "null"))
     say, ask = found.steps
-    assert isinstance(say, Say)
-    assert isinstance(ask, Ask)
+    assert isinstance(say, SayStep)
+    assert isinstance(ask, AskStep)
     assert say.session == "2026-01-05"
     assert [turn.text for turn in say.say] == ["0042", "no", "1e3"]
     assert ask.ask == "off"
@@ -93,8 +93,8 @@ def test_an_anchor_stands_for_what_it_names(tmp_path: Path) -> None:
         """,
     )
     first, second = found.scenario.steps
-    assert isinstance(first, Ask)
-    assert isinstance(second, Ask)
+    assert isinstance(first, AskStep)
+    assert isinstance(second, AskStep)
     assert first.expect == second.expect
 
 
@@ -164,7 +164,7 @@ def test_an_anchor_stands_for_what_it_names(tmp_path: Path) -> None:
         ),
         (
             "name: x\nsteps:\n- ask: q\n  expect:\n    reply_seconds: 2\n    nothing: true\n",
-            ["4: steps[0].expect: `reply_seconds` needs a `reply`: without one no model is asked"],
+            ["4: steps[0].expect: `reply_seconds` needs a `reply`: without it no model answers"],
         ),
         (
             "name: x\nsteps:\n- forget: {matching: a, session: b}\n- ask: q\n  expect: {nothing: true}\n",
