@@ -31,7 +31,8 @@ _MODELS: tuple[type[ScenarioModel], ...] = (
     DistractorSpec,
     ForgetSpec,
 )
-_FIELDS = sorted({name for model in _MODELS for name in model.model_fields})
+FIELD_NAMES = sorted({name for model in _MODELS for name in model.model_fields})
+"""Every field name that a scenario file may use, sorted."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _message(error: ErrorDetails, root: Node, file: Path) -> str:
     last = str(error["loc"][-1]) if error["loc"] else ""
     problem = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(last, _FIELDS, n=1)
+        near = get_close_matches(last, FIELD_NAMES, n=1)
         problem = "no such field here" + (f"; did you mean {near[0]}?" if near and near[0] != last else "")
     elif error["type"] == "missing":
         problem = f"the field {last} is missing"

@@ -311,6 +311,6 @@ def test_after_close_the_workspace_can_be_removed_and_made_anew(
 
 
 def test_a_store_that_fails_is_a_storage_error(rag: Rag) -> None:
-    rag._full_text.close()
+    rag.close()
     with pytest.raises(StorageError, match="The journal is kept apart"):
         rag.recall("What is my dog called?")

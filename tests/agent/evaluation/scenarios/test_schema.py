@@ -22,7 +22,7 @@ from memagent.agent.evaluation.scenarios.schema import (
     TurnSpec,
     WaitStep,
 )
-from tests.agent.evaluation.scenarios import one
+from tests.agent.evaluation.scenarios import only_scenario
 
 ASK = {"ask": "Where?", "expect": {"recalled": "Porto"}}
 EVERYTHING = """
@@ -79,7 +79,7 @@ def turn_spec(value: object) -> TurnSpec:
 
 
 def test_each_kind_of_step_is_told_by_its_action(tmp_path: Path) -> None:
-    steps = one(tmp_path, EVERYTHING).scenario.steps
+    steps = only_scenario(tmp_path, EVERYTHING).scenario.steps
     assert [type(step) for step in steps] == [
         SayStep,
         DistractorStep,
@@ -95,7 +95,7 @@ def test_each_kind_of_step_is_told_by_its_action(tmp_path: Path) -> None:
 
 
 def test_a_scenario_survives_the_way_through_json(tmp_path: Path) -> None:
-    made = one(tmp_path, EVERYTHING).scenario
+    made = only_scenario(tmp_path, EVERYTHING).scenario
     dumped = made.model_dump(mode="json", exclude_defaults=True)
     assert Scenario.model_validate(json.loads(json.dumps(dumped))) == made
 
@@ -314,5 +314,5 @@ def test_values_do_not_change() -> None:
 
 def test_the_documented_example_is_a_scenario(tmp_path: Path) -> None:
     example = (schema.__doc__ or "").partition("\n\n")[2].partition("\n\nEvery")[0]
-    made = one(tmp_path, example).scenario
+    made = only_scenario(tmp_path, example).scenario
     assert [type(step) for step in made.steps] == [SayStep, DistractorStep, WaitStep, SayStep, AskStep]
