@@ -34,4 +34,6 @@ def recollection_fields(item: Recollection) -> dict[str, Any]:
         "created_at": item.created_at.isoformat(),
         "why": item.why,
         "regenerated": item.regenerated,
+        "superseded_by": item.superseded_by,
+        "superseded_at": item.superseded_at.isoformat() if item.superseded_at is not None else None,
     }

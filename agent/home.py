@@ -19,9 +19,9 @@ from pathlib import Path
 from urllib.parse import unquote
 from uuid import uuid4
 
-from memagent.agent.journal.url import check_journal_url
 from memagent.agent.files import make_private, write_private
-from memagent.backends.errors import InputError, SettingError, StorageError
+from memagent.agent.journal.url import check_journal_url
+from memagent.backends.errors import InputError, SettingError
 
 # Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")

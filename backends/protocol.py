@@ -7,6 +7,7 @@ has committed it, and never a turn of another user.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,9 +19,27 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from memagent.backends.errors import SettingError
+from memagent.backends.picture import Cell, Column, Picture, Table
+
 Fingerprint = Mapping[str, str | int | float | bool]
 Vectors = NDArray[np.float32]
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A file that belongs to a turn; its bytes stay in the journal until they are asked for.
+
+    Attributes:
+        media_type: as in ``image/png``.
+        size: in bytes.
+        sha256: digest of the bytes, 64 hexadecimal digits.
+    """
+
+    media_type: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +54,11 @@ class Turn:
         text: what was said; never empty.
         created_at: when, with time zone.
         speaker: the name of who spoke, where there is more than a role (group chats, transcripts).
-        in_view: seqs of the turns that stood in the model's prompt when this reply was written.
+        in_view: seqs of the turns that stood in the model's prompt, or were attended, when this reply was written.
+        recalled: those of ``in_view`` that memory brought, rather than the conversation's last turns.
         derived: written with recollections in view. Never handed to a backend: what was recalled
             is not remembered a second time.
+        attachments: the turn's files, in order.
     """
 
     seq: int
@@ -49,19 +70,41 @@ class Turn:
     speaker: str | None = None
     in_view: tuple[int, ...] = ()
     derived: bool = False
+    recalled: tuple[int, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One item that a backend recalls. ``Memory`` looks up its provenance in the journal: see ``Recollection``.
+
+    Attributes:
+        seqs: the turns it came from, oldest first; at least one.
+        score: higher is more relevant; comparable within one recall of one backend only.
+        why: one sentence for a person: what made the backend recall this.
+        text: what goes into the prompt; empty: the text of the first turn.
+        regenerated: True if the text was produced from weights instead of looked up in the journal.
+        superseded_by: the later turn that replaces what this one says, if the backend knows of one.
+    """
+
+    seqs: tuple[int, ...]
+    score: float
+    why: str
+    text: str = ""
+    regenerated: bool = False
+    superseded_by: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Recollection:
-    """One recalled item.
+    """A hit with its provenance from the journal.
 
     Attributes:
         text: what goes into the prompt.
-        score: higher is more relevant; comparable within one recall of one backend only.
-        seqs: the turns it came from, oldest first.
-        session, role, speaker, created_at: provenance of the first of those turns.
-        why: one sentence for a person: what made the backend recall this.
-        regenerated: True if the text was produced from weights instead of looked up in the journal.
+        score, seqs, why, regenerated: as in ``Hit``.
+        session, role, speaker, created_at: of the first of the turns.
+        superseded_by: the later turn that replaces what this one says, if the backend knows of one.
+        superseded_at: when that turn was said.
     """
 
     text: str
@@ -73,6 +116,61 @@ class Recollection:
     why: str
     speaker: str | None = None
     regenerated: bool = False
+    superseded_by: int | None = None
+    superseded_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What became of one turn that a backend was handed.
+
+    Attributes:
+        seq: the turn.
+        stored: False if nothing new is kept of it, because it was held already or says nothing new.
+        surprise: how unexpected it was to a memory that predicts what it reads; higher is more, in the backend's own unit.
+        strength: how strongly it was written, 0 to 1.
+        merged_into: the earlier turn whose item now stands for this one too.
+        supersedes: earlier turns that this one replaces.
+    """
+
+    seq: int
+    stored: bool = True
+    surprise: float | None = None
+    strength: float | None = None
+    merged_into: int | None = None
+    supersedes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One reply that had recollections in view.
+
+    Attributes:
+        seq: the reply. Forgetting it takes the use back.
+        recalled: the turns that the recollections came from.
+        created_at: when the reply was written, with time zone.
+    """
+
+    seq: int
+    recalled: tuple[int, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What training a backend's weights takes, said before it starts.
+
+    Attributes:
+        summary: what is trained on what, in one sentence.
+        minutes: an estimate for this machine.
+        bytes: what it writes.
+        done: the weights are there already.
+    """
+
+    summary: str
+    minutes: float
+    bytes: int
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +187,7 @@ class BackendStats:
     """What a backend holds and what it costs.
 
     Attributes:
-        items: things it can recall (turns, passages, spans, latents).
+        items: things it can recall (turns, chunks, latents).
         tokens: tokens of text it has read, as counted by its own tokenizer; 0 if it does not count.
         bytes_on_disk: size of its working files.
         bytes_in_memory: an estimate of what it holds in RAM, without shared models.
@@ -140,8 +238,6 @@ def silent(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[
 
 
 def _no_model() -> LocalModel:
-    from memagent.backends.errors import SettingError
-
     raise SettingError("This backend needs a local language model; the chosen model is not one.")
 
 
@@ -175,66 +271,115 @@ class Resources:
         return self.make_model()
 
 
-class MemoryBackend(Protocol):
-    """A long-term memory. Subclass it, and fill in everything without a default.
+class MemoryBackend(ABC):
+    """A long-term memory. Subclass it, and fill in what is abstract.
 
     A backend is built as ``Backend(config, resources)``, ``config`` being an instance of its
     ``Config`` dataclass: its hyper-parameters, settable with ``--set key=value``. One that abstains has
     a field ``abstain: bool = True``, which benchmarks of ranking switch off.
+
+    The flags say what a backend can do; ``memagent.testing`` holds them against what it does.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[Any]]
     needs: ClassVar[frozenset[str]] = frozenset()
     """Which of ``embedder`` and ``local_model`` it uses."""
+    exact_forget: ClassVar[bool] = False
+    """It removes single turns; else it is rebuilt without them."""
+    consolidates: ClassVar[bool] = False
+    """It has something to tidy up."""
+    model_channel: ClassVar[bool] = False
+    """It is a ``ModelMemory`` too."""
     fixed_size: ClassVar[bool] = False
     """Its state does not grow with what it reads."""
     regenerates: ClassVar[bool] = False
     """It recalls text produced from weights."""
     costly: ClassVar[bool] = False
     """Reading the journal again takes so long that a state made by another model or setting is refused, not rebuilt."""
+    follows_use: ClassVar[bool] = False
+    """It wants to know which recollections replies had in view: see ``note_use``."""
+    trainable: ClassVar[bool] = False
+    """It has weights that are trained apart from any journal: see ``train``."""
 
-    def __init__(self, config: Any, resources: Resources) -> None: ...
+    def __init__(self, config: Any, resources: Resources) -> None:
+        """Begin with an empty memory."""
+        self.config = config
+        self.resources = resources
 
     @classmethod
+    @abstractmethod
     def fingerprint(cls, config: Any, resources: Resources) -> Fingerprint:
-        """What a stored state depends on besides the turns: format version, model digests, settings.
+        """Return what a stored state depends on besides the turns: format version, model digests, settings.
 
         A checkpoint with another fingerprint is not loaded but rebuilt from the journal.
         """
-        ...
 
-    def remember(self, turns: Sequence[Turn]) -> None:
-        """Take in turns, in journal order. A seq already held changes nothing."""
-        ...
+    @abstractmethod
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        """Take in turns, in journal order, and say what became of each. A turn already held changes nothing."""
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
-        """Return at most ``limit`` recollections, best first; none if nothing seems relevant.
+    @abstractmethod
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Return at most ``limit`` hits, best first; none if nothing seems relevant. Changes nothing.
 
         The length of the list is the backend's own judgement: most messages need no memory.
         """
-        ...
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Remove these turns so that nothing of them is left in memory or in the working files.
 
-        Returns False if the method cannot: the agent then rebuilds it without them. Unknown seqs
-        are ignored.
+        Args:
+            seqs: the turns to remove; unknown ones are ignored.
+            turns: those of them whose content is still at hand, for a method that needs it to undo what it learnt. After a
+                crash, or when another process forgot, it is not.
+
+        Returns:
+            False if the method cannot do it, or not without the content that is missing: then the agent rebuilds the
+            backend without these turns.
         """
         return False
+
+    def note_use(self, uses: Sequence[Use]) -> None:
+        """Take in which recollections replies had in view, in journal order between the turns; see ``follows_use``."""
+        return
 
     def consolidate(self) -> ConsolidationReport:
         """Tidy the memory: merge, compact, drop what is superseded. Never changes the journal."""
         items = self.stats().items
         return ConsolidationReport(items, items, "This backend has nothing to consolidate.")
 
-    def stats(self) -> BackendStats: ...
+    @abstractmethod
+    def stats(self) -> BackendStats:
+        """Return what the memory holds and what it costs."""
 
+    def picture(self) -> Sequence[Picture]:
+        """Draw the memory as plain data. By default a table of its figures."""
+        stats = self.stats()
+        figures: list[tuple[Cell, ...]] = [
+            ("items", stats.items),
+            ("tokens read", stats.tokens),
+            ("bytes on disk", stats.bytes_on_disk),
+            ("bytes in memory", stats.bytes_in_memory),
+            *stats.extras.items(),
+        ]
+        return [Table(self.name, (Column("figure"), Column("value")), tuple(figures))]
+
+    def picture_of_recall(self, query: str, *, limit: int = 5) -> Sequence[Picture]:
+        """Draw how a query finds what it finds. By default a table of the hits."""
+        rows = tuple(
+            (place, hit.score, ", ".join(map(str, hit.seqs)), hit.why)
+            for place, hit in enumerate(self.recall(query, limit=limit), start=1)
+        )
+        columns = (Column("rank"), Column("score"), Column("turns"), Column("why"))
+        return [Table(query, columns, rows)]
+
+    @abstractmethod
     def save(self, directory: Path) -> None:
         """Write the whole state into an empty directory: safetensors, JSON, or a database; no pickle."""
-        ...
 
     @classmethod
+    @abstractmethod
     def load(cls, directory: Path, config: Any, resources: Resources) -> Self:
         """Read what ``save`` wrote. The directory stays as it is: copy what will change.
 
@@ -242,7 +387,24 @@ class MemoryBackend(Protocol):
             CheckpointError: the state cannot be used; the agent rebuilds it from the journal.
             OSError: the disk is full or fails; the agent keeps the state.
         """
-        ...
+
+    @classmethod
+    def training_plan(cls, config: Any, resources: Resources) -> TrainingPlan:
+        """Say what ``train`` would take.
+
+        Raises:
+            SettingError: this backend has no weights to train.
+        """
+        raise SettingError(f"The backend {cls.name} has no weights to train: it can be used as it is.")
+
+    @classmethod
+    def train(cls, config: Any, resources: Resources) -> None:
+        """Train the backend's weights into ``resources.cache``. Interrupted, it goes on where it was when called again.
+
+        Raises:
+            SettingError: this backend has no weights to train.
+        """
+        cls.training_plan(config, resources)
 
     def close(self) -> None:
         """Release files and connections. Called once, last."""
@@ -250,15 +412,15 @@ class MemoryBackend(Protocol):
 
 
 @dataclass
-class Attachment:
-    """What a model channel did during one generation.
+class Injection:
+    """What a model channel brings into one generation.
 
     Attributes:
-        recollections: what came to mind, for ``/why``.
+        hits: what was recalled, for ``/why``.
         seqs: every turn that may show in the reply: those above, and those they were read after.
     """
 
-    recollections: list[Recollection] = field(default_factory=list)
+    hits: list[Hit] = field(default_factory=list)
     seqs: frozenset[int] = frozenset()
 
 
@@ -268,7 +430,7 @@ class ModelMemory(Protocol):
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> AbstractContextManager[Attachment]:
+    ) -> AbstractContextManager[Injection]:
         """While it is open, the model's forward passes in this ``contextvars`` context use what ``query`` brings to mind.
 
         Those of other contexts, which may be other users' replies, do not. After exit, also by an exception, the model

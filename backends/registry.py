@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from memagent.backends.errors import MissingExtraError, NotFoundError, SettingError
-from memagent.backends.protocol import MemoryBackend, ModelMemory
+from memagent.backends.protocol import MemoryBackend
 
 GROUP = "memagent.backends"
 _LONGEST_QUOTE = 80
@@ -21,15 +21,37 @@ CONTROL = "none"
 """The backend that remembers nothing: what an agent does with it, it does not owe to memory."""
 
 
+SEPARATOR = "+"
+"""Joins the names of several backends that are opened as one memory."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One backend with its settings.
+
+    Attributes:
+        settings: as they were typed, by field name.
+        config: the same, checked and converted.
+    """
+
+    name: str
+    backend: type[MemoryBackend]
+    settings: Mapping[str, str]
+    config: Any
+
+
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend implements, derived from its class."""
+    """What a backend says that it can do; see the flags of ``MemoryBackend``."""
 
     exact_forget: bool
     consolidates: bool
     model_channel: bool
     fixed_size: bool
     regenerates: bool
+    costly: bool
+    follows_use: bool
+    trainable: bool
     needs_embedder: bool
     needs_local_model: bool
 
@@ -60,16 +82,46 @@ def get(name: str) -> type[MemoryBackend]:
 
 
 def capabilities(backend: type[MemoryBackend]) -> Capabilities:
-    """Read a backend's capabilities off what it overrides and declares."""
+    """Return a backend's flags and needs."""
     return Capabilities(
-        exact_forget=backend.forget is not MemoryBackend.forget,
-        consolidates=backend.consolidate is not MemoryBackend.consolidate,
-        model_channel=hasattr(backend, "attached") and issubclass(backend, ModelMemory),
+        exact_forget=backend.exact_forget,
+        consolidates=backend.consolidates,
+        model_channel=backend.model_channel,
         fixed_size=backend.fixed_size,
         regenerates=backend.regenerates,
+        costly=backend.costly,
+        follows_use=backend.follows_use,
+        trainable=backend.trainable,
         needs_embedder="embedder" in backend.needs,
         needs_local_model="local_model" in backend.needs,
     )
+
+
+def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
+    """Find the backend of a name, or the several that are joined by ``+``, with their settings.
+
+    Args:
+        settings: by field name; of several backends, as ``backend.field``.
+
+    Raises:
+        NotFoundError, SettingError, MissingExtraError: see ``get`` and ``configure``; or a backend is named twice.
+    """
+    parts = name.split(SEPARATOR)
+    if len(set(parts)) < len(parts):
+        raise SettingError(f"The memory {name!r} names a backend twice; expected different ones.")
+    own: dict[str, dict[str, str]] = {part: {} for part in parts}
+    for key, value in settings.items():
+        part, dot, field = key.partition(".")
+        if len(parts) == 1:
+            own[name][key] = value
+        elif dot and part in own:
+            own[part][field] = value
+        else:
+            raise SettingError(
+                f"The setting {key!r} names none of the backends of {name}; expected for instance {parts[0]}.abstain."
+            )
+    backends = {part: get(part) for part in parts}
+    return [Choice(part, backends[part], own[part], configure(backends[part], own[part])) for part in parts]
 
 
 def configure(backend: type[MemoryBackend], settings: Mapping[str, str]) -> Any:

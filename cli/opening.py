@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memagent.backends.errors import InputError, NotFoundError
-from memagent.backends.errors import in_a_line
+from memagent.backends.errors import InputError, NotFoundError, in_a_line
 from memagent.cli.rendering.output import say
 
 if TYPE_CHECKING:

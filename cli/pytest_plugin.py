@@ -21,6 +21,9 @@ import pytest
 if TYPE_CHECKING:
     from memagent.agent.evaluation.scenarios import LocatedScenario, Models, ScenarioResult
 
+# So that a failing case of the contract suite says what it compared.
+pytest.register_assert_rewrite("memagent.agent.testing")
+
 _SUFFIXES = (".recall.yaml", ".recall.yml")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from memagent.agent.engine.conversation import Conversation, Settings
-from memagent.agent.engine.events import Event, Recalled, Seconds, TurnEnded, Usage
+from memagent.agent.engine.conversation import Conversation, Settings, remembered
+from memagent.agent.engine.events import Event, Recalled, Remembered, Seconds, TurnEnded, Usage
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.memory.forgetting import Forgotten
@@ -84,8 +84,42 @@ class Agent:
         return Conversation(self.memory, self.model, session, self.settings)
 
     def ask(self, text: str, *, session: str) -> Reply:
-        """Say something in a session and wait for the whole answer."""
-        return collect(list(self.conversation(session).send(text)))
+        """Say something in a session and wait for the whole answer.
+
+        Raises:
+            MemagentError: see ``Conversation.send``.
+        """
+        return collect(list(self.stream(text, session=session)))
+
+    def stream(self, text: str, *, session: str) -> Iterator[Event]:
+        """Say something in a session and yield what happens, the reply's tokens among it; see ``events``.
+
+        Raises:
+            MemagentError: see ``Conversation.send``.
+        """
+        return self.conversation(session).send(text)
+
+    def remember(self, text: str, *, session: str, role: str = "user", **fields: Any) -> Remembered:
+        """Add a turn without asking the model.
+
+        Args:
+            role: ``user``, ``assistant``, ``system`` or ``tool``.
+            fields: as for ``Memory.remember``.
+
+        Raises:
+            InputError: the text or a name cannot be stored.
+            StorageError: the journal cannot be written; nothing was stored.
+        """
+        turn = self.memory.journal.append(session, role, text, **fields)
+        return remembered(turn, self.memory.catch_up())
+
+    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        """Return what memory holds relevant to a query, best first; often nothing.
+
+        Args:
+            limit: most recollections returned.
+        """
+        return self.memory.recall(query, limit=limit)
 
     def forget(self, *seqs: int) -> Forgotten:
         """Forget turns everywhere; see ``Memory.forget``."""

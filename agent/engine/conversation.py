@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -22,10 +22,10 @@ from memagent.agent.engine.events import (
 )
 from memagent.agent.engine.prompt import SYSTEM, SYSTEM_IN_MIND, Budget, Prompt, assemble
 from memagent.agent.journal.records import check_name, check_text
-from memagent.agent.memory import Memory
+from memagent.agent.memory import Attached, Memory
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.backends.errors import InputError, SettingError
-from memagent.backends.protocol import Attachment, LocalModel, Recollection, Turn
+from memagent.backends.protocol import LocalModel, Recollection, Turn, WriteResult
 
 Channel = Literal["auto", "text", "model", "both"]
 _RECENT_TURNS = 64
@@ -106,15 +106,10 @@ class Conversation:
         try:
             yield from self._answer(text, prompt, reply)
         finally:
-            answered = self._store(asked, prompt, reply)
-        yield Remembered(asked, True, "It was handed to memory.")
+            answered, results = self._store(asked, prompt, reply)
+        yield remembered(asked, results)
         if answered is not None:
-            why = (
-                "It was written with recollections in view, so it stays in the journal only."
-                if answered.derived
-                else "It was handed to memory."
-            )
-            yield Remembered(answered, not answered.derived, why)
+            yield remembered(answered, results)
         yield self._ended(prompt, reply)
 
     def probe(self, text: str) -> Iterator[Event]:
@@ -172,8 +167,8 @@ class Conversation:
         try:
             if self.channel != "text":
                 began = time.monotonic()
-                attachment = context.run(attached.enter_context, self._attached(text, prompt))
-                reply.attend(attachment, time.monotonic() - began)
+                memory = context.run(attached.enter_context, self._attached(text, prompt))
+                reply.attend(memory, time.monotonic() - began)
             self.last_recalled = reply.recalled
             yield reply.recalled
             pieces = self.model.stream(prompt.messages, self.settings.sampling)
@@ -189,22 +184,26 @@ class Conversation:
             context.run(attached.close)
         reply.complete = not self._stop.is_set()
 
-    def _attached(self, text: str, prompt: Prompt) -> AbstractContextManager[Attachment]:
+    def _attached(self, text: str, prompt: Prompt) -> AbstractContextManager[Attached]:
         in_sight = {turn.seq for turn in prompt.recent}
         in_sight |= {seq for item in prompt.recollections for seq in item.seqs}
         return self.memory.attached(cast(LocalModel, self.model), text, exclude=in_sight)
 
-    def _store(self, asked: Turn, prompt: Prompt, reply: _Reply) -> Turn | None:
-        """Journal the reply with what it saw, and let memory follow."""
+    def _store(
+        self, asked: Turn, prompt: Prompt, reply: _Reply
+    ) -> tuple[Turn | None, Mapping[int, WriteResult]]:
+        """Journal the reply with what it saw, and let memory follow; return the reply and what became of both turns."""
         answered = None
         text = _storable(reply.text)
         if text:
             shown = reply.attended | {seq for item in reply.recalled.shown for seq in item.seqs}
             in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
             derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
-            answered = self.memory.journal.append_reply(self.session, text, in_view, derived=derived)
-        self.memory.catch_up()
-        return answered
+            recalled = sorted({seq for item in reply.recalled.shown for seq in item.seqs})
+            answered = self.memory.journal.append_reply(
+                self.session, text, in_view, derived=derived, recalled=recalled
+            )
+        return answered, self.memory.catch_up()
 
     def _ended(self, prompt: Prompt, reply: _Reply) -> TurnEnded:
         tokens = self.model.count_text(reply.text)
@@ -212,6 +211,14 @@ class Conversation:
         now = time.monotonic()
         seconds = Seconds(reply.recalled.seconds, (reply.first or now) - reply.began, now - reply.began)
         return TurnEnded(reply.text.strip(), not reply.complete, usage, seconds)
+
+
+def remembered(turn: Turn, results: Mapping[int, WriteResult]) -> Remembered:
+    """Return the event of a turn that is in the journal and that memory has followed."""
+    if turn.derived:
+        why = "It was written with recollections in view, so it stays in the journal only."
+        return Remembered(turn, False, why)
+    return Remembered(turn, True, "It was handed to memory.", results.get(turn.seq))
 
 
 def _storable(text: str) -> str:
@@ -230,11 +237,10 @@ class _Reply:
         self.text = ""
         self.complete = False
 
-    def attend(self, attachment: Attachment, seconds: float) -> None:
+    def attend(self, attached: Attached, seconds: float) -> None:
         """Note what reaches the model inside its attention, besides what stands in the prompt."""
-        self.attended = attachment.seqs
-        inside = tuple(attachment.recollections)
-        before = self.recalled
+        self.attended = attached.seqs
+        inside, before = attached.recollections, self.recalled
         self.recalled = Recalled(before.found + inside, before.shown + inside, before.seconds + seconds)
 
     def add(self, piece: str) -> None:

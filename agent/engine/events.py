@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.protocol import Recollection, Turn, WriteResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,18 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A turn was handed to memory, or (``taken`` False) only to the journal; ``why`` says so in one sentence."""
+    """A turn is in the journal, and memory was given it unless ``taken`` is False.
+
+    Attributes:
+        taken: False: the turn stays in the journal only.
+        why: the reason, in one sentence.
+        result: what became of it in memory; None if it was not given it.
+    """
 
     turn: Turn
     taken: bool
     why: str
+    result: WriteResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,8 @@ def _from_user(turns: Sequence[Turn]) -> Sequence[Turn]:
 
 
 def fenced(recollections: Sequence[Recollection]) -> str:
-    """Write recollections as one block of data, oldest first, each line with date, session and speaker.
+    """Write recollections as one block of data, oldest first, each line with date, session and speaker,
+    and since when it is superseded.
 
     What was said later may supersede what was said before; several notes are followed by a word on that.
     Nothing recalled gives an empty text.
@@ -134,10 +135,15 @@ def fenced(recollections: Sequence[Recollection]) -> str:
     if not recollections:
         return ""
     lines = [
-        f"- [{item.created_at:%Y-%m-%d}, session {_inert(item.session)}, {_inert(item.speaker or item.role)}] {_inert(item.text)}"
+        f"- [{item.created_at:%Y-%m-%d}, session {_inert(item.session)}, {_inert(item.speaker or item.role)}"
+        f"{_superseded(item)}] {_inert(item.text)}"
         for item in sorted(recollections, key=lambda item: (item.created_at, item.seqs))
     ]
     return "<memory>\n" + "\n".join(lines) + "\n</memory>\n" + (_LATER if len(lines) > 1 else "") + "\n"
+
+
+def _superseded(item: Recollection) -> str:
+    return "" if item.superseded_at is None else f", no longer so since {item.superseded_at:%Y-%m-%d}"
 
 
 def _inert(text: str) -> str:

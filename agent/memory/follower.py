@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from memagent.agent.journal import Journal, Unfinished
@@ -26,7 +26,7 @@ from memagent.agent.memory.checkpoint import (
 )
 from memagent.agent.memory.workspace import remove_dead_readers
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
-from memagent.backends.protocol import ConsolidationReport, MemoryBackend, Resources, Turn
+from memagent.backends.protocol import ConsolidationReport, MemoryBackend, Resources, Turn, Use, WriteResult
 
 _BATCH = 256
 # A checkpoint is worth writing once reading its turns again would take this long.
@@ -92,38 +92,49 @@ class Follower:
 
     # following
 
-    def catch_up(self) -> int:
-        """Follow the journal to its end and return how many turns were read."""
+    def catch_up(self, forgotten: Sequence[Turn] = ()) -> dict[int, WriteResult]:
+        """Follow the journal to its end.
+
+        Args:
+            forgotten: turns that were just forgotten, whose content is still at hand.
+
+        Returns:
+            What became of the turns that were read, by seq; of a long tail, of its last batch only.
+        """
         self._recover()
-        self.follow_forgettings()
+        self.follow_forgettings(forgotten)
         last_seq, _ = self.journal.last()
+        results: dict[int, WriteResult] = {}
         if last_seq <= self.position.seq:
-            return 0
-        read = 0
+            return results
         for batch in self._pending(last_seq):
             began = time.monotonic()
             with self._changing():
-                self.backend.remember([turn for turn in batch if not turn.derived])
+                results = {result.seq: result for result in self._hand_over(batch)}
                 self.position = replace(self.position, seq=batch[-1].seq)
             self._replay_seconds += time.monotonic() - began
-            read += len(batch)
             if self._replay_seconds > _REPLAY_SECONDS_IN_USE:
                 self.checkpoint()
         self.position = replace(self.position, seq=last_seq)
-        return read
+        return results
 
-    def follow_forgettings(self) -> None:
-        """Remove what the journal has forgotten, and store the state, so that no older one holds it."""
+    def follow_forgettings(self, forgotten: Sequence[Turn] = ()) -> None:
+        """Remove what the journal has forgotten, and store the state, so that no older one holds it.
+
+        Args:
+            forgotten: as for ``catch_up``.
+        """
         _, last = self.journal.last()
         if last > self.position.forgetting:
-            gone = [
-                one.seq
-                for one in self.journal.forgettings(self.position.forgetting)
-                if 0 < one.seq <= self.position.seq
+            seqs = [
+                forgetting.seq
+                for forgetting in self.journal.forgettings(self.position.forgetting)
+                if 0 < forgetting.seq <= self.position.seq
             ]
+            at_hand = [turn for turn in forgotten if turn.seq in set(seqs)]
             with self._changing():
-                forgot = not gone or self.backend.forget(gone)
-            if not forgot:
+                done = not seqs or self.backend.forget(seqs, at_hand)
+            if not done:
                 self.notify(f"{self.name} cannot forget single turns; it is being rebuilt without them.")
                 self.rebuild()
                 return
@@ -132,17 +143,16 @@ class Follower:
             self.checkpoint()
         self._settle()
 
-    def rebuild(self) -> int:
-        """Throw the backend's state away and read the whole journal again; return the turns read."""
+    def rebuild(self) -> None:
+        """Throw the backend's state away and read the whole journal again."""
         if not self._read_only:
             discard(self.journal, self._store, self.name, self.place)
         self._sound = False  # until there is another backend
         self._close_backend()
         self._begin_anew()
-        read = self.catch_up()
+        self.catch_up()
         self.checkpoint()
         self._settle()
-        return read
 
     def consolidate(self) -> ConsolidationReport:
         """Let the backend tidy up, and store the result."""
@@ -189,6 +199,18 @@ class Follower:
         self._close_backend()
 
     # inside
+
+    def _hand_over(self, batch: Sequence[Turn]) -> list[WriteResult]:
+        """Hand turns to the backend, and where it wants to know, in between, what use replies made of it."""
+        if not self._class.follows_use:
+            return list(self.backend.remember([turn for turn in batch if not turn.derived]))
+        results: list[WriteResult] = []
+        for used_memory, group in groupby(batch, key=lambda turn: bool(turn.recalled)):
+            turns = list(group)
+            if used_memory:
+                self.backend.note_use([Use(turn.seq, turn.recalled, turn.created_at) for turn in turns])
+            results += self.backend.remember([turn for turn in turns if not turn.derived])
+        return results
 
     def _pending(self, last_seq: int) -> Iterator[list[Turn]]:
         turns = iter(self.journal.turns(after=self.position.seq))

@@ -7,9 +7,10 @@ next command works off: rewriting the journal's file, and each stored state.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from memagent.agent.home import Home
@@ -19,12 +20,16 @@ from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.backends.errors import BusyError, CheckpointError, JournalDamagedError, MemagentError
+from memagent.backends.protocol import Turn
 
 if TYPE_CHECKING:
     from memagent.agent.memory import Memory
 
 # A memory that is in use is left to its holder, which follows at its next call; one that is about to be let go is waited for.
 _WAIT_SECONDS = 2.0
+
+Follow = Callable[[Sequence[Turn]], object]
+"""Lets a memory that the caller holds follow the journal; it is given the turns just forgotten."""
 
 OpenBeside = Callable[[str, Mapping[str, str], BackendLock], "Memory"]
 """Opens another memory of the user as it was stored: backend, settings, and its lock, which passes to the memory."""
@@ -83,9 +88,7 @@ def forget(
     journal: Journal,
     seqs: Collection[int],
     open_beside: OpenBeside,
-    *,
-    own: str = "",
-    follow: Callable[[], object] = lambda: None,
+    own: Mapping[str, Follow] = MappingProxyType({}),
 ) -> Forgotten:
     """Remove turns, and the replies that may repeat them, from the journal and from every stored memory of the user.
 
@@ -94,37 +97,45 @@ def forget(
     an earlier forgetting left is finished.
 
     Args:
-        open_beside, own: see ``finish``.
-        follow: lets the memory that the caller holds follow the journal.
+        open_beside: see ``finish``.
+        own: the backends that the caller holds, and what lets each of them follow the journal.
 
     Raises:
         StorageError: the journal could not be changed; nothing was forgotten.
     """
-    present = [turn.seq for turn in journal.get(seqs)]
+    turns = journal.get(seqs)
+    present = [turn.seq for turn in turns]
     replies = replies_that_saw(journal, present) if present else []
     if present:
+        turns += journal.get(replies)
         place = home.place()
         with suppress(UnpurgedError):  # told with what remains
             journal.forget([*present, *replies], [(name, place) for name in home.backends_of(journal.user)])
-    failed: list[Remaining] = []
-    try:
-        follow()
-    except (MemagentError, OSError) as error:
-        failed.append(Remaining(own, f"It could not follow: {error}", "memagent doctor --mend"))
-    discarded, remaining = finish(home, journal, open_beside, own=own)
-    if failed:
-        remaining = [one for one in remaining if one.backend != own]
-    return Forgotten(tuple(present), tuple(replies), tuple(discarded), (*failed, *remaining))
+    failed: dict[str, Remaining] = {}
+    for name, follow in own.items():
+        try:
+            follow(turns)
+        except (MemagentError, OSError) as error:
+            failed[name] = Remaining(name, f"It could not follow: {error}", "memagent doctor --mend")
+    discarded, remaining = finish(home, journal, open_beside, own=own, forgotten=turns)
+    remaining = [*failed.values(), *(part for part in remaining if part.backend not in failed)]
+    return Forgotten(tuple(present), tuple(replies), tuple(discarded), tuple(remaining))
 
 
 def finish(
-    home: Home, journal: Journal, open_beside: OpenBeside, *, own: str = ""
+    home: Home,
+    journal: Journal,
+    open_beside: OpenBeside,
+    *,
+    own: Collection[str] = (),
+    forgotten: Sequence[Turn] = (),
 ) -> tuple[list[str], list[Remaining]]:
     """Do what forgettings have left to do.
 
     Args:
         open_beside: opens a memory that has to forget.
-        own: the backend that the caller holds, and lets follow the journal by itself.
+        own: the backends that the caller holds, and lets follow the journal by itself.
+        forgotten: turns that were just forgotten, whose content is still at hand.
 
     Returns:
         Backends whose state was removed because it could not be opened, and what remains to be done.
@@ -140,12 +151,12 @@ def finish(
             remaining.append(
                 Remaining(due.backend, f"Its state lies at {due.place}, where it is removed at its next use.")
             )
-        elif due.backend == own:
+        elif due.backend in own:
             remaining.append(
-                Remaining(own, "A process that reads it has a copy, which is removed when it ends.")
+                Remaining(due.backend, "A process that reads it has a copy, which is removed when it ends.")
             )
         else:
-            removed, left = _finish_state(home, journal, open_beside, due)
+            removed, left = _finish_state(home, journal, open_beside, due, forgotten)
             discarded += [due.backend] * removed
             remaining += [left] if left is not None else []
     return discarded, remaining
@@ -160,7 +171,7 @@ def _purge(journal: Journal) -> str:
 
 
 def _finish_state(
-    home: Home, journal: Journal, open_beside: OpenBeside, due: Unfinished
+    home: Home, journal: Journal, open_beside: OpenBeside, due: Unfinished, forgotten: Sequence[Turn]
 ) -> tuple[bool, Remaining | None]:
     """Let one stored state forget; return whether it was removed instead, and what remains to be done."""
     folder = home.backend_folder(journal.user, due.backend)
@@ -177,7 +188,7 @@ def _finish_state(
         try:
             Scratch(folder).drop()
             store.remove_others()
-            removed = not _state_followed(journal, store, open_beside, due, lock)
+            removed = not _state_followed(journal, store, open_beside, due, lock, forgotten)
             if removed:
                 discard(journal, store, due.backend, due.place)
             if any(reader.forgetting < due.forgetting for reader in remove_dead_readers(folder)):
@@ -191,7 +202,12 @@ def _finish_state(
 
 
 def _state_followed(
-    journal: Journal, store: CheckpointStore, open_beside: OpenBeside, due: Unfinished, lock: BackendLock
+    journal: Journal,
+    store: CheckpointStore,
+    open_beside: OpenBeside,
+    due: Unfinished,
+    lock: BackendLock,
+    forgotten: Sequence[Turn],
 ) -> bool:
     """Let a stored state follow the forgettings; False if it cannot be opened and may be removed.
 
@@ -204,7 +220,7 @@ def _state_followed(
         if stored is None or stored.extent.forgetting >= due.forgetting:
             return True
         with open_beside(due.backend, stored.settings, lock) as memory:
-            memory.follower.follow_forgettings()
+            memory.follow_forgettings(forgotten)
         return True
     except JournalDamagedError:
         raise

@@ -1,10 +1,10 @@
-"""One user's journal with one backend over it: what the conversation and the command line hold.
+"""One user's journal with one backend over it, or several: what the conversation and the command line hold.
 
     with Memory.open(home, "ana", "rag") as memory:
         memory.remember("monday", "user", "My dog is called Biscuit.")
         memory.recall("What is my dog called?")
 
-The journal is written first and alone decides what is true. The backend follows it: on opening, and
+The journal is written first and alone decides what is true. Each backend follows it: on opening, and
 before every recall, it takes in whatever turns and forgettings it has not seen, whoever wrote them.
 
 A memory may be used from any thread: calls wait for each other. One process at a time holds it for writing; any
@@ -13,39 +13,53 @@ number may have it open for reading beside that.
 
 from __future__ import annotations
 
-import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Any, Self, cast
 
 from memagent.agent.files import make_private
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
-from memagent.agent.memory.checkpoint import CheckpointStore, Position
-from memagent.agent.memory.follower import Follower, discard
+from memagent.agent.memory.checkpoint import Position
+from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.forgetting import Forgotten, Remaining, forget
-from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock, backend_lock
-from memagent.agent.memory.workspace import ReaderPlace, Scratch
+from memagent.agent.memory.fusion import add_reports, add_stats, fuse_hits
+from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock
+from memagent.agent.memory.opening import Notify, Opening
+from memagent.agent.memory.provenance import with_provenance
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
+from memagent.backends.picture import Picture
 from memagent.backends.protocol import (
-    Attachment,
     BackendStats,
     ConsolidationReport,
+    Hit,
     LocalModel,
-    MemoryBackend,
     ModelMemory,
     Progress,
     Recollection,
-    Resources,
     Turn,
+    WriteResult,
     silent,
 )
 
-Notify = Callable[[str], None]
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What memory brings into the attention of one generation.
+
+    Attributes:
+        recollections: what was recalled, for ``/why``.
+        seqs: every turn that may show in the reply: those above, and those they were read after.
+    """
+
+    recollections: tuple[Recollection, ...]
+    seqs: frozenset[int]
 
 
 def open_journal(home: Home, user: str, *, read_only: bool = False, trusting: bool = False) -> Journal:
@@ -61,15 +75,26 @@ def open_journal(home: Home, user: str, *, read_only: bool = False, trusting: bo
 
 
 class Memory:
-    """A journal and a backend that follows it. Build it with ``open``."""
+    """A journal and the backends that follow it. Build it with ``open``.
+
+    Attributes:
+        name: the backend's; of several, joined by ``+``.
+        followers: the backends with how far each has followed the journal, in the order they were named.
+    """
 
     def __init__(
-        self, home: Home, follower: Follower, closing: ExitStack, *, read_only: bool = False
+        self,
+        home: Home,
+        journal: Journal,
+        followers: Sequence[Follower],
+        closing: ExitStack,
+        *,
+        read_only: bool = False,
     ) -> None:
         self.home = home
-        self.journal = follower.journal
-        self.name = follower.name
-        self.follower = follower
+        self.journal = journal
+        self.name = registry.SEPARATOR.join(follower.name for follower in followers)
+        self.followers = tuple(followers)
         self.read_only = read_only
         self._closing = closing
         self._guard = threading.RLock()
@@ -102,8 +127,8 @@ class Memory:
         forgetting has left to do, in this memory and in the user's others.
 
         Args:
-            backend: a name that ``registry.names()`` lists.
-            settings: the backend's hyper-parameters as text, by field name.
+            backend: a name that ``registry.names()`` lists, or several joined by ``+``: each recalls, and their hits are fused.
+            settings: hyper-parameters as text, by field name; of several backends, as ``backend.field``.
             make_embedder, make_model: build the shared models on first use.
             lock: an already acquired lock of this backend, which passes to the memory.
             wait_seconds: how long to wait for another process that holds this memory.
@@ -120,54 +145,26 @@ class Memory:
             BusyError: another process holds the memory.
             StorageError: the home folder or the journal cannot be used.
         """
-        make_backend = registry.get(backend)
-        settings = settings or {}
-        config = registry.configure(make_backend, settings)
+        choices = registry.choose(backend, settings or {})
+        opening = Opening(
+            home,
+            cache(make_embedder or (lambda: load_embedder(home.models, notify=notify))),
+            make_model,
+            seed,
+            lock,
+            wait_seconds,
+            strict,
+            fresh,
+            read_only,
+            notify,
+            progress,
+        )
         with _disk_errors(backend), ExitStack() as stack:
             if lock is not None:
                 stack.callback(lock.release)
             journal = stack.enter_context(open_journal(home, user, read_only=read_only))
-            folder = home.backend_folder(user, backend)
-            store = CheckpointStore(folder)
-            if read_only:
-                reader = ReaderPlace(folder, journal.last()[1])
-                stack.callback(reader.drop)
-                workspace = reader.path
-            else:
-                if lock is None:
-                    lock = backend_lock(home, user, backend)
-                    lock.acquire(wait_seconds)
-                    stack.callback(lock.release)
-                scratch = Scratch(folder)
-                workspace = scratch.make()
-                stack.callback(scratch.drop)
-            resources = Resources(
-                workspace=workspace,
-                make_embedder=make_embedder or (lambda: load_embedder(home.models, notify=notify)),
-                seed=seed,
-                scope=hashlib.sha256(f"{journal.id} {user}".encode()).hexdigest()[:24],
-                progress=progress,
-                cache=home.models / "derived",
-            )
-            if make_model is not None:
-                resources.make_model = make_model
-            if fresh:
-                make_backend.fingerprint(config, resources)  # models that cannot be had cost no state
-                discard(journal, store, backend, home.place())
-            follower = Follower(
-                journal,
-                store,
-                "" if read_only else home.place(),
-                make_backend,
-                config,
-                settings,
-                resources,
-                notify=notify,
-                strict=strict,
-                read_only=read_only,
-            )
-            stack.callback(follower.abandon)
-            memory = cls(home, follower, stack, read_only=read_only)
+            followers = [opening.follower(journal, choice, stack) for choice in choices]
+            memory = cls(home, journal, followers, stack, read_only=read_only)
             if follow:
                 memory.catch_up()
                 if not read_only and journal.unfinished():
@@ -182,7 +179,7 @@ class Memory:
             CheckpointError: its state is damaged, or was made by another model.
             NotFoundError, SettingError: the backend or a setting does not exist any more.
         """
-        resources = self.follower.resources
+        resources = self.followers[0].resources
         return Memory.open(
             self.home,
             self.user,
@@ -194,7 +191,7 @@ class Memory:
             lock=lock,
             strict=True,
             follow=False,
-            notify=self.follower.notify,
+            notify=self.followers[0].notify,
             progress=resources.progress,
         )
 
@@ -212,27 +209,30 @@ class Memory:
 
     @property
     def position(self) -> Position:
-        """How far the backend has followed the journal."""
-        return self.follower.position
+        """How far the journal has been followed, by the backend that is furthest behind."""
+        return min(
+            (follower.position for follower in self.followers), key=lambda one: (one.seq, one.forgetting)
+        )
 
     def remember(self, session: str, role: str, text: str, **fields: Any) -> Turn:
         """Add a turn: committed to the journal, then handed to the backend.
 
         Args:
-            fields: ``speaker``, ``created_at``, ``in_view``, ``derived``, as in ``Turn``.
+            fields: ``speaker``, ``created_at``, ``in_view``, ``derived``, as in ``Turn``; ``attachments`` as in ``NewTurn``.
         """
         with self._held(writing=True):
             turn = self.journal.append(session, role, text, **fields)
-            self.follower.catch_up()
+            self._catch_up()
             return turn
 
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
-        """Return what the backend believes relevant to ``query``, best first, at most ``limit`` items."""
-        with self._held() as backend:
-            self.follower.catch_up()
-            # asked for anew: a rebuild replaces it
-            backend = self.follower.backend
-            return backend.recall(query, limit=limit) if query.strip() else []
+        """Return what is believed relevant to ``query``, best first, at most ``limit`` items."""
+        with self._held():
+            self._catch_up()
+            if not query.strip():
+                return []
+            rankings = {one.name: one.backend.recall(query, limit=limit) for one in self.followers}
+            return with_provenance(self.journal, fuse_hits(rankings, limit))
 
     def forget(self, seqs: Collection[int]) -> Forgotten:
         """Remove turns everywhere: see ``forgetting.forget``.
@@ -241,20 +241,29 @@ class Memory:
             StorageError: the journal could not be changed; nothing was forgotten.
         """
         with self._held(writing=True):
-            return forget(
-                self.home, self.journal, seqs, self.beside, own=self.name, follow=self.follower.catch_up
-            )
+            own = {follower.name: follower.catch_up for follower in self.followers}
+            return forget(self.home, self.journal, seqs, self.beside, own)
+
+    def follow_forgettings(self, forgotten: Sequence[Turn] = ()) -> None:
+        """Let the backends forget what the journal has forgotten, and read no further.
+
+        Args:
+            forgotten: turns that were just forgotten, whose content is still at hand.
+        """
+        with self._held(writing=True):
+            for follower in self.followers:
+                follower.follow_forgettings(forgotten)
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> AbstractContextManager[Attachment]:
-        """Open the backend's model channel for one generation, as far as the backend has followed the journal.
+    ) -> AbstractContextManager[Attached]:
+        """Open the model channel for one generation, as far as the journal has been followed.
 
-        It does not follow the journal first: what is being answered stands there already, and would come to mind.
+        It does not follow the journal first: what is being answered stands there already, and would be recalled.
         While the model generates, the memory can be used by others.
 
         Raises:
-            SettingError: the backend has none.
+            SettingError: there is none.
         """
         if not self.has_model_channel:
             raise SettingError(f"The backend {self.name} has no model channel; use --channel text.")
@@ -262,31 +271,47 @@ class Memory:
 
     @property
     def has_model_channel(self) -> bool:
-        return isinstance(self.follower.backend, ModelMemory)
+        """Whether any of the backends acts inside a local model."""
+        return any(follower.backend.model_channel for follower in self.followers)
 
-    def catch_up(self) -> int:
-        """Follow the journal to its end and return how many turns were read."""
+    def catch_up(self) -> dict[int, WriteResult]:
+        """Follow the journal to its end and return what became of the turns read, by seq; see ``Follower.catch_up``.
+
+        Of several backends the first one's word counts.
+        """
         with self._held():
-            return self.follower.catch_up()
+            return self._catch_up()
 
-    def rebuild(self) -> int:
-        """Throw the backend's state away and read the whole journal again; return the turns read."""
+    def rebuild(self) -> None:
+        """Throw the stored state away and read the whole journal again."""
         with self._held(writing=True):
-            return self.follower.rebuild()
+            for follower in self.followers:
+                follower.rebuild()
 
     def consolidate(self) -> ConsolidationReport:
         """Let the backend tidy up, and store the result."""
         with self._held(writing=True):
-            return self.follower.consolidate()
+            return add_reports({one.name: one.consolidate() for one in self.followers})
 
     def stats(self) -> BackendStats:
-        with self._held() as backend:
-            return backend.stats()
+        """Return what the memory holds and what it costs."""
+        with self._held():
+            return add_stats({one.name: one.backend.stats() for one in self.followers})
+
+    def picture(self, query: str = "", *, limit: int = 5) -> list[Picture]:
+        """Draw the memory as plain data or, given a query, how it finds what it recalls."""
+        with self._held():
+            self._catch_up()
+            backends = [follower.backend for follower in self.followers]
+            if query.strip():
+                return [picture for one in backends for picture in one.picture_of_recall(query, limit=limit)]
+            return [picture for one in backends for picture in one.picture()]
 
     def checkpoint(self) -> None:
-        """Store the backend's state; a crash before the end leaves the old one."""
+        """Store the state; a crash before the end leaves the old one."""
         with self._held(writing=True):
-            self.follower.checkpoint()
+            for follower in self.followers:
+                follower.checkpoint()
 
     def finish_forgetting(self) -> list[Remaining]:
         """Do what an interrupted forgetting has left to do, and return what cannot be done here and now."""
@@ -301,20 +326,32 @@ class Memory:
             if self._closed:
                 return
             self._closed = True
-            with self._closing:
-                self.follower.close()
+            with self._closing, ExitStack() as stack:
+                for follower in self.followers:
+                    stack.callback(follower.close)
+
+    def _catch_up(self) -> dict[int, WriteResult]:
+        results = [follower.catch_up() for follower in self.followers]
+        return results[0]
 
     @contextmanager
-    def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[Attachment]:
+    def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[Attached]:
         with ExitStack() as stack:
-            with self._held() as backend:
-                attachment = stack.enter_context(
-                    cast(ModelMemory, backend).attached(model, query, exclude=exclude)
-                )
-            yield attachment
+            with self._held():
+                rankings: dict[str, list[Hit]] = {}
+                seqs: frozenset[int] = frozenset()
+                for follower in self.followers:
+                    if follower.backend.model_channel:
+                        channel = cast(ModelMemory, follower.backend)
+                        injection = stack.enter_context(channel.attached(model, query, exclude=exclude))
+                        rankings[follower.name] = injection.hits
+                        seqs |= injection.seqs
+                hits = fuse_hits(rankings, limit=sum(map(len, rankings.values())))
+                attached = Attached(tuple(with_provenance(self.journal, hits)), seqs)
+            yield attached
 
     @contextmanager
-    def _held(self, *, writing: bool = False) -> Iterator[MemoryBackend]:
+    def _held(self, *, writing: bool = False) -> Iterator[None]:
         """One call at a time; the others wait."""
         with self._guard:
             if self._closed:
@@ -324,7 +361,7 @@ class Memory:
                     f"The {self.name} memory of user {self.user!r} was opened for reading only."
                 )
             with _disk_errors(self.name):
-                yield self.follower.backend
+                yield
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from memagent.backends.protocol import (
     BackendStats,
     ConsolidationReport,
     Fingerprint,
+    Hit,
     MemoryBackend,
-    Recollection,
     Resources,
     Turn,
+    WriteResult,
 )
-from memagent.backends.shared.chunking import Chunk
+from memagent.backends.shared.chunking import Chunk, turn_seq
 from memagent.backends.shared.full_text import FullTextIndex, content_words, query_words
 from memagent.backends.shared.store_errors import comes_from, translate_errors
 
@@ -55,6 +56,8 @@ class Bm25(MemoryBackend):
 
     name: ClassVar[str] = "bm25"
     Config: ClassVar[type[Bm25Config]] = Bm25Config
+    exact_forget: ClassVar[bool] = True
+    consolidates: ClassVar[bool] = True
 
     def __init__(self, config: Bm25Config, resources: Resources) -> None:
         self.config = config
@@ -66,22 +69,28 @@ class Bm25(MemoryBackend):
         return {"format": _FORMAT}
 
     @_translated
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         known = self._index.known([turn.seq for turn in turns])
         self._index.add([Chunk(turn, 0, turn.text) for turn in turns if turn.seq not in known])
+        return [WriteResult(turn.seq, stored=turn.seq not in known) for turn in turns]
 
     @_translated
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         scores = self._index.search(query_words(query), limit)
         coverage = self._index.coverage(content_words(query), list(scores))
         threshold = self.config.threshold if self.config.abstain else 0.0
-        keys = [key for key in scores if coverage[key] >= threshold]
         return [
-            _recollection(chunk, scores[key], coverage[key]) for key, chunk in self._index.fetch(keys).items()
+            Hit(
+                (turn_seq(key),),
+                score,
+                why=f"BM25 score {score:.2f}; the turn holds {coverage[key]:.0%} of the question's words.",
+            )
+            for key, score in scores.items()
+            if coverage[key] >= threshold
         ]
 
     @_translated
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         known = self._index.known(seqs)
         if known:
             self._index.forget(known)
@@ -136,17 +145,3 @@ class Bm25(MemoryBackend):
         """Return what a stored state holds, to be compared when it is loaded."""
         counts = self._index.count()
         return {"turns": counts.turns, "searchable": counts.searchable}
-
-
-def _recollection(chunk: Chunk, score: float, coverage: float) -> Recollection:
-    turn = chunk.turn
-    return Recollection(
-        text=turn.text,
-        score=score,
-        seqs=(turn.seq,),
-        session=turn.session,
-        role=turn.role,
-        speaker=turn.speaker,
-        created_at=turn.created_at,
-        why=f"BM25 score {score:.2f}; the turn holds {coverage:.0%} of the question's words.",
-    )

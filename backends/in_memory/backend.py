@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import BackendStats, Fingerprint, MemoryBackend, Recollection, Resources, Turn
+from memagent.backends.protocol import (
+    BackendStats,
+    Fingerprint,
+    Hit,
+    MemoryBackend,
+    Resources,
+    Turn,
+    WriteResult,
+)
 from memagent.backends.shared.turns import turn_fields, turn_from_fields
 
 _FORMAT = 2
@@ -51,6 +59,7 @@ class InMemory(MemoryBackend):
 
     name: ClassVar[str] = "in_memory"
     Config: ClassVar[type[InMemoryConfig]] = InMemoryConfig
+    exact_forget: ClassVar[bool] = True
 
     def __init__(self, config: InMemoryConfig, resources: Resources) -> None:
         self.config = config
@@ -60,10 +69,12 @@ class InMemory(MemoryBackend):
     def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
         return {"format": _FORMAT}
 
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        results = [WriteResult(turn.seq, stored=turn.seq not in self.turns) for turn in turns]
         self.turns.update({turn.seq: turn for turn in turns})
+        return results
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         words = _content_words(query)
         if not words:
             return []
@@ -73,9 +84,12 @@ class InMemory(MemoryBackend):
         threshold = self.config.threshold if self.config.abstain else 0.0
         hits = [seq for seq, share in coverage.items() if share > 0 and share >= threshold]
         hits.sort(key=lambda seq: (-coverage[seq], -seq))
-        return [_recollection(self.turns[seq], coverage[seq]) for seq in hits[:limit]]
+        return [
+            Hit((seq,), coverage[seq], why=f"It holds {coverage[seq]:.0%} of the question's words.")
+            for seq in hits[:limit]
+        ]
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         for seq in seqs:
             self.turns.pop(seq, None)
         return True
@@ -98,16 +112,3 @@ class InMemory(MemoryBackend):
         backend = cls(config, resources)
         backend.remember(turns)
         return backend
-
-
-def _recollection(turn: Turn, share: float) -> Recollection:
-    return Recollection(
-        text=turn.text,
-        score=share,
-        seqs=(turn.seq,),
-        session=turn.session,
-        role=turn.role,
-        speaker=turn.speaker,
-        created_at=turn.created_at,
-        why=f"It holds {share:.0%} of the question's words.",
-    )

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from memagent.backends.protocol import BackendStats, Fingerprint, MemoryBackend, Recollection, Resources, Turn
+from memagent.backends.protocol import (
+    BackendStats,
+    Fingerprint,
+    Hit,
+    MemoryBackend,
+    Resources,
+    Turn,
+    WriteResult,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,7 @@ class NoMemory(MemoryBackend):
 
     name: ClassVar[str] = "none"
     Config: ClassVar[type[NoMemoryConfig]] = NoMemoryConfig
+    exact_forget: ClassVar[bool] = True
     fixed_size: ClassVar[bool] = True
 
     def __init__(self, config: NoMemoryConfig, resources: Resources) -> None:
@@ -29,13 +38,13 @@ class NoMemory(MemoryBackend):
     def fingerprint(cls, config: NoMemoryConfig, resources: Resources) -> Fingerprint:
         return {"format": 1}
 
-    def remember(self, turns: Sequence[Turn]) -> None:
-        return
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        return [WriteResult(turn.seq, stored=False) for turn in turns]
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         return []
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         return True
 
     def stats(self) -> BackendStats:

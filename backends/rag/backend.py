@@ -16,21 +16,22 @@ from memagent.backends.protocol import (
     BackendStats,
     ConsolidationReport,
     Fingerprint,
+    Hit,
     MemoryBackend,
-    Recollection,
     Resources,
     Turn,
     Vectors,
+    WriteResult,
 )
 from memagent.backends.rag.context_index import ContextIndex
-from memagent.backends.rag.fusion import reciprocal_rank_fusion
 from memagent.backends.rag.relevance import Evidence, RelevanceFilter, is_question
 from memagent.backends.rag.vectors import VectorIndex, new_store_folder
 from memagent.backends.rag.views import chunk_key, views
-from memagent.backends.shared.chunking import Chunk, split_turn
+from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.full_text import content_words, query_words
+from memagent.backends.shared.fusion import reciprocal_rank_fusion
 from memagent.backends.shared.store_errors import comes_from, translate_errors
-from memagent.backends.shared.text import letters
+from memagent.backends.shared.text import normalize
 
 _FORMAT = 3
 _FULL_TEXT_FILE = "full_text.sqlite3"
@@ -75,6 +76,8 @@ class Rag(MemoryBackend):
     name: ClassVar[str] = "rag"
     Config: ClassVar[type[RagConfig]] = RagConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    exact_forget: ClassVar[bool] = True
+    consolidates: ClassVar[bool] = True
 
     def __init__(self, config: RagConfig, resources: Resources, chroma: Path | None = None) -> None:
         self.config = config
@@ -98,15 +101,16 @@ class Rag(MemoryBackend):
         }
 
     @_translated
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         known = self._full_text.known([turn.seq for turn in turns])
         chunks = [chunk for turn in turns if turn.seq not in known for chunk in split_turn(turn)]
         if chunks:
             self._embed(chunks)
             self._full_text.add(chunks)
+        return [WriteResult(turn.seq, stored=turn.seq not in known) for turn in turns]
 
     @_translated
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         vector = self._resources.embedder.embed([query])[0]
         cosines = self._nearest(vector)
         bm25 = self._full_text.search(content_words(query) or query_words(query), self.config.candidates)
@@ -121,12 +125,12 @@ class Rag(MemoryBackend):
             )
             chunks = {key: chunks[key] for key in relevance.select(evidence)}
         return [
-            _recollection(chunk, fused[key], evidence[key], _rank(key, bm25), _rank(key, cosines))
+            _hit(chunk, fused[key], evidence[key], _rank(key, bm25), _rank(key, cosines))
             for key, chunk in list(chunks.items())[:limit]
         ]
 
     @_translated
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         known = self._full_text.known(seqs)
         view_keys = _view_keys(self._full_text.fetch(self._full_text.keys(known)).values())
         if view_keys:
@@ -233,23 +237,23 @@ class Rag(MemoryBackend):
         """Remove from a Chroma server what was forgotten while its state here was lost."""
         if not self._vectors.embedded:
             held = set(_view_keys(self._full_text.fetch(self._full_text.keys()).values()))
-            last = max(map(_seq, held), default=0)
+            last = max(map(turn_seq, held), default=0)
             # Another machine has added what is newer.
-            stray = [key for key in self._vectors.all_keys() if key not in held and _seq(key) <= last]
+            stray = [key for key in self._vectors.all_keys() if key not in held and turn_seq(key) <= last]
             self._vectors.delete(stray)
 
     def _best_chunk_per_turn(self, fused: dict[str, float], query: str, *, limit: int) -> dict[str, Chunk]:
         """Return the best chunk of each turn, best first, without turns that only ask the same question."""
-        question = letters(query) if is_question(query) else None
+        question = normalize(query) if is_question(query) else None
         best: dict[str, Chunk] = {}
         seqs: set[int] = set()
         for key in fused:
-            if _seq(key) in seqs:
+            if turn_seq(key) in seqs:
                 continue
             chunk = self._full_text.fetch([key]).get(key)
-            if chunk is not None and letters(chunk.text) != question:
+            if chunk is not None and normalize(chunk.text) != question:
                 best[key] = chunk
-                seqs.add(_seq(key))
+                seqs.add(turn_seq(key))
             if len(best) == limit:
                 break
         return best
@@ -283,29 +287,19 @@ def _view_keys(chunks: Iterable[Chunk]) -> list[str]:
     return [key for chunk in chunks for key in views(chunk)]
 
 
-def _seq(key: str) -> int:
-    """Return the seq of the turn that a chunk's or a view's key belongs to."""
-    return int(key.partition(":")[0])
-
-
 def _rank(key: str, ranking: dict[str, float]) -> int | None:
     return next((rank for rank, ranked in enumerate(ranking, start=1) if ranked == key), None)
 
 
-def _recollection(
+def _hit(
     chunk: Chunk, score: float, evidence: Evidence, bm25_rank: int | None, vector_rank: int | None
-) -> Recollection:
+) -> Hit:
     ranks = [
         f"{name} rank {rank}" for name, rank in (("BM25", bm25_rank), ("embedding", vector_rank)) if rank
     ]
-    turn = chunk.turn
-    return Recollection(
+    return Hit(
+        (chunk.turn.seq,),
+        score,
         text=chunk.text,
-        score=score,
-        seqs=(turn.seq,),
-        session=turn.session,
-        role=turn.role,
-        speaker=turn.speaker,
-        created_at=turn.created_at,
         why=f"Found by {' and '.join(ranks)}; cosine {evidence.cosine:.2f}, {evidence.coverage:.0%} of the question's words.",
     )

@@ -60,3 +60,8 @@ def _cut(text: str) -> int:
         if start >= 0:
             return start + len(ending)
     return MAX_CHUNK_CHARS
+
+
+def turn_seq(key: str) -> int:
+    """Return the seq of the turn that the key of a chunk, or of a part of one, belongs to."""
+    return int(key.partition(":")[0])

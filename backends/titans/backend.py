@@ -17,18 +17,19 @@ from torch.nn.functional import normalize
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
-    Attachment,
     BackendStats,
     Fingerprint,
+    Hit,
+    Injection,
     LocalModel,
     MemoryBackend,
-    Recollection,
     Resources,
     Turn,
+    WriteResult,
 )
-from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.hooks import attention_hook
 from memagent.backends.shared.tensors import save_tensors
-from memagent.backends.shared.text import letters
+from memagent.backends.shared.text import normalize as normalize_text
 from memagent.backends.titans.associative_memory import Recital
 from memagent.backends.titans.chunks import Span, cut, load_spans, save_spans, spoken
 from memagent.backends.titans.context import in_context
@@ -87,6 +88,8 @@ class Titans(MemoryBackend):
     name: ClassVar[str] = "titans"
     Config: ClassVar[type[TitansConfig]] = TitansConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
+    exact_forget: ClassVar[bool] = True
+    model_channel: ClassVar[bool] = True
     regenerates: ClassVar[bool] = True
 
     def __init__(self, config: TitansConfig, resources: Resources) -> None:
@@ -107,7 +110,8 @@ class Titans(MemoryBackend):
             "seed": resources.seed,
         }
 
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        first = len(self._spans)
         new = [(turn, text) for turn in turns if turn.seq not in self._known for text in cut(turn.text)]
         if new:
             embedded = self._resources.embedder.embed([spoken(turn, text) for turn, text in new])
@@ -115,26 +119,27 @@ class Titans(MemoryBackend):
                 (turn, text, vector)
                 for (turn, text), vector in zip(new, torch.from_numpy(embedded), strict=True)
             )
+        return [_write_result(turn.seq, self._spans[first:]) for turn in turns]
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         if not self._spans:
             return []
-        asked = letters(query)  # the same question, asked before, is no answer
+        asked = normalize_text(query)  # the same question, asked before, is no answer
         said, followed = self._memory.read(self._cue(query))
         scores = torch.stack(self._embeddings) @ (said + self.config.follow * followed)
-        best: dict[int, Recollection] = {}
+        best: dict[int, Hit] = {}
         for place in scores.argsort(descending=True, stable=True).tolist():
             score, span = float(scores[place]), self._spans[place]
             if len(best) == limit or (self.config.abstain and score < self.config.threshold):
                 break
-            if letters(span.text) != asked:
-                best.setdefault(span.turn.seq, _recollection(span, score, _POINTED))
+            if normalize_text(span.text) != asked:
+                best.setdefault(span.turn.seq, _hit(span, score, _POINTED))
         return list(best.values())
 
     @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Attachment]:
+    ) -> Iterator[Injection]:
         """Recite what ``query`` brings to mind, and let the model attend to it before its prompt.
 
         This is Titans' memory as context (section 4.1): what the memory answers stands before the context, in every layer's
@@ -146,15 +151,15 @@ class Titans(MemoryBackend):
         """
         found = self._recited(query, exclude)
         if not found:
-            yield Attachment()
+            yield Injection()
             return
-        with watched(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
-            yield Attachment(
-                [_recollection(spans[-1], match, _RECITED) for spans, match in found],
+        with attention_hook(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
+            yield Injection(
+                [_hit(spans[-1], match, _RECITED) for spans, match in found],
                 frozenset(span.turn.seq for spans, _ in found for span in spans),
             )
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Teach a fresh network everything but these turns: as if it had never read them."""
         stay = [
             (span.turn, span.text, vector)
@@ -252,7 +257,7 @@ class Titans(MemoryBackend):
         """Return what the memory recites: each text as the spans that say it, latest last, and its match."""
         if not self._spans:
             return []
-        cue, asked = self._cue(query), letters(query)
+        cue, asked = self._cue(query), normalize_text(query)
         # What it reminds the first memory of is nearer to what was said than the question is.
         address = normalize(cue + normalize(self._memory.read(cue)[0], dim=0), dim=0)
         by_text: dict[str, list[int]] = {}
@@ -264,7 +269,7 @@ class Titans(MemoryBackend):
         for text, match in self._recital.recite(address):
             spans = [self._spans[place] for place in by_text.get(text, ())]
             seen = any(span.turn.seq in exclude for span in spans)
-            if match < least or not spans or seen or letters(text) == asked:
+            if match < least or not spans or seen or normalize_text(text) == asked:
                 continue
             if not any(self._replaces(place, by_text[text][-1]) for place in latest):
                 found.append((spans, match))
@@ -285,19 +290,24 @@ class Titans(MemoryBackend):
             self._last[turn.session] = vector
 
 
-def _recollection(span: Span, score: float, how: str) -> Recollection:
-    turn, (surprise, strength) = span.turn, span.written
-    return Recollection(
+def _hit(span: Span, score: float, how: str) -> Hit:
+    surprise, strength = span.written
+    return Hit(
+        (span.turn.seq,),
+        score,
         text=span.text,
-        score=score,
-        seqs=(turn.seq,),
-        session=turn.session,
-        role=turn.role,
-        speaker=turn.speaker,
-        created_at=turn.created_at,
         regenerated=how == _RECITED,
         why=(
             f"{how} ({score:.2f}); when it was read its surprise was {surprise:.2f}, "
             f"and it was written with strength {strength:.2f}."
         ),
     )
+
+
+def _write_result(seq: int, spans: Sequence[Span]) -> WriteResult:
+    """Sum up what became of a turn's spans: their mean surprise and strength."""
+    own = [span.written for span in spans if span.turn.seq == seq]
+    if not own:
+        return WriteResult(seq, stored=False)
+    surprise, strength = (sum(values) / len(own) for values in zip(*own, strict=True))
+    return WriteResult(seq, surprise=surprise, strength=strength)

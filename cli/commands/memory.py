@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import shlex
 from contextlib import suppress
@@ -39,8 +40,8 @@ from memagent.cli.rendering.output import as_json, confirm, json_file, say, writ
 _SQLITE = b"SQLite format 3\0"
 
 if TYPE_CHECKING:
-    from memagent.agent.journal import Journal
-    from memagent.agent.journal.export import Exported
+    from memagent.agent.journal import Journal, NewAttachment
+    from memagent.agent.journal.export import ExportResult
     from memagent.backends.protocol import Turn
 
 
@@ -51,6 +52,10 @@ def remember(
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     session: Annotated[str, typer.Option("--session", "-s", help="The session it is filed under.")] = "notes",
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option("--attach", help="A file to keep with the statement; may be given several times."),
+    ] = None,
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
@@ -61,9 +66,11 @@ def remember(
 
       memagent remember "My dog is called Biscuit."
 
+      memagent remember "The whiteboard after the meeting." --attach board.png
+
       memagent remember - --session diary < diary.txt
     """
-    from memagent.agent.journal.records import NewTurn
+    from memagent.agent.journal.records import NewTurn, check_attachments
     from memagent.agent.memory import open_journal as open_
     from memagent.agent.memory.forgetting import finish
 
@@ -71,10 +78,18 @@ def remember(
     statements = [line.strip() for line in lines if line.strip()]
     if not statements:
         raise InputError("There is nothing to remember: the text is empty.")
+    if attach and len(statements) > 1:
+        raise InputError(
+            f"--attach belongs to one statement; standard input has {len(statements)}. Nothing was stored."
+        )
     check_backend(backend, set_)
+    attachments = tuple(_attachment(file) for file in attach or [])
+    check_attachments(attachments)
     with open_(home(), user) as journal:
         say_remaining(finish(home(), journal, open_beside(user, model))[1])
-        turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
+        turns = journal.extend(
+            [NewTurn(session, "user", statement, attachments=attachments) for statement in statements]
+        )
     taken = _let_read(user, backend, set_, model)
     if output is Output.JSON:
         as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
@@ -338,6 +353,27 @@ def import_(
         raise typer.Exit(1)
 
 
+def _attachment(file: Path) -> NewAttachment:
+    """Read a file to attach, no further than the largest attachment goes; its media type follows from its name."""
+    from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, NewAttachment
+
+    media_type, encoding = mimetypes.guess_type(file.name)
+    if media_type is None or encoding is not None:  # encoding: compressed, as in notes.txt.gz
+        media_type = "application/octet-stream"
+    try:
+        with file.open("rb") as source:
+            content = source.read(MAX_ATTACHMENT_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. Nothing was stored.") from error
+    if not content:
+        raise InputError(f"{file} is empty; there is nothing to attach. Nothing was stored.")
+    if len(content) > MAX_ATTACHMENT_BYTES:
+        raise InputError(
+            f"{file} has more than {MAX_ATTACHMENT_BYTES:,} bytes, the largest attachment. Nothing was stored."
+        )
+    return NewAttachment(media_type.lower(), content)
+
+
 def _let_read(user: str, backend: str, pairs: list[str] | None, model: str | None) -> bool:
     """Let a memory take in what the journal has got; False if it could not."""
     try:
@@ -376,7 +412,7 @@ def _verify(file: str, user: str) -> None:
         write(f"{file} is whole: {what}, head {extent.head}.")
 
 
-def _say_missing(written: Exported) -> None:
+def _say_missing(written: ExportResult) -> None:
     if written.missing:
         say(
             f"The journal lacks {count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "

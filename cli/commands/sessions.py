@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -77,6 +78,7 @@ def show(name: NameArgument, user: UserOption = DEFAULT_USER, output: OutputOpti
                     "speaker": turn.speaker,
                     "text": turn.text,
                     "created_at": turn.created_at.isoformat(),
+                    "attachments": [asdict(attachment) for attachment in turn.attachments],
                 }
                 for turn in turns
             ]

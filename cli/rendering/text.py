@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.filesize import decimal
 from rich.text import Text
 
 from memagent.cli.rendering.console import Console, Table, console
@@ -46,7 +47,10 @@ def print_recollections(found: Sequence[Recollection], on: Console | None = None
 
 
 def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
-    """Print turns: number, time, who, text. The further lines of a text stand below its first, so none looks like a turn."""
+    """Print turns: number, time, who, text, and a line for each attachment.
+
+    The further lines of a text stand below its first, so that none looks like a turn or an attachment.
+    """
     on = on or console()
     for turn in turns:
         place = f"{turn.seq:>6} {turn.created_at:%Y-%m-%d %H:%M} "
@@ -56,6 +60,9 @@ def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
             indented(turn.text, len(place)),
         )
         on.print(line, soft_wrap=True)
+        for attachment in turn.attachments:
+            label = f"{one_line(attachment.media_type)}, {decimal(attachment.size)}"
+            on.print(Text(f"{'+ ':>{len(place)}}{label}", "dim"), soft_wrap=True)
 
 
 def print_sessions(found: Sequence[Session], on: Console | None = None) -> None:

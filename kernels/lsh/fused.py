@@ -1,6 +1,6 @@
-"""The two pieces that pay on a GPU: hashing without the projections in memory, reranking without the gathered keys.
+"""The two operations that are worth a GPU kernel: hashing without storing projections, reranking without gathering keys.
 
-``naive.py`` says what each returns. Letters as there; capitals are sizes of blocks.
+``naive.py`` specifies them. Dimension letters as there; capitals are sizes of blocks.
 """
 
 # ruff: noqa: N803, N806 - sizes are upper case inside kernels

@@ -18,13 +18,12 @@ The one switch between versions: Triton for memories on a CUDA device that fit o
 
 from __future__ import annotations
 
-# `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor
 
-from memagent.kernels.neural_memory import eager as _torch
+from memagent.kernels.neural_memory import eager
 from memagent.kernels.neural_memory.checks import check_options, check_state, check_tokens, check_update
 from memagent.kernels.neural_memory.state import NeuralMemoryState
-from memagent.kernels.switch import fused
+from memagent.kernels.switch import use_fused
 
 __all__ = ["NeuralMemoryState", "neural_memory", "retrieve"]
 
@@ -80,12 +79,12 @@ def neural_memory(
     gates = {"theta": theta, "eta": eta, "alpha": alpha}
     check_tokens(query, key, value, gates, state.weights[-1].shape[3])
     tensors = (query, key, value, theta, eta, alpha)
-    if fused(query):
-        from memagent.kernels.neural_memory import fused as in_triton
+    if use_fused(query):
+        from memagent.kernels.neural_memory import fused
 
-        if in_triton.fits(state, chunk_size):
-            return in_triton.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
-    return _torch.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
+        if fused.fits(state, chunk_size):
+            return fused.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
+    return eager.neural_memory(*tensors, state, chunk_size=chunk_size, update=update)
 
 
 def retrieve(query: Tensor, state: NeuralMemoryState, *, update: str = "token") -> Tensor:
@@ -104,4 +103,4 @@ def retrieve(query: Tensor, state: NeuralMemoryState, *, update: str = "token") 
     """
     check_state(query, state)
     check_update(update)
-    return _torch.retrieve(query, state, update=update)
+    return eager.retrieve(query, state, update=update)

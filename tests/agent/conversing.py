@@ -14,7 +14,7 @@ from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel, ScriptedModel
 from memagent.backends.errors import ModelError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Attachment, LocalModel
+from memagent.backends.protocol import Injection, LocalModel
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is the dog called?"
@@ -57,14 +57,15 @@ class WithChannel(InMemory):
     """Has a model channel that notes when it is open."""
 
     log: ClassVar[list[str]] = []
+    model_channel: ClassVar[bool] = True
 
     @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Attachment]:
+    ) -> Iterator[Injection]:
         self.log.append(f"attached to {query}")
         try:
-            yield Attachment(self.recall(query))
+            yield Injection(self.recall(query))
         finally:
             self.log.append("detached")
 

@@ -15,7 +15,7 @@ from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.agent.memory.workspace import Scratch
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory, InMemoryConfig
-from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Turn
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Turn, WriteResult
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is the dog called?"
@@ -26,7 +26,7 @@ class Stubborn(InMemory):
 
     name: ClassVar[str] = "stubborn"
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         return False
 
 
@@ -35,13 +35,13 @@ class Retrained(InMemory):
 
     @classmethod
     def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
-        return {"format": 2}
+        return {"format": 3}
 
 
 class Breaking(InMemory):
     """Fails on the first turn."""
 
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         raise RuntimeError("it broke")
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends import registry
 from memagent.backends.errors import MissingExtraError, NotFoundError, SettingError
-from memagent.backends.in_memory import InMemory
+from memagent.backends.in_memory import InMemory, InMemoryConfig
 from memagent.backends.none import NoMemory
-from memagent.backends.protocol import MemoryBackend
+from memagent.backends.protocol import MemoryBackend, Resources
 from memagent.backends.rag import Rag, RagConfig
 
 
@@ -207,7 +208,7 @@ def test_a_setting_of_a_backend_without_any_is_refused() -> None:
         registry.configure(NoMemory, {"rrf_k": "1"})
 
 
-def test_capabilities_are_read_off_the_class() -> None:
+def test_capabilities_are_what_the_class_says() -> None:
     rag, none = registry.capabilities(Rag), registry.capabilities(NoMemory)
     assert rag.exact_forget
     assert rag.consolidates
@@ -222,24 +223,37 @@ def test_capabilities_are_read_off_the_class() -> None:
     assert not none.needs_embedder
 
 
-def test_a_backend_that_overrides_no_forget_cannot_forget_exactly() -> None:
+def test_flags_hold_for_subclasses_too() -> None:
     class Keeper(InMemory):
-        forget = MemoryBackend.forget
+        exact_forget = False
         fixed_size = True
+        model_channel = True
+        needs = frozenset({"local_model"})
 
     found = registry.capabilities(Keeper)
     assert not found.exact_forget
     assert found.fixed_size
+    assert found.model_channel
+    assert found.needs_local_model
     assert registry.capabilities(InMemory).exact_forget
 
 
-def test_a_backend_with_a_model_channel_is_recognised() -> None:
-    class Channelled(InMemory):
-        needs = frozenset({"local_model"})
+def test_a_backend_without_recall_cannot_be_made(tmp_path: Path) -> None:
+    class Forgetful(InMemory):
+        recall = MemoryBackend.recall
 
-        def attached(self, model: object, query: str) -> None:
-            raise NotImplementedError
+    with pytest.raises(TypeError, match="recall"):
+        Forgetful(InMemoryConfig(), Resources(tmp_path, HashingEmbedder))
 
-    found = registry.capabilities(Channelled)
-    assert found.model_channel
-    assert found.needs_local_model
+
+def test_several_backends_are_chosen_with_their_own_settings() -> None:
+    rag, plain = registry.choose("rag+in_memory", {"rag.k": "5", "in_memory.threshold": "0.5"})
+    assert (rag.config.k, plain.config.threshold) == (5.0, 0.5)
+    assert (rag.settings, plain.settings) == ({"k": "5"}, {"threshold": "0.5"})
+    for settings in ({"k": "5"}, {"titans.k": "5"}):
+        with pytest.raises(SettingError, match=r"expected for instance rag\.abstain"):
+            registry.choose("rag+in_memory", settings)
+    with pytest.raises(SettingError, match="twice"):
+        registry.choose("rag+rag", {})
+    with pytest.raises(NotFoundError, match="ragg"):
+        registry.choose("in_memory+ragg", {})

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from memagent.kernels.lsh import Hits, LSHIndex, hash_codes, naive, rerank
 from memagent.kernels.lsh import eager as fast
-from memagent.kernels.switch import fused
+from memagent.kernels.switch import use_fused
 
 DIMS = [60, 64, 80]
 COUNTS = [0, 1, 63, 500, 5000]
@@ -338,6 +338,6 @@ def test_a_state_of_something_else_is_refused(count: int) -> None:
 def test_triton_runs_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     on_the_processor = torch.empty(0, device="cpu")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert not fused(on_the_processor)
+    assert not use_fused(on_the_processor)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert fused(on_the_processor) == (find_spec("triton") is not None)
+    assert use_fused(on_the_processor) == (find_spec("triton") is not None)

@@ -14,7 +14,7 @@ from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
 from memagent.backends.errors import SettingError
-from memagent.backends.protocol import Attachment, LocalModel
+from memagent.backends.protocol import Injection, LocalModel
 from tests.agent.conversing import (
     ATTACHED,
     FACT,
@@ -100,10 +100,10 @@ class InContext(WithChannel):
     @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Attachment]:
+    ) -> Iterator[Injection]:
         token = ATTACHED.set(query)
         try:
-            yield Attachment([], frozenset())
+            yield Injection([], frozenset())
         finally:
             ATTACHED.reset(token)
 
@@ -133,9 +133,9 @@ def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
         @contextmanager
         def attached(
             self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-        ) -> Iterator[Attachment]:
+        ) -> Iterator[Injection]:
             excluded.append(exclude)
-            yield Attachment(self.recall(query), frozenset({1, 2}))
+            yield Injection(self.recall(query), frozenset({1, 2}))
 
     monkeypatch.setattr(registry, "get", lambda name: Seeing)
     memory = open_memory()
@@ -145,5 +145,6 @@ def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
     conversation = Conversation(memory, LocalScriptedModel("Biscuit."), "monday", Settings(channel="model"))
     list(conversation.send(QUESTION))
     assert excluded == [{3}]
-    assert set(memory.journal.get([5])[0].in_view) == {1, 2, 3, 4}
+    reply = memory.journal.get([5])[0]
+    assert (set(reply.in_view), reply.recalled) == ({1, 2, 3, 4}, (2,))
     assert memory.forget([1]).replies == (5,)

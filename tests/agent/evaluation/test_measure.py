@@ -18,7 +18,7 @@ from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.protocol import Hit, Turn, WriteResult
 from tests.agent.evaluation.datasets.files import LOCOMO, locomo_file, write
 
 Kind = TypeVar("Kind", bound=Row)
@@ -198,17 +198,14 @@ class Folding(InMemory):
         self.config = config
         self.turns = {}
 
-    def remember(self, turns: Sequence[Turn]) -> None:
-        super().remember(turns)
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         self.handed.extend(turn.text for turn in turns)
+        return super().remember(turns)
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         self.handed.append(query)
         groups = [seqs for seqs in ((4, 5), (2, 5, 1), (6, 3)) if all(seq in self.turns for seq in seqs)]
-        return [
-            Recollection("…", 1.0, seqs, "s", "user", self.turns[1].created_at, "A stand-in.")
-            for seqs in groups
-        ][:limit]
+        return [Hit(seqs, 1.0, "A stand-in.", text="…") for seqs in groups][:limit]
 
 
 @pytest.fixture

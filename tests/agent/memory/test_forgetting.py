@@ -371,7 +371,7 @@ def test_what_a_reader_has_copied_is_unfinished_until_it_ends(home: Home, open_m
     memory.remember("monday", "user", SECRET)
     memory.checkpoint()
     reader = open_memory(read_only=True)
-    place = reader.follower.resources.workspace
+    place = reader.followers[0].resources.workspace
     (place / "copy").write_text(SECRET)
     (left,) = memory.forget([1]).remaining
     assert (left.backend, left.command) == ("in_memory", "")

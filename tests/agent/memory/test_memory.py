@@ -12,7 +12,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.memory.checkpoint import Position
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Turn
+from memagent.backends.protocol import Turn, WriteResult
 from tests.agent.memories import (
     FACT,
     QUESTION,
@@ -66,9 +66,9 @@ def test_a_checkpoint_is_read_and_the_tail_after_it(
     read: list[list[int]] = []
     remember = InMemory.remember
 
-    def watched(backend: InMemory, turns: Sequence[Turn]) -> None:
+    def watched(backend: InMemory, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         read.append([turn.seq for turn in turns])
-        remember(backend, turns)
+        return remember(backend, turns)
 
     monkeypatch.setattr(InMemory, "remember", watched)
     again = open_memory()

@@ -15,7 +15,7 @@ from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.lock import backend_lock
 from memagent.backends.errors import BusyError, NotFoundError, SettingError, StorageError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Turn
+from memagent.backends.protocol import Turn, WriteResult
 from tests.agent.memories import (
     FACT,
     QUESTION,
@@ -66,7 +66,7 @@ def test_rebuilding_reads_everything_again_and_stores_it(home: Home, open_memory
     memory.remember("monday", "user", FACT)
     memory.remember("monday", "user", "The dog is old.")
     before = memory.recall(QUESTION)
-    assert memory.rebuild() == 2
+    memory.rebuild()
     assert memory.recall(QUESTION) == before
     found = store_of(home).inspect()
     assert found is not None
@@ -204,14 +204,14 @@ class FailsOnce(InMemory):
 
     fail: ClassVar[set[str]] = set()
 
-    def remember(self, turns: Sequence[Turn]) -> None:
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         if "remember" in self.fail:
             self.fail.clear()
             super().remember(turns[:1])
             raise MemoryError("no room")
-        super().remember(turns)
+        return super().remember(turns)
 
-    def forget(self, seqs: Collection[int]) -> bool:
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         if "forget" in self.fail:
             self.fail.clear()
             super().forget(seqs)

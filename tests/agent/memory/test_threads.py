@@ -27,7 +27,7 @@ from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
 from memagent.backends.errors import StorageError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Recollection
+from memagent.backends.protocol import Hit
 from tests.agent.memories import FACT, offer, store_of
 from tests.conftest import OpenMemory
 
@@ -96,7 +96,7 @@ def test_a_second_caller_waits_for_the_first(
     most = 0
 
     class Slow(InMemory):
-        def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
             nonlocal inside, most
             inside += 1
             most = max(most, inside)
@@ -143,7 +143,7 @@ def test_a_message_is_kept_when_memory_fails(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Broken(InMemory):
-        def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+        def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
             raise StorageError("The store failed.")
 
     offer(monkeypatch, Broken)

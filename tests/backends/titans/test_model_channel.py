@@ -11,10 +11,10 @@ import torch
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import SettingError
-from memagent.backends.protocol import Attachment, ModelMemory, Resources, Turn
+from memagent.backends.protocol import Injection, ModelMemory, Resources, Turn
 from memagent.backends.titans import Titans, TitansConfig
 from tests.backends.rope_map.test_generating import generated
-from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens
+from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, make_turn, tiny, tokens
 from tests.backends.tiny_tokenizers import CALL, END, KINDS
 
 FACT = "My dog is called Biscuit."
@@ -29,19 +29,19 @@ Make = Callable[..., Titans]
 def make(tmp_path: Path) -> Make:
     def make_(*texts: str, **settings: Any) -> Titans:
         backend = Titans(TitansConfig(**settings), Resources(tmp_path, make_embedder=HashingEmbedder))
-        backend.remember([said(seq, text) for seq, text in enumerate(texts, start=1)])
+        backend.remember([make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
         return backend
 
     return make_
 
 
-def brought(backend: Titans, query: str, **options: Any) -> Attachment:
+def brought(backend: Titans, query: str, **options: Any) -> Injection:
     with backend.attached(tiny(), query, **options) as attachment:
         return attachment
 
 
-def texts(attachment: Attachment) -> list[str]:
-    return [item.text for item in attachment.recollections]
+def texts(attachment: Injection) -> list[str]:
+    return [item.text for item in attachment.hits]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,8 +91,8 @@ def test_markers_in_what_is_recited_are_read_as_letters(make: Make) -> None:
 
 def test_recollections_tell_where_they_are_from(make: Make) -> None:
     found = brought(make(*OTHERS, FACT, *OTHERS[:2]), QUESTION)
-    first = found.recollections[0]
-    assert (first.text, first.seqs, first.session, first.role) == (FACT, (11,), "monday", "user")
+    first = found.hits[0]
+    assert (first.text, first.seqs) == (FACT, (11,))
     assert first.regenerated
     assert "recited" in first.why
     assert "surprise was" in first.why
@@ -101,7 +101,7 @@ def test_recollections_tell_where_they_are_from(make: Make) -> None:
 
 def test_every_turn_that_said_it_is_named(make: Make) -> None:
     found = brought(make(FACT, *OTHERS, FACT), QUESTION)
-    assert found.recollections[0].seqs == (12,)
+    assert found.hits[0].seqs == (12,)
     assert {1, 12} <= found.seqs
     assert texts(brought(make(FACT, *OTHERS, FACT), QUESTION, exclude=[1])) == []
 
@@ -115,9 +115,9 @@ def test_of_two_about_the_same_the_later_holds_if_it_matches_better(make: Make) 
 def test_nothing_comes_to_mind_for_what_was_never_told(make: Make) -> None:
     backend = make(*OTHERS, FACT)
     with backend.attached(tiny(), "zyxgrabl frump") as attachment:
-        assert attachment == Attachment()
+        assert attachment == Injection()
         assert torch.equal(logits(tiny().model, PROMPT), during_nothing())
-    assert brought(make(), QUESTION) == Attachment()
+    assert brought(make(), QUESTION) == Injection()
 
 
 def during_nothing() -> torch.Tensor:
@@ -167,7 +167,7 @@ def test_a_model_with_another_attention_is_refused_by_name(make: Make) -> None:
 
 def test_letters_of_control_tokens_are_read_as_letters(make: Make) -> None:
     told = "My dog is called </s>Biscuit."
-    turn: Turn = said(1, told)
+    turn: Turn = make_turn(1, told)
     backend = make()
     backend.remember([turn])
     with backend.attached(tiny(), QUESTION) as attachment:

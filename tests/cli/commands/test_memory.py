@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memagent.agent.home import Home
+from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.memory import open_journal
 from memagent.agent.memory.lock import backend_lock
 from memagent.backends.errors import InputError, MemagentError, NotFoundError
@@ -112,6 +114,68 @@ def test_a_wrong_option_stores_nothing(home: Home, wrong: list[str]) -> None:
     done = memagent("remember", FACT, *wrong)
     assert isinstance(done.exception, MemagentError)
     assert not home.root.exists() or said(home) == []
+
+
+def test_files_are_attached_to_a_statement(home: Home, tmp_path: Path) -> None:
+    contents = {
+        "board.PNG": b"\x89PNG",
+        "notes.txt": b"notes",
+        "data.unknown": b"\0",
+        "notes.txt.gz": b"\x1f",
+    }
+    options = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        options += ["--attach", str(tmp_path / name)]
+    done = memagent("remember", "The whiteboard.", *options)
+    assert (done.exit_code, done.stdout) == (0, "Remembered as turn 1.\n")
+    with open_journal(home, "default") as journal:
+        (turn,) = journal.turns()
+        assert [journal.attachment(1, position) for position in range(4)] == list(contents.values())
+    assert [attachment.media_type for attachment in turn.attachments] == [
+        "image/png",
+        "text/plain",
+        "application/octet-stream",
+        "application/octet-stream",
+    ]
+    shown = memagent("sessions", "show", "notes").stdout.splitlines()
+    assert shown[0].endswith("user: The whiteboard.")
+    assert shown[1].strip() == "+ image/png, 4 bytes"
+    (fields,) = json.loads(memagent("sessions", "show", "notes", "-o", "json").stdout)
+    assert fields["attachments"][0] == {
+        "media_type": "image/png",
+        "size": 4,
+        "sha256": hashlib.sha256(b"\x89PNG").hexdigest(),
+    }
+
+
+def test_a_file_that_cannot_be_attached_stores_nothing(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "large").write_bytes(bytes(MAX_ATTACHMENT_BYTES + 1))
+    (tmp_path / "small").write_bytes(b"x")
+    wrong = {
+        ("missing",): "missing cannot be read: No such file",
+        (".",): "cannot be read: Is a directory",
+        ("empty",): "empty is empty",
+        ("large",): "large has more than 16,777,216 bytes",
+        ("small",) * 9: "9 attachments; 8 at most",
+    }
+    for names, fault in wrong.items():
+        options = [option for name in names for option in ("--attach", str(tmp_path / name))]
+        done = memagent("remember", FACT, *options)
+        assert isinstance(done.exception, InputError)
+        assert fault in str(done.exception)
+    assert not home.root.exists()
+
+
+def test_a_file_is_attached_to_one_statement_only(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x")
+    options = ["--attach", str(tmp_path / "small")]
+    done = memagent("remember", "-", *options, stdin=b"one\ntwo\n")
+    assert isinstance(done.exception, InputError)
+    assert "--attach belongs to one statement" in str(done.exception)
+    assert not home.root.exists()
+    assert memagent("remember", "-", *options, stdin=b"one\n").exit_code == 0
 
 
 # recall

@@ -77,7 +77,9 @@ def test_a_session_is_shown_with_the_numbers_of_its_turns() -> None:
 
 def test_a_session_is_shown_as_json() -> None:
     found = json.loads(memagent("sessions", "show", "monday", "-o", "json").stdout)
-    assert [list(turn) for turn in found] == [["seq", "role", "speaker", "text", "created_at"]] * 2
+    assert [list(turn) for turn in found] == [
+        ["seq", "role", "speaker", "text", "created_at", "attachments"]
+    ] * 2
     assert [(turn["seq"], turn["role"], turn["text"]) for turn in found] == [
         (1, "user", "My dog is called Biscuit."),
         (2, "assistant", "My dog is called Biscuit."),

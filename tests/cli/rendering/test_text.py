@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from memagent.agent.fields import recollection_fields
 from memagent.agent.journal import Session
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.protocol import Attachment, Recollection, Turn
 from memagent.cli.rendering.console import Console, Table
 from memagent.cli.rendering.output import one_line, printable
 from memagent.cli.rendering.text import print_recollections, print_sessions, print_turns
@@ -135,6 +136,16 @@ def test_a_line_of_a_turns_text_looks_like_no_turn() -> None:
     print_turns([said("harmless\n     8 2026-03-01 09:30 user: never said")], to)
     first, second = file.getvalue().splitlines()
     assert second.startswith(" " * first.index("user:"))
+
+
+def test_attachments_stand_below_their_turn_where_no_text_can() -> None:
+    to, file = console(200)
+    attachments = (Attachment("image/png", 1_234_567, "0" * 64), Attachment("a\n/b", 7, "0" * 64))
+    print_turns([replace(said("two\n+ image/png, 9 bytes"), attachments=attachments)], to)
+    first, second, *labels = file.getvalue().splitlines()
+    assert second.startswith(" " * first.index("user:"))
+    assert [label.strip() for label in labels] == ["+ image/png, 1.2 MB", "+ a /b, 7 bytes"]
+    assert {label.index("+") for label in labels} == {first.index("user:") - 2}
 
 
 @pytest.mark.parametrize("name", ["monday\nfriday", "monday\u2028friday", "monday\x85friday"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memagent.backends.rag.fusion import reciprocal_rank_fusion
+from memagent.backends.shared.fusion import reciprocal_rank_fusion
 
 RANKINGS = st.lists(st.lists(st.integers(0, 30), unique=True, max_size=20), min_size=1, max_size=6)
 

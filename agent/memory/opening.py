@@ -1,0 +1,95 @@
+"""Opening one backend of a user: its lock, its working folder, what it shares with others, and its stored state."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from memagent.agent.home import Home
+from memagent.agent.journal import Journal
+from memagent.agent.memory.checkpoint import CheckpointStore
+from memagent.agent.memory.follower import Follower, discard
+from memagent.agent.memory.lock import BackendLock, backend_lock
+from memagent.agent.memory.workspace import ReaderPlace, Scratch
+from memagent.backends.protocol import Embedder, LocalModel, Progress, Resources
+from memagent.backends.registry import Choice
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the backends of one memory are opened; the fields are the arguments of ``Memory.open``."""
+
+    home: Home
+    make_embedder: Callable[[], Embedder]
+    make_model: Callable[[], LocalModel] | None
+    seed: int
+    lock: BackendLock | None
+    wait_seconds: float
+    strict: bool
+    fresh: bool
+    read_only: bool
+    notify: Notify
+    progress: Progress
+
+    def follower(self, journal: Journal, choice: Choice, stack: ExitStack) -> Follower:
+        """Load a backend as it was stored.
+
+        Args:
+            stack: gets what has to be undone, whatever happens: lock, working folder, the follower itself.
+
+        Raises:
+            MemagentError: see ``Memory.open``.
+        """
+        folder = self.home.backend_folder(journal.user, choice.name)
+        store = CheckpointStore(folder)
+        workspace = (
+            self._reading(journal, folder, stack) if self.read_only else self._writing(journal, choice, stack)
+        )
+        resources = Resources(
+            workspace=workspace,
+            make_embedder=self.make_embedder,
+            seed=self.seed,
+            scope=hashlib.sha256(f"{journal.id} {journal.user}".encode()).hexdigest()[:24],
+            progress=self.progress,
+            cache=self.home.models / "derived",
+        )
+        if self.make_model is not None:
+            resources.make_model = self.make_model
+        place = "" if self.read_only else self.home.place()
+        if self.fresh:
+            choice.backend.fingerprint(choice.config, resources)  # models that cannot be had cost no state
+            discard(journal, store, choice.name, place)
+        follower = Follower(
+            journal,
+            store,
+            place,
+            choice.backend,
+            choice.config,
+            choice.settings,
+            resources,
+            notify=self.notify,
+            strict=self.strict,
+            read_only=self.read_only,
+        )
+        stack.callback(follower.abandon)
+        return follower
+
+    def _reading(self, journal: Journal, folder: Path, stack: ExitStack) -> Path:
+        reader = ReaderPlace(folder, journal.last()[1])
+        stack.callback(reader.drop)
+        return reader.path
+
+    def _writing(self, journal: Journal, choice: Choice, stack: ExitStack) -> Path:
+        lock = self.lock
+        if lock is None:
+            lock = backend_lock(self.home, journal.user, choice.name)
+            lock.acquire(self.wait_seconds)
+            stack.callback(lock.release)
+        scratch = Scratch(self.home.backend_folder(journal.user, choice.name))
+        stack.callback(scratch.drop)
+        return scratch.make()

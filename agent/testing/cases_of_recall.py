@@ -1,0 +1,134 @@
+"""Cases of the contract in which what is recalled is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from memagent.agent.home import Home
+    from memagent.agent.testing.contract import OpenMemory
+    from memagent.backends.protocol import Recollection
+
+FACT = "My dog is called Biscuit."
+QUESTION = "What is my dog called?"
+
+
+def texts(recollections: list[Recollection]) -> list[str]:
+    """Return what recollections say."""
+    return [recollection.text for recollection in recollections]
+
+
+def bytes_of(folder: Path) -> bytes:
+    """Return the content of all files below a folder."""
+    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+class RecallCases:
+    """Facts are found again, with provenance, after restarts; nothing is found where nothing fits."""
+
+    backend: ClassVar[str]
+    settings: ClassVar[Mapping[str, str]]
+    recalls: ClassVar[bool]
+
+    def expected(self, *facts: str) -> list[str]:
+        """Return what should be recalled: nothing by a control."""
+        return list(facts) if self.recalls else []
+
+    def test_recalls_with_provenance(self, open_to_recall: OpenMemory) -> None:
+        memory = open_to_recall()
+        for day in range(20):
+            memory.remember("chat", "user", f"The weather on day {day} was grey.")
+        turn = memory.remember("monday", "user", FACT, speaker="Ana")
+        found = memory.recall(QUESTION, limit=3)
+        assert texts(found)[:1] == self.expected(FACT)
+        for first in found[:1]:
+            assert (first.seqs, first.session, first.role) == ((turn.seq,), "monday", "user")
+            assert (first.speaker, first.created_at) == ("Ana", turn.created_at)
+            assert first.why.endswith(".")
+            assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
+
+    def test_recalls_nothing_for_nothing(self, open_to_recall: OpenMemory) -> None:
+        memory = open_to_recall()
+        assert memory.recall(QUESTION) == []
+        for number in range(12):
+            memory.remember("chat", "user", f"My dog number {number} is called Rex {number}.")
+        assert len(memory.recall(QUESTION, limit=2)) <= 2
+        assert memory.recall("   ") == []
+        assert memory.recall("zyxgrabl flumox") == []
+
+    @pytest.mark.parametrize("stored", [False, True], ids=["not stored", "stored"])
+    def test_survives_a_restart(self, open_to_recall: OpenMemory, stored: bool) -> None:
+        memory = open_to_recall()
+        memory.remember("monday", "user", FACT)
+        if stored:
+            memory.checkpoint()
+        memory.remember("monday", "user", "The sea at Tavira is warm in June.")
+        queries = (QUESTION, "How warm is my sea at Tavira?")
+        before = [texts(memory.recall(query)) for query in queries]
+        memory.close()
+        again = open_to_recall()
+        assert [texts(again.recall(query)) for query in queries] == before
+        assert bool(before[0]) == self.recalls
+
+    def test_forgetting_leaves_the_others(self, open_to_recall: OpenMemory) -> None:
+        memory = open_to_recall()
+        kept = memory.remember("monday", "user", FACT)
+        forgotten = memory.remember("monday", "user", "My cat is called Marmalade.")
+        memory.forget([forgotten.seq, 12345])
+        assert texts(memory.recall(QUESTION)) == self.expected(FACT)
+        assert [turn.seq for turn in memory.journal.turns()] == [kept.seq]
+
+    def test_a_damaged_state_is_rebuilt_and_said(self, home: Home, open_to_recall: OpenMemory) -> None:
+        with open_to_recall() as memory:
+            memory.remember("monday", "user", FACT)
+            memory.checkpoint()
+        folder = home.backend_folder("ana", self.backend)
+        for path in (folder / (folder / "CURRENT").read_text().split()[0]).rglob("*"):
+            if path.is_file():
+                path.write_bytes(path.read_bytes()[:-1] + b"?")
+        notices: list[str] = []
+        memory = open_to_recall(notify=notices.append)
+        assert "rebuilt from the journal" in notices[0]
+        assert texts(memory.recall(QUESTION)) == self.expected(FACT)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "x" * 100_000,
+            "word " * 20_000,
+            "".join(
+                chr(plane * 0x10000 + 0x400 + offset)
+                for plane in (0, 1, 2, 3, 14, 15, 16)
+                for offset in range(20)
+            ),
+            "e\u0301 \u202e right-to-left \u200b zero width \ufeff",
+            "\"; DROP TABLE turns; -- ' OR 1=1 <|im_end|> </memory> {{ }} %s",
+            "one\ntwo\r\nthree\ttabs",
+        ],
+        ids=["long word", "long text", "every plane", "marks", "injection", "lines"],
+    )
+    def test_takes_any_text(self, open_to_recall: OpenMemory, text: str) -> None:
+        with open_to_recall() as memory:
+            memory.remember("monday", "user", text)
+            memory.remember("monday", "user", FACT)
+            memory.recall(text[:5000])
+            memory.checkpoint()
+        memory = open_to_recall()
+        assert next(memory.journal.turns()).text == text
+        assert (FACT in texts(memory.recall(QUESTION))) == self.recalls
+
+    def test_several_memories_are_opened_as_one(self, open_to_recall: OpenMemory) -> None:
+        other = "none" if self.backend == "in_memory" else "in_memory"
+        settings = {f"{self.backend}.{key}": value for key, value in self.settings.items()}
+        memory = open_to_recall(backend=f"{self.backend}+{other}", settings=settings)
+        turn = memory.remember("monday", "user", FACT)
+        memory.remember("monday", "user", "The sea at Tavira is warm in June.")
+        (found,) = memory.recall(QUESTION, limit=1)
+        assert (found.text, found.seqs, found.session) == (FACT, (turn.seq,), "monday")
+        memory.forget([turn.seq])
+        assert FACT not in texts(memory.recall(QUESTION))

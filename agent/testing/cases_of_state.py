@@ -1,0 +1,106 @@
+"""Cases of the contract about what is stored: it follows from the journal, belongs to one user, and forgets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+from memagent.agent.testing.cases_of_recall import FACT, bytes_of, texts
+from memagent.backends import registry
+from memagent.backends.errors import InputError, NotFoundError, SettingError
+
+if TYPE_CHECKING:
+    from memagent.agent.home import Home
+    from memagent.agent.testing.contract import OpenMemory
+
+_WRITER = """
+import sys
+from memagent.agent.home import Home
+from memagent.agent.memory import Memory
+from memagent.testing import tiny_model
+
+for number in range(5):
+    with Memory.open(
+        Home.from_environment(), "ana", sys.argv[1], make_model=tiny_model, wait_seconds=120
+    ) as memory:
+        memory.remember(sys.argv[2], "user", f"Writer {sys.argv[2]} noted thing number {number}.")
+"""
+
+
+class StateCases:
+    """The same journal gives the same memory; users are isolated; what was forgotten is in no file."""
+
+    backend: ClassVar[str]
+
+    def test_a_rebuilt_memory_is_the_same(self, open_memory: OpenMemory) -> None:
+        memory = open_memory()
+        for number in range(90):
+            text = f"My colleague number {number} keeps {number * 3} bees in town {number}."
+            memory.remember(f"s{number % 7}", "user", text)
+        queries = [f"How many bees does my colleague number {number} keep?" for number in range(0, 90, 9)]
+        before = [texts(memory.recall(query)) for query in queries]
+        memory.rebuild()
+        assert [texts(memory.recall(query)) for query in queries] == before
+
+    def test_users_are_isolated(self, home: Home, open_memory: OpenMemory) -> None:
+        with open_memory("bob") as memory:
+            memory.remember("monday", "user", "The parrot of Bob is called Quetzal.")
+            memory.checkpoint()
+        before = bytes_of(home.user_folder("bob"))
+        memory = open_memory("ana")
+        turn = memory.remember("monday", "user", FACT)
+        found = texts(memory.recall("Is my parrot called Quetzal?", limit=10))
+        assert not any("Quetzal" in text for text in found)
+        memory.forget([turn.seq])
+        memory.close()
+        assert bytes_of(home.user_folder("bob")) == before
+
+    def test_forgotten_text_is_nowhere(self, home: Home, open_memory: OpenMemory) -> None:
+        memory = open_memory()
+        for number in range(30):
+            memory.remember("chat", "user", f"Filler sentence number {number} about gardens.")
+        secret = memory.remember("chat", "user", "My secret garden word is zyxgrabl.")
+        for number in range(30):
+            memory.remember("chat", "assistant", f"I see, garden number {number}.")
+        memory.checkpoint()
+        memory.forget([secret.seq])
+        found = texts(memory.recall("What is my secret garden word?", limit=10))
+        assert not any("zyxgrabl" in text for text in found)
+        assert b"zyxgrabl" not in bytes_of(home.root)
+        memory.consolidate()
+        memory.close()
+        again = open_memory()
+        again.rebuild()
+        assert not any("zyxgrabl" in text for text in texts(again.recall("zyxgrabl", limit=10)))
+        again.close()
+        assert b"zyxgrabl" not in bytes_of(home.root)
+
+    @pytest.mark.parametrize(
+        "text", ["", "  \n", "\ud800", "a\0b"], ids=["empty", "blank", "surrogate", "NUL"]
+    )
+    def test_what_cannot_be_kept_is_refused(self, open_memory: OpenMemory, text: str) -> None:
+        memory = open_memory()
+        with pytest.raises(InputError):
+            memory.remember("monday", "user", text)
+        assert memory.journal.count() == 0
+
+    def test_two_processes_keep_both_histories(self, home: Home, open_memory: OpenMemory) -> None:
+        running = [
+            subprocess.Popen([sys.executable, "-c", _WRITER, self.backend, name]) for name in ("one", "two")
+        ]
+        assert [process.wait(timeout=120) for process in running] == [0, 0]
+        memory = open_memory()
+        assert memory.journal.count() == 10
+        assert {session.turns for session in memory.journal.sessions()} == {5}
+        assert memory.position.seq == 10
+
+    def test_settings_are_checked(self, open_memory: OpenMemory) -> None:
+        with pytest.raises(NotFoundError, match="nonsense"):
+            open_memory(settings={"nonsense": "1"})
+        for name, value in vars(registry.get(self.backend).Config()).items():
+            if isinstance(value, float):
+                with pytest.raises(SettingError, match=name):
+                    open_memory(settings={name: "many"})
