@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Resources, Turn
 from memagent.backends.rag import Rag, RagConfig
+from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS
 
 FACTS = [
@@ -308,7 +310,10 @@ def test_after_close_the_workspace_can_be_removed_and_made_anew(
         place.workspace.mkdir()
 
 
-def test_a_store_that_fails_is_a_storage_error(rag: Rag) -> None:
-    rag.close()
+def test_a_store_that_fails_is_a_storage_error(rag: Rag, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> dict[str, float]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(ContextIndex, "search", fail)
     with pytest.raises(StorageError, match="The journal is kept apart"):
         rag.recall("What is my dog called?")

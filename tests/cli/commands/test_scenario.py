@@ -294,7 +294,15 @@ def test_the_schema_is_json_and_names_every_field() -> None:
     assert done.exit_code == 0
     assert found["required"] == ["name", "steps"]
     assert set(found["properties"]) == set(schema.Scenario.model_fields)
-    assert {"SayStep", "AskStep", "DistractorStep", "WaitStep", "ForgetStep", "MaintenanceStep", "Matcher"} <= set(found["$defs"])
+    assert {
+        "SayStep",
+        "AskStep",
+        "DistractorStep",
+        "WaitStep",
+        "ForgetStep",
+        "MaintenanceStep",
+        "Matcher",
+    } <= set(found["$defs"])
 
 
 def test_the_schema_takes_the_documented_example() -> None:
