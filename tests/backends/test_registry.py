@@ -248,7 +248,7 @@ def test_a_backend_without_recall_cannot_be_made(tmp_path: Path) -> None:
 
 def test_several_backends_are_chosen_with_their_own_settings() -> None:
     rag, plain = registry.choose("rag+in_memory", {"rag.rrf_k": "5", "in_memory.threshold": "0.5"})
-    assert (rag.config.k, plain.config.threshold) == (5.0, 0.5)
+    assert (rag.config.rrf_k, plain.config.threshold) == (5.0, 0.5)
     assert (rag.settings, plain.settings) == ({"rrf_k": "5"}, {"threshold": "0.5"})
     for settings in ({"k": "5"}, {"titans.k": "5"}):
         with pytest.raises(SettingError, match=r"expected for instance rag\.abstain"):
