@@ -30,6 +30,7 @@ from memagent.agent.journal.proof import Proof, Source, prove, read_lines
 from memagent.agent.journal.records import Forgetting, NewTurn, Tombstone
 from memagent.backends.errors import InputError
 from memagent.backends.protocol import Turn
+from memagent.backends.shared.turns import turn_fields
 
 __all__ = ["ExportResult", "ImportResult", "export", "load", "open_source", "prove"]
 
@@ -210,16 +211,8 @@ def _write(file: TextIO, fields: dict[str, Any]) -> None:
 def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None) -> dict[str, Any]:
     return {
         "kind": "turn",
-        "seq": turn.seq,
-        "id": turn.id,
-        "session": turn.session,
-        "role": turn.role,
-        "speaker": turn.speaker,
-        "text": turn.text,
+        **turn_fields(turn),
         "created_at": timestamp(turn.created_at),
-        "in_view": turn.in_view,
-        "derived": turn.derived,
-        "recalled": turn.recalled,
         "attachments": [
             asdict(attachment) | {"content": b64encode(reader.attachment(turn.seq, position)).decode()}
             for position, attachment in enumerate(turn.attachments)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Turn
 from memagent.backends.shared.attention.chunks import Chunk, TurnTokenizer
+from memagent.backends.shared.turns import turn_fields, turn_from_fields
 
 
 class ChunkTable:
@@ -98,7 +97,7 @@ class ChunkTable:
             for seq in sorted(self._turns):
                 numbers = self._turns[seq]
                 turn = self._chunks[numbers[0]].turn
-                row = asdict(turn) | {"created_at": turn.created_at.isoformat(), "first": numbers[0]}
+                row = turn_fields(turn) | {"first": numbers[0]}
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def load(self, file: Path) -> None:
@@ -137,6 +136,4 @@ def _saved_turns(file: Path) -> Iterator[tuple[Turn, int]]:
         for line in lines:
             row = json.loads(line)
             first_number = row.pop("first")
-            row["created_at"] = datetime.fromisoformat(row["created_at"])
-            row["in_view"] = tuple(row["in_view"])
-            yield Turn(**row), first_number
+            yield turn_from_fields(row), first_number

@@ -1,25 +1,32 @@
-"""Turns as fields of JSON, for memories that store them."""
+"""Turns as JSON can hold them: in stored states, exports and what scripts are given."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from memagent.backends.protocol import Turn
-
-_NAMES = ("seq", "id", "session", "role", "text", "speaker")
+from memagent.backends.protocol import Attachment, Turn
 
 
 def turn_fields(turn: Turn) -> dict[str, Any]:
-    """Return what a recollection needs of a turn, as JSON can hold it: its text and provenance."""
-    return {name: getattr(turn, name) for name in _NAMES} | {"created_at": turn.created_at.isoformat()}
+    """Return a turn's fields in the order of ``Turn``, its time in ISO 8601; the bytes of attachments are not among them."""
+    return asdict(turn) | {"created_at": turn.created_at.isoformat()}
 
 
 def turn_from_fields(fields: Mapping[str, Any]) -> Turn:
-    """Read what ``turn_fields`` wrote.
+    """Return the turn of ``turn_fields``.
 
     Raises:
-        KeyError, TypeError, ValueError: a field is missing, unknown or no time.
+        KeyError, TypeError, ValueError: they are not a turn's fields.
     """
-    return Turn(**{**fields, "created_at": datetime.fromisoformat(fields["created_at"])})
+    return Turn(
+        **{
+            **fields,
+            "created_at": datetime.fromisoformat(fields["created_at"]),
+            "in_view": tuple(fields["in_view"]),
+            "recalled": tuple(fields["recalled"]),
+            "attachments": tuple(Attachment(**attachment) for attachment in fields["attachments"]),
+        }
+    )
