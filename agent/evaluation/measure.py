@@ -161,8 +161,13 @@ class _Measurement:
         )
 
     def _settings_without_abstention(self) -> dict[str, str]:
-        names = {field.name for field in fields(registry.get(self.backend).Config)}
-        return {**self.settings, **({"abstain": "false"} if "abstain" in names else {})}
+        """Return the settings with abstention off in each of the backends that has it."""
+        settings = dict(self.settings)
+        choices = registry.choose(self.backend, settings)
+        for choice in choices:
+            if "abstain" in {field.name for field in fields(choice.backend.Config)}:
+                settings["abstain" if len(choices) == 1 else f"{choice.name}.abstain"] = "false"
+        return settings
 
     def _remember_sessions(self, memory: Memory) -> Iterator[None]:
         """Remember each session that the journal does not hold yet, and record its cost."""

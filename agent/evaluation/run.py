@@ -136,7 +136,8 @@ class Plan:
         )
 
     def _needs_local_model(self) -> bool:
-        return any("local_model" in registry.get(name).needs for name in self.backends)
+        choices = [choice for name in self.backends for choice in registry.choose(name, {})]
+        return any("local_model" in choice.backend.needs for choice in choices)
 
 
 class Run:
