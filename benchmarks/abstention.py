@@ -1,11 +1,12 @@
-"""How often `rag` recalls nothing when nothing bears on a message, and keeps the fact when one does.
+"""How often a memory recalls nothing when nothing bears on a message, and keeps the fact when one does.
 
-    python benchmarks/abstention.py
+    python benchmarks/abstention.py rag
+    python benchmarks/abstention.py bm25
 
 The calibration set (data/abstention.json) is memagent's own: 82 personal facts with a plain and a
 paraphrased question each, 277 other statements, and 165 messages that nothing stored answers, in six
 classes. Prints, for a grid of thresholds, the share of unanswerable messages that get any hit and the
-share of questions whose fact is among the first five. The defaults of RagConfig are marked.
+share of questions whose fact is among the first five. The default settings are marked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,69 +27,87 @@ from rich.table import Table
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
 from memagent.agent.models.embedding import load_embedder
-from memagent.backends.protocol import Resources
-from memagent.backends.rag.backend import Rag, RagConfig
+from memagent.backends.bm25 import Bm25, Bm25Config
+from memagent.backends.protocol import Embedder, MemoryBackend, Resources, Turn
+from memagent.backends.rag import Rag, RagConfig
 
 DATA = Path(__file__).parent / "data" / "abstention.json"
-PERSONAL = (0.30, 0.36, 0.42)
-OTHER = (0.55, 0.60)
+CONFIGS: dict[str, list[Any]] = {
+    "rag": [
+        RagConfig(personal_threshold=personal, general_threshold=general)
+        for personal, general in product((0.30, 0.36, 0.42), (0.55, 0.60))
+    ],
+    "bm25": [Bm25Config(threshold=threshold) for threshold in (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)],
+}
+THRESHOLDS = {"rag": ("personal_threshold", "general_threshold"), "bm25": ("threshold",)}
+BACKENDS: dict[str, type[MemoryBackend]] = {"rag": Rag, "bm25": Bm25}
 
 
-def fill(folder: Path, data: dict[str, Any]) -> Rag:
-    rows = [("user", fact["text"]) for fact in data["facts"]] + [
-        ("user", text) for text in data["statements"]
-    ]
+@cache
+def embedder() -> Embedder:
+    return load_embedder(Home.from_environment().models, notify=print)
+
+
+def calibration_turns(folder: Path, data: dict[str, Any]) -> list[Turn]:
+    """Return the facts and statements of the calibration set as turns of a journal."""
+    rows = [("user", fact["text"]) for fact in data["facts"]]
+    rows += [("user", text) for text in data["statements"]]
     rows += [("assistant", text) for text in data["assistant_statements"]]
     with Journal(folder / "journal.sqlite3", "calibration") as journal:
-        turns = journal.extend(
-            [NewTurn(f"s{place % 40}", role, text) for place, (role, text) in enumerate(rows)]
+        return journal.extend(
+            [NewTurn(f"s{number % 40}", role, text) for number, (role, text) in enumerate(rows)]
         )
-    (folder / "work").mkdir()
-    embedder = load_embedder(Home.from_environment().models, notify=print)
-    rag = Rag(RagConfig(), Resources(folder / "work", make_embedder=lambda: embedder))
-    rag.remember(turns)
-    return rag
 
 
-def share(values: Iterable[bool]) -> float:
-    outcomes = list(values)
-    return 100 * sum(outcomes) / len(outcomes)
+def filled_backend(name: str, config: Any, folder: Path, turns: list[Turn]) -> MemoryBackend:
+    """Return a backend with this configuration that has remembered the turns."""
+    workspace = Path(tempfile.mkdtemp(dir=folder))
+    backend = BACKENDS[name](config, Resources(workspace, make_embedder=embedder))
+    backend.remember(turns)
+    return backend
+
+
+def percentage(outcomes: Iterable[bool]) -> float:
+    listed = list(outcomes)
+    return 100 * sum(listed) / len(listed)
+
+
+def rates(backend: MemoryBackend, data: dict[str, Any]) -> list[float]:
+    """Return the percentages of one row: hits by class of unanswerable messages, hits in all, plain and paraphrased facts kept."""
+    hits = [[bool(backend.recall(text)) for text in texts] for texts in data["unanswerable"].values()]
+    kept = [
+        percentage(
+            any(item.text == fact["text"] for item in backend.recall(fact["questions"][kind]))
+            for fact in data["facts"]
+        )
+        for kind in (0, 1)
+    ]
+    return [*map(percentage, hits), percentage(hit for row in hits for hit in row), *kept]
 
 
 def main() -> None:
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    data = json.loads(DATA.read_text(encoding="utf-8"))
-    classes = list(data["unanswerable"])
-    table = Table(
-        title="Abstention of rag: % of unanswerable messages with any hit; % of questions with their fact in 5"
     )
-    for heading in ("personal", "other", *classes, "all", "plain kept", "paraphrase kept"):
+    parser.add_argument("backend", choices=tuple(CONFIGS))
+    name = parser.parse_args().backend
+    data = json.loads(DATA.read_text(encoding="utf-8"))
+    table = Table(
+        title=f"Abstention of {name}: % of unanswerable messages with any hit; % of questions with their fact in 5"
+    )
+    for heading in (*THRESHOLDS[name], *data["unanswerable"], "all", "plain kept", "paraphrase kept"):
         table.add_column(heading, justify="right")
     with tempfile.TemporaryDirectory() as folder:
-        rag = fill(Path(folder), data)
-        for personal, other in track(list(product(PERSONAL, OTHER)), console=Console(stderr=True)):
-            rag.config = replace(RagConfig(), personal=personal, other=other)
-            hits = {name: [bool(rag.recall(text)) for text in data["unanswerable"][name]] for name in classes}
-            kept = [
-                share(
-                    any(item.text == fact["text"] for item in rag.recall(fact["questions"][kind]))
-                    for fact in data["facts"]
-                )
-                for kind in (0, 1)
-            ]
-            everything = [hit for row in hits.values() for hit in row]
-            cells = [share(row) for row in hits.values()] + [share(everything), *kept]
-            chosen = (personal, other) == (RagConfig().personal, RagConfig().other)
+        turns = calibration_turns(Path(folder), data)
+        for config in track(CONFIGS[name], console=Console(stderr=True)):
+            backend = filled_backend(name, config, Path(folder), turns)
             table.add_row(
-                f"{personal:.2f}",
-                f"{other:.2f}",
-                *(f"{cell:.0f}" for cell in cells),
-                style="bold" if chosen else "",
+                *(f"{getattr(config, threshold):.2f}" for threshold in THRESHOLDS[name]),
+                *(f"{rate:.0f}" for rate in rates(backend, data)),
+                style="bold" if config == type(config)() else "",
             )
-        rag.close()
-    Console(width=150).print(table)
+            backend.close()
+    Console(width=170).print(table)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speed of what people wait for, each against a twin measured in the same run: medians and ratios.
+"""Speed of what people wait for, each against a reference measured in the same run: medians and ratios.
 
     python benchmarks/speed.py help                     start-up of the command, against a bare interpreter
     python benchmarks/speed.py remember                 adding a turn at 10,000 stored turns, against an empty memory
@@ -36,7 +36,7 @@ from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.embedding import HashingEmbedder, load_embedder
 from memagent.agent.models.loader import load_chat_model
 from memagent.backends.protocol import Embedder, Vectors
-from memagent.backends.shared.full_text import terms
+from memagent.backends.shared.full_text import content_words
 from memagent.cli.rendering.progress import track
 
 NAMES = [
@@ -122,7 +122,7 @@ def questions(count: int, seed: int = 1) -> list[str]:
 
 
 class CountingEmbedder:
-    """The real embedder, counting its calls: to show that remembering calls nothing else."""
+    """An embedder that counts its calls: to show that remembering calls no other model."""
 
     def __init__(self, inner: Embedder) -> None:
         self.name, self.digest, self.dimension, self.max_tokens = (
@@ -140,7 +140,7 @@ class CountingEmbedder:
 
 
 class NaiveScan:
-    """The twin of `rag`: every vector and every word list is looked at for every question."""
+    """The reference of `rag`: it scans every vector and every word list for every question."""
 
     def __init__(self, embedder: Embedder, texts: Sequence[str], vectors: Vectors) -> None:
         self._embedder = embedder
@@ -150,30 +150,30 @@ class NaiveScan:
 
     def recall(self, query: str, limit: int) -> list[int]:
         cosines = self._vectors @ self._embedder.embed([query])[0]
-        asked = terms(query)
-        df = {word: sum(word in words for words in self._words) for word in asked}
-        bm25 = [self._bm25(words, asked, df) for words in self._words]
+        query_words = content_words(query)
+        df = {word: sum(word in words for words in self._words) for word in query_words}
+        bm25 = [self._bm25(words, query_words, df) for words in self._words]
         ranks: Counter[int] = Counter()
         for scores in (cosines, np.array(bm25)):
             for rank, place in enumerate(np.argsort(-scores)[:100]):
                 ranks[int(place)] += 1 / (11 + rank)  # type: ignore[assignment]
         return [place for place, _ in ranks.most_common(limit)]
 
-    def _bm25(self, words: Counter[str], asked: Sequence[str], df: dict[str, int]) -> float:
+    def _bm25(self, words: Counter[str], query_words: Sequence[str], df: dict[str, int]) -> float:
         size = sum(words.values()) / self._length
         return sum(
             math.log(1 + (len(self._words) - df[word] + 0.5) / (df[word] + 0.5))
             * words[word]
             * 2.2
             / (words[word] + 1.2 * (0.25 + 0.75 * size))
-            for word in asked
+            for word in query_words
         )
 
 
 def timed(action: Callable[..., object], *arguments: object) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     action(*arguments)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def reopen(home: Home, user: str, embedder: Embedder) -> None:
@@ -203,10 +203,10 @@ def measure_help() -> None:
     script = str(Path(sys.executable).with_name("memagent"))
     pairs = [(run(script, "--help"), run(sys.executable, "-c", "pass")) for _ in range(15)]
     ours, bare = (statistics.median(times) for times in zip(*pairs, strict=True))
-    listed = subprocess.run(
+    import_times = subprocess.run(
         [sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True, check=True
     )
-    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in listed.stderr.splitlines()}
+    loaded = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in import_times.stderr.splitlines()}
     heavy = sorted(loaded & {"torch", "transformers", "chromadb", "sqlalchemy", "numpy", "pydantic"})
     print(
         f"memagent --help: median {ours:.3f} s, {ours / bare:.1f} times a bare interpreter ({bare:.3f} s); heavy imports: {heavy or 'none'}"
@@ -245,12 +245,12 @@ def measure_recall(embedder: Embedder, sizes: Sequence[int], repeats: int) -> No
         "MB stored",
     ):
         table.add_column(heading, justify="right")
-    first = 0.0
+    first_size = 0.0
     for size in sizes:
         with memory_of(size, embedder) as memory:
             memory.checkpoint()
-            asked = questions(repeats)
-            memory.recall(asked[0], limit=10)
+            queries = questions(repeats)
+            memory.recall(queries[0], limit=10)
             texts = statements(size)
             hashing = HashingEmbedder()
             scan = NaiveScan(hashing, texts, hashing.embed(texts))
@@ -260,7 +260,7 @@ def measure_recall(embedder: Embedder, sizes: Sequence[int], repeats: int) -> No
                     timed(embedder.embed, [text]),
                     timed(scan.recall, text, 10) if place < 5 else None,
                 )
-                for place, text in enumerate(asked)
+                for place, text in enumerate(queries)
             ]
             ours = statistics.median(pair[0] for pair in pairs)
             embedding = statistics.median(pair[1] for pair in pairs)
@@ -269,8 +269,16 @@ def measure_recall(embedder: Embedder, sizes: Sequence[int], repeats: int) -> No
             home, user = memory.home, memory.user
             memory.close()
             opening = timed(reopen, home, user, embedder)
-        first = first or ours
-        cells = (1000 * ours, 1000 * embedding, 1000 * naive, naive / ours, ours / first, opening, stored)
+        first_size = first_size or ours
+        cells = (
+            1000 * ours,
+            1000 * embedding,
+            1000 * naive,
+            naive / ours,
+            ours / first_size,
+            opening,
+            stored,
+        )
         table.add_row(f"{size:,}", *(f"{cell:.2f}" if cell < 10 else f"{cell:,.0f}" for cell in cells))
     Console(width=120).print(table)
 
@@ -283,7 +291,7 @@ def measure_first_token(repeats: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder), models)
         with open_journal(home, "ana") as journal:
-            journal.extend([NewTurn("told", "user", text) for text in statements(1000)])
+            journal.extend([NewTurn("facts", "user", text) for text in statements(1000)])
         agents = {name: Agent.open(user="ana", backend=name, model=model, home=home) for name in times}
         for place, question in enumerate(questions(repeats + 1)):
             for name, agent in agents.items():

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from memagent.agent.evaluation.scenarios import Located, Models, ScenarioResult
+    from memagent.agent.evaluation.scenarios import LocatedScenario, Models, ScenarioResult
 
 # So that a failing case of the contract suite says what it compared.
 pytest.register_assert_rewrite("memagent.agent.testing")
@@ -96,7 +96,7 @@ class RecallItem(pytest.Item):
         options: of ``pytest.Item``.
     """
 
-    def __init__(self, *, located: Located, backend: str, **options: Any) -> None:
+    def __init__(self, *, located: LocatedScenario, backend: str, **options: Any) -> None:
         super().__init__(**options)
         self.located = located
         self.backend = backend

@@ -37,7 +37,7 @@ from fairy_tales_scorer import summarise
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from memagent.agent.evaluation.benchmarks.plot import check_path
+from memagent.agent.evaluation.plot import check_matplotlib, check_path
 from memagent.agent.home import Home
 from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.errors import MemagentError
@@ -173,6 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if options.plot:
             check_path(options.plot)
+            check_matplotlib()
         results = Results(options.results, asdict(settings))
         run(settings, tales, results)
     except (OtherRunError, MemagentError) as error:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 import pytest
 from packaging.version import Version
 
-from memagent.agent.evaluation.scenarios import Located, Models, Options, read_all, run, suite
+from memagent.agent.evaluation.scenarios import LocatedScenario, Models, Options, read_all, run, suite
 from memagent.agent.home import Home
 
 SCENARIOS = read_all(suite())
@@ -29,7 +29,7 @@ def _default_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEMAGENT_EMBEDDER", raising=False)
 
 
-def of(located: Located) -> str:
+def of(located: LocatedScenario) -> str:
     return located.scenario.name
 
 
@@ -39,7 +39,7 @@ def test_the_suite_is_large_and_its_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("located", SCENARIOS, ids=of)
-def test_rag_passes(located: Located, request: pytest.FixtureRequest) -> None:
+def test_rag_passes(located: LocatedScenario, request: pytest.FixtureRequest) -> None:
     if HARD in located.scenario.tags:
         request.applymarker(pytest.mark.xfail(reason="a fair scenario that rag fails today", strict=False))
     name = of(located)
@@ -50,7 +50,7 @@ def test_rag_passes(located: Located, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("located", SCENARIOS, ids=of)
-def test_without_memory_every_question_that_needs_one_fails(located: Located) -> None:
+def test_without_memory_every_question_that_needs_one_fails(located: LocatedScenario) -> None:
     result = run(located, "none", Options(recall_only=True), models())
     assert result.error is None
     for probe in result.probes:

@@ -1,7 +1,7 @@
 """A dictionary of turns, recalled by the words they share with the question.
 
 It needs no model and no database, keeps the whole contract, and so stands in for the others wherever
-a test is about the plumbing. It is also the file to copy when writing a backend.
+a test is about the rest of the agent. It is also the file to copy when writing a backend.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,25 +23,27 @@ from memagent.backends.protocol import (
     Turn,
     WriteResult,
 )
+from memagent.backends.shared.turns import turn_fields, turn_from_fields
 
-_STOP_TEXT = """
+_FORMAT = 2
+_STOP_WORDS_TEXT = """
 a an and are as at be but by do does for from had has have how i in is it my of on or that the this
 to was what when where which who why will with you your
 """
-_STOP = frozenset(_STOP_TEXT.split())
+_STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(re.findall(r"\w+", text.casefold())) - _STOP
+def _content_words(text: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", text.casefold())) - _STOP_WORDS
 
 
 @dataclass(frozen=True)
 class InMemoryConfig:
-    """Settings of the in-memory backend.
+    """Settings of the memory ``in_memory``.
 
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
-        threshold: smallest share of the question's words a turn must hold to be recalled, 0 to 1.
+        threshold: lowest share of the question's content words that a recalled turn holds, 0 to 1.
     """
 
     abstain: bool = True
@@ -50,7 +51,11 @@ class InMemoryConfig:
 
 
 class InMemory(MemoryBackend):
-    """Recalls the turns that share most words with the question; memory grows by one entry a turn."""
+    """Recalls the turns that share most words with the question; its state grows by one entry a turn.
+
+    Attributes:
+        turns: the turns that are held, by seq.
+    """
 
     name: ClassVar[str] = "in_memory"
     Config: ClassVar[type[InMemoryConfig]] = InMemoryConfig
@@ -58,57 +63,50 @@ class InMemory(MemoryBackend):
 
     def __init__(self, config: InMemoryConfig, resources: Resources) -> None:
         self.config = config
-        self._turns: dict[int, Turn] = {}
+        self.turns: dict[int, Turn] = {}
 
     @classmethod
     def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
-        return {"format": 1}
+        return {"format": _FORMAT}
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        results = [WriteResult(turn.seq, stored=turn.seq not in self._turns) for turn in turns]
-        self._turns.update({turn.seq: turn for turn in turns})
+        results = [WriteResult(turn.seq, stored=turn.seq not in self.turns) for turn in turns]
+        self.turns.update({turn.seq: turn for turn in turns})
         return results
 
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
-        asked = _words(query)
-        if not asked:
+        words = _content_words(query)
+        if not words:
             return []
-        scored = [(len(asked & _words(turn.text)) / len(asked), turn) for turn in self._turns.values()]
-        least = self.config.threshold if self.config.abstain else 0.0
-        found = [pair for pair in scored if pair[0] > 0 and pair[0] >= least]
-        found.sort(key=lambda pair: (-pair[0], -pair[1].seq))
+        coverage = {
+            seq: len(words & _content_words(turn.text)) / len(words) for seq, turn in self.turns.items()
+        }
+        threshold = self.config.threshold if self.config.abstain else 0.0
+        hits = [seq for seq, share in coverage.items() if share > 0 and share >= threshold]
+        hits.sort(key=lambda seq: (-coverage[seq], -seq))
         return [
-            Hit((turn.seq,), score, why=f"It holds {score:.0%} of the question's words.")
-            for score, turn in found[:limit]
+            Hit((seq,), coverage[seq], why=f"It holds {coverage[seq]:.0%} of the question's words.")
+            for seq in hits[:limit]
         ]
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         for seq in seqs:
-            self._turns.pop(seq, None)
+            self.turns.pop(seq, None)
         return True
 
     def stats(self) -> BackendStats:
-        size = sum(len(turn.text.encode()) for turn in self._turns.values())
-        return BackendStats(items=len(self._turns), tokens=0, bytes_on_disk=0, bytes_in_memory=size)
+        text_bytes = sum(len(turn.text.encode()) for turn in self.turns.values())
+        return BackendStats(items=len(self.turns), tokens=0, bytes_on_disk=0, bytes_in_memory=text_bytes)
 
     def save(self, directory: Path) -> None:
-        rows = [asdict(turn) | {"created_at": turn.created_at.isoformat()} for turn in self._turns.values()]
+        rows = [turn_fields(turn) for turn in self.turns.values()]
         (directory / "turns.json").write_text(json.dumps(rows), encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path, config: InMemoryConfig, resources: Resources) -> Self:
         try:
             rows = json.loads((directory / "turns.json").read_text(encoding="utf-8"))
-            turns = [
-                Turn(
-                    **row
-                    | {
-                        "created_at": datetime.fromisoformat(row["created_at"]),
-                        "in_view": tuple(row["in_view"]),
-                    }
-                )
-                for row in rows
-            ]
+            turns = [turn_from_fields(row) for row in rows]
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"turns.json cannot be read: {error}") from error
         backend = cls(config, resources)

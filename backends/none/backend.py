@@ -20,11 +20,11 @@ from memagent.backends.protocol import (
 
 @dataclass(frozen=True)
 class NoMemoryConfig:
-    """Nothing to set."""
+    """Settings of the memory ``none``: there are none."""
 
 
 class NoMemory(MemoryBackend):
-    """Remembers nothing: whatever an agent still answers with it, it did not owe to memory."""
+    """Remembers nothing: an agent's right answers with it do not come from memory."""
 
     name: ClassVar[str] = "none"
     Config: ClassVar[type[NoMemoryConfig]] = NoMemoryConfig

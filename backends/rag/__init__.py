@@ -1,4 +1,4 @@
-"""Retrieval-augmented generation: the baseline every other memory is measured against."""
+"""Retrieval-augmented generation: BM25 and embeddings over past turns, fused."""
 
 from memagent.backends.rag.backend import Rag, RagConfig
 

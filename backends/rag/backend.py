@@ -1,19 +1,17 @@
-"""The RAG baseline: BM25 and embeddings over past turns, fused by reciprocal rank, with abstention."""
+"""Retrieval-augmented generation over past turns: BM25 and embeddings, fused by reciprocal rank, with abstention."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, ClassVar, ParamSpec, Self, TypeVar
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
-from memagent.backends.errors import CheckpointError, MemagentError, StorageError
+from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import (
     BackendStats,
     ConsolidationReport,
@@ -25,74 +23,53 @@ from memagent.backends.protocol import (
     Vectors,
     WriteResult,
 )
-from memagent.backends.rag.relevance import Evidence, Relevance, is_question
-from memagent.backends.rag.vectors import VectorIndex, fresh_folder
-from memagent.backends.shared.chunking import Passage, passage_key, split
-from memagent.backends.shared.full_text import LexicalIndex
+from memagent.backends.rag.context_index import ContextIndex
+from memagent.backends.rag.relevance import Evidence, RelevanceFilter, is_question
+from memagent.backends.rag.vectors import VectorIndex, new_store_folder
+from memagent.backends.rag.views import chunk_key, views
+from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
+from memagent.backends.shared.full_text import content_words, query_words
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
+from memagent.backends.shared.store_errors import comes_from, translate_errors
 from memagent.backends.shared.text import normalize
 
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-_FORMAT = 2
-_JUDGED = 20
-_VIEWS_A_PASSAGE = 3
+_FORMAT = 3
+_FULL_TEXT_FILE = "full_text.sqlite3"
+_MIN_JUDGED = 20
+"""Turns that are judged for relevance at least: what is displaced by a better one does not count towards the limit."""
+_VIEWS_PER_CHUNK = 3
+"""Vectors asked for per chunk that is wanted: several views of one chunk may be near a query."""
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
-_STORES = ("chromadb", "httpx", "pyo3_runtime")
-
-
-def _translated(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Turn the stores' own errors into StorageError: what they lack is read from the journal again."""
-
-    @wraps(method)
-    def call(*args: Arguments.args, **named: Arguments.kwargs) -> Result:
-        try:
-            return method(*args, **named)
-        except MemagentError:
-            raise
-        except BaseException as error:
-            if not isinstance(error, sqlite3.Error) and not _is_of_stores(error):
-                raise
-            raise StorageError(
-                f"The rag memory's stores failed: {error}. The journal is kept apart from them, and the memory reads "
-                "there what it lacks when it is next used. If the disk is full or cannot be written, mend that first; if it is not, "
-                "`memagent backends rebuild rag` makes the memory anew."
-            ) from error
-
-    return call
-
-
-def _is_of_stores(error: BaseException) -> bool:
-    return type(error).__module__.split(".")[0] in _STORES
+_STORES = frozenset({"sqlite3", "chromadb", "httpx", "pyo3_runtime"})
+_translated = translate_errors("rag", _STORES)
 
 
 @dataclass(frozen=True)
 class RagConfig:
-    """Settings of the RAG baseline.
+    """Settings of the memory ``rag``.
 
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
-        personal: least strength of a hit for questions about the user (see relevance.py).
-        other: least likeness of a hit for any other message.
-        depth: hits taken from each of the two searches before fusion.
-        k: constant of reciprocal-rank fusion; small values trust the top ranks more.
+        personal_threshold: lowest relevance score of a hit for questions about the user (see relevance.py).
+        general_threshold: lowest relevance score of a hit for any other message.
+        candidates: hits taken from each of the two searches before fusion, 1 to 1,000.
+        rrf_k: the constant k of reciprocal-rank fusion, at least 0; small values trust the top ranks more.
         url: address of a Chroma server, for several machines; embedded Chroma if empty.
     """
 
     abstain: bool = True
-    personal: Annotated[float, Field(allow_inf_nan=False)] = 0.36
-    other: Annotated[float, Field(allow_inf_nan=False)] = 0.60
-    depth: Annotated[int, Field(ge=1, le=1000)] = 100
-    k: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
+    personal_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.36
+    general_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.60
+    candidates: Annotated[int, Field(ge=1, le=1000)] = 100
+    rrf_k: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     url: str = ""
 
 
 class Rag(MemoryBackend):
-    """Finds past turns by their words (BM25) and by their meaning (embeddings), and fuses both rankings.
+    """Ranks past turns by full-text search (BM25) and by embeddings, and fuses both rankings.
 
-    Remembering costs one embedding and two indexed inserts a passage. Recalling costs one embedding
-    and two searches: the vector search grows with the logarithm of the turns, the word search with
+    Remembering costs one embedding a view and two indexed inserts a chunk. Recalling costs one embedding
+    and two searches: the vector search grows with the logarithm of the turns, the full-text search with
     the number of turns that share a word with the question. Forgetting rewrites both files.
     """
 
@@ -105,12 +82,12 @@ class Rag(MemoryBackend):
     def __init__(self, config: RagConfig, resources: Resources, chroma: Path | None = None) -> None:
         self.config = config
         self._resources = resources
-        self._lexical = LexicalIndex(resources.workspace / "lexical.sqlite3")
-        place = config.url or chroma or fresh_folder(resources.workspace)
+        self._full_text = ContextIndex(resources.workspace / _FULL_TEXT_FILE)
+        location = config.url or chroma or new_store_folder(resources.workspace)
         try:
-            self._vectors = VectorIndex(place, f"memagent-{resources.scope}" if config.url else "passages")
+            self._vectors = VectorIndex(location, f"memagent-{resources.scope}" if config.url else "chunks")
         except BaseException:
-            self._lexical.close()
+            self._full_text.close()
             raise
 
     @classmethod
@@ -125,61 +102,67 @@ class Rag(MemoryBackend):
 
     @_translated
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        known = self._lexical.known([turn.seq for turn in turns])
-        passages = [passage for turn in turns if turn.seq not in known for passage in split(turn)]
-        if passages:
-            self._embed(passages)
-            self._lexical.add(passages)
+        known = self._full_text.known([turn.seq for turn in turns])
+        chunks = [chunk for turn in turns if turn.seq not in known for chunk in split_turn(turn)]
+        if chunks:
+            self._embed(chunks)
+            self._full_text.add(chunks)
         return [WriteResult(turn.seq, stored=turn.seq not in known) for turn in turns]
 
     @_translated
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
         vector = self._resources.embedder.embed([query])[0]
-        by_meaning = self._nearest(vector)
-        by_words = self._lexical.search(query, self.config.depth)
-        fused = reciprocal_rank_fusion([list(by_words), list(by_meaning)], self.config.k)
-        best = self._best_of_each_turn(fused, query, most=max(limit, _JUDGED))
-        evidence = self._evidence(query, vector, best, by_meaning)
+        cosines = self._nearest(vector)
+        bm25 = self._full_text.search(content_words(query) or query_words(query), self.config.candidates)
+        fused = reciprocal_rank_fusion([list(bm25), list(cosines)], self.config.rrf_k)
+        chunks = self._best_chunk_per_turn(fused, query, limit=max(limit, _MIN_JUDGED))
+        evidence = self._evidence(query, vector, chunks, cosines)
         if self.config.abstain:
-            relevance = Relevance(query, personal=self.config.personal, other=self.config.other)
-            best = {key: best[key] for key in relevance.select(evidence)}
+            relevance = RelevanceFilter(
+                query,
+                personal_threshold=self.config.personal_threshold,
+                general_threshold=self.config.general_threshold,
+            )
+            chunks = {key: chunks[key] for key in relevance.select(evidence)}
         return [
-            _hit(passage, fused[key], evidence[key], _rank(key, by_words), _rank(key, by_meaning))
-            for key, passage in list(best.items())[:limit]
+            _hit(chunk, fused[key], evidence[key], _rank(key, bm25), _rank(key, cosines))
+            for key, chunk in list(chunks.items())[:limit]
         ]
 
     @_translated
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
-        known = self._lexical.known(seqs)
-        gone = self._views(self._lexical.fetch(self._lexical.keys(known)).values())
-        if gone:
+        known = self._full_text.known(seqs)
+        view_keys = _view_keys(self._full_text.fetch(self._full_text.keys(known)).values())
+        if view_keys:
             # In this order: until the words are gone, a forgetting that failed half-way can be repeated.
-            self._vectors.delete(gone)
+            self._vectors.delete(view_keys)
             self._vectors.rewrite()
-            self._lexical.forget(known)
+            self._full_text.forget(known)
         return True
 
     @_translated
     def consolidate(self) -> ConsolidationReport:
         """Rewrite both stores compactly; what can be recalled stays the same."""
-        turns, _ = self._lexical.count()
-        self._lexical.compact()
+        turns = self._full_text.count().turns
+        self._full_text.compact()
         self._vectors.rewrite()
-        return ConsolidationReport(turns, turns, "Rewrote the word index and the vector store compactly.")
+        return ConsolidationReport(
+            turns, turns, "Rewrote the full-text index and the vector store compactly."
+        )
 
     @_translated
     def stats(self) -> BackendStats:
-        turns, passages = self._lexical.count()
+        counts = self._full_text.count()
         files = [path for path in self._resources.workspace.rglob("*") if path.is_file()]
         vectors = self._vectors.count()
-        size = vectors * self._resources.embedder.dimension * 4
+        vector_bytes = vectors * self._resources.embedder.dimension * 4
         return BackendStats(
-            items=turns,
+            items=counts.turns,
             tokens=0,
             bytes_on_disk=sum(path.stat().st_size for path in files),
-            bytes_in_memory=size if self._vectors.embedded else 0,
+            bytes_in_memory=vector_bytes if self._vectors.embedded else 0,
             extras={
-                "passages": passages,
+                "chunks": counts.chunks,
                 "vectors": vectors,
                 "embedder": self._resources.embedder.name,
             },
@@ -187,7 +170,7 @@ class Rag(MemoryBackend):
 
     @_translated
     def save(self, directory: Path) -> None:
-        self._lexical.copy_to(directory / "lexical.sqlite3")
+        self._full_text.copy_to(directory / _FULL_TEXT_FILE)
         self._vectors.copy_to(directory / "chroma")
         self._prune_server()
         (directory / "state.json").write_text(json.dumps(self._counts()))
@@ -196,120 +179,127 @@ class Rag(MemoryBackend):
     def load(cls, directory: Path, config: RagConfig, resources: Resources) -> Self:
         from shutil import copyfile, copytree
 
-        chroma = fresh_folder(resources.workspace)
+        chroma = new_store_folder(resources.workspace)
         try:
             expected = json.loads((directory / "state.json").read_text())
-            copyfile(directory / "lexical.sqlite3", resources.workspace / "lexical.sqlite3")
+            copyfile(directory / _FULL_TEXT_FILE, resources.workspace / _FULL_TEXT_FILE)
             if not config.url:
                 copytree(directory / "chroma", chroma)
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources, chroma)
         try:
-            found = backend._counts()
-            if found != expected:
-                raise CheckpointError(f"it holds {found}, expected {expected}")
-            backend._mend_server()
+            counts = backend._counts()
+            if counts != expected:
+                raise CheckpointError(f"it holds {counts}, expected {expected}")
+            backend._repair_server()
         except BaseException as error:
             backend.close()
-            if isinstance(error, sqlite3.DatabaseError) or _is_of_stores(error):
+            if comes_from(error, _STORES):
                 raise CheckpointError(f"its content cannot be used ({error})") from error
             raise
         return backend
 
     def close(self) -> None:
         self._vectors.close()
-        self._lexical.close()
+        self._full_text.close()
 
     def _counts(self) -> dict[str, int]:
-        """What a stored state holds, to be compared when it is loaded. A server's vectors are mended, not compared."""
-        counts = {"passages": self._lexical.count()[1], "words": self._lexical.search_count()}
-        return counts | ({"vectors": self._vectors.count()} if self._vectors.embedded else {})
+        """Return what a stored state holds, to be compared when it is loaded.
 
-    def _embed(self, passages: Sequence[Passage]) -> None:
-        views = {key: text for passage in passages for key, text in passage.views().items()}
-        self._vectors.add(list(views), self._resources.embedder.embed(list(views.values())))
+        The vectors on a server are repaired instead of compared.
+        """
+        counts = self._full_text.count()
+        vectors = {"vectors": self._vectors.count()} if self._vectors.embedded else {}
+        return {"chunks": counts.chunks, "searchable": counts.searchable} | vectors
+
+    def _embed(self, chunks: Sequence[Chunk]) -> None:
+        texts = {key: text for chunk in chunks for key, text in views(chunk).items()}
+        self._vectors.add(list(texts), self._resources.embedder.embed(list(texts.values())))
 
     def _nearest(self, vector: Vectors) -> dict[str, float]:
-        """Return passages by the cosine of their best view, best first."""
+        """Return chunks by the cosine of their best view, best first."""
         best: dict[str, float] = {}
-        for view, cosine in self._vectors.nearest(vector, _VIEWS_A_PASSAGE * self.config.depth).items():
-            best.setdefault(passage_key(view), cosine)
-        return dict(islice(best.items(), self.config.depth))
+        for view_key, cosine in self._vectors.nearest(
+            vector, _VIEWS_PER_CHUNK * self.config.candidates
+        ).items():
+            best.setdefault(chunk_key(view_key), cosine)
+        return dict(islice(best.items(), self.config.candidates))
 
-    def _views(self, passages: Iterable[Passage]) -> list[str]:
-        return [view for passage in passages for view in passage.views()]
-
-    def _mend_server(self) -> None:
-        """Give a Chroma server again what it has lost since this state was stored."""
+    def _repair_server(self) -> None:
+        """Add to a Chroma server what it has lost since this state was stored."""
         if not self._vectors.embedded:
-            missing = self._vectors.missing(self._lexical.keys())
+            missing = self._vectors.missing(self._full_text.keys())
             if missing:
-                self._embed(list(self._lexical.fetch(missing).values()))
+                self._embed(list(self._full_text.fetch(missing).values()))
 
     def _prune_server(self) -> None:
         """Remove from a Chroma server what was forgotten while its state here was lost."""
         if not self._vectors.embedded:
-            held = {view for view in self._views(self._lexical.fetch(self._lexical.keys()).values())}
-            last = max((int(key.partition(":")[0]) for key in held), default=0)
-            # what is newer was added by another machine
-            stray = [
-                key
-                for key in self._vectors.all_keys()
-                if key not in held and int(key.partition(":")[0]) <= last
-            ]
+            held = set(_view_keys(self._full_text.fetch(self._full_text.keys()).values()))
+            last = max(map(turn_seq, held), default=0)
+            # Another machine has added what is newer.
+            stray = [key for key in self._vectors.all_keys() if key not in held and turn_seq(key) <= last]
             self._vectors.delete(stray)
 
-    def _best_of_each_turn(self, fused: dict[str, float], query: str, *, most: int) -> dict[str, Passage]:
-        """Keep the best passage of each turn, in order, leaving out turns that only ask the same question."""
-        asked = normalize(query) if is_question(query) else None
-        best: dict[str, Passage] = {}
-        seen: set[int] = set()
+    def _best_chunk_per_turn(self, fused: dict[str, float], query: str, *, limit: int) -> dict[str, Chunk]:
+        """Return the best chunk of each turn, best first, without turns that only ask the same question."""
+        question = normalize(query) if is_question(query) else None
+        best: dict[str, Chunk] = {}
+        seqs: set[int] = set()
         for key in fused:
-            seq = int(key.partition(":")[0])
-            if seq in seen:
+            if turn_seq(key) in seqs:
                 continue
-            found = self._lexical.fetch([key])
-            if key in found and normalize(found[key].text) != asked:
-                best[key] = found[key]
-                seen.add(seq)
-            if len(best) == most:
+            chunk = self._full_text.fetch([key]).get(key)
+            if chunk is not None and normalize(chunk.text) != question:
+                best[key] = chunk
+                seqs.add(turn_seq(key))
+            if len(best) == limit:
                 break
         return best
 
     def _evidence(
-        self, query: str, vector: Vectors, best: dict[str, Passage], by_meaning: dict[str, float]
+        self, query: str, vector: Vectors, chunks: dict[str, Chunk], nearest: dict[str, float]
     ) -> dict[str, Evidence]:
-        far = self._far_cosines(vector, [passage for key, passage in best.items() if key not in by_meaning])
-        coverage = self._lexical.coverage(query, list(best))
+        others = self._cosines(vector, [chunk for key, chunk in chunks.items() if key not in nearest])
+        cosines = others | nearest
+        coverage = self._full_text.coverage(content_words(query), list(chunks))
         return {
             key: Evidence(
-                cosine=by_meaning[key] if key in by_meaning else far.get(key, 0.0),
+                cosine=cosines.get(key, 0.0),
                 coverage=coverage[key],
-                text=f"{passage.turn.speaker or ''} {passage.text}",
-                by_assistant=passage.turn.role == "assistant" and passage.turn.speaker is None,
+                text=f"{chunk.turn.speaker or ''} {chunk.text}",
+                by_assistant=chunk.turn.role == "assistant" and chunk.turn.speaker is None,
             )
-            for key, passage in best.items()
+            for key, chunk in chunks.items()
         }
 
-    def _far_cosines(self, vector: Vectors, passages: Sequence[Passage]) -> dict[str, float]:
-        """Return the cosines of passages that the vector search did not reach."""
+    def _cosines(self, vector: Vectors, chunks: Sequence[Chunk]) -> dict[str, float]:
+        """Return the cosine of each chunk's best view, for chunks that the vector search did not reach."""
         cosines: dict[str, float] = {}
-        for view, other in self._vectors.get(self._views(passages)).items():
-            key = passage_key(view)
-            cosines[key] = max(cosines.get(key, -1.0), float(other @ vector))
+        for view_key, view_vector in self._vectors.get(_view_keys(chunks)).items():
+            key = chunk_key(view_key)
+            cosines[key] = max(cosines.get(key, -1.0), float(view_vector @ vector))
         return cosines
 
 
+def _view_keys(chunks: Iterable[Chunk]) -> list[str]:
+    return [key for chunk in chunks for key in views(chunk)]
+
+
 def _rank(key: str, ranking: dict[str, float]) -> int | None:
-    return next((rank for rank, other in enumerate(ranking, start=1) if other == key), None)
+    return next((rank for rank, ranked in enumerate(ranking, start=1) if ranked == key), None)
 
 
-def _hit(passage: Passage, score: float, evidence: Evidence, words: int | None, meaning: int | None) -> Hit:
-    ranks = [f"{what} rank {rank}" for what, rank in (("words", words), ("meaning", meaning)) if rank]
+def _hit(
+    chunk: Chunk, score: float, evidence: Evidence, bm25_rank: int | None, vector_rank: int | None
+) -> Hit:
+    ranks = [
+        f"{name} rank {rank}" for name, rank in (("BM25", bm25_rank), ("embedding", vector_rank)) if rank
+    ]
     return Hit(
-        (passage.turn.seq,),
+        (chunk.turn.seq,),
         score,
-        text=passage.text,
+        text=chunk.text,
         why=f"Found by {' and '.join(ranks)}; cosine {evidence.cosine:.2f}, {evidence.coverage:.0%} of the question's words.",
     )

@@ -1,8 +1,7 @@
-"""Passage embeddings in Chroma: keys and vectors only, never text.
+"""Embeddings of chunks in Chroma: keys and vectors only, never text.
 
 On disk Chroma is for one process at a time and does not check what it reads (a flipped byte may crash
-it), so it only ever works on a private copy; see ``agent.checkpoint``. A server by URL serves several
-machines.
+it), so it only ever works on a private copy. A server by URL serves several machines.
 """
 
 from __future__ import annotations
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 _SERVER_SECONDS = 5.0
-_EXACT = 1000
+_MAX_EXACT = 1000
+"""Vectors up to which a search compares all of them."""
 # Chroma's Rust code panics at some damage, which Python sees as a BaseException of this module.
 _RUST = "pyo3_runtime"
 # hnswlib's header: version, offset of level 0, most elements, elements, bytes of an element.
@@ -53,7 +53,7 @@ class VectorIndex:
     Cost: about 2 KB a vector on disk; a query at 100,000 vectors takes a few milliseconds.
 
     Args:
-        place: a folder for the embedded store, or the URL of a Chroma server.
+        location: a folder for the embedded store, or the URL of a Chroma server.
         collection: name of the collection; tells users apart on a shared server.
 
     Raises:
@@ -61,22 +61,23 @@ class VectorIndex:
         StorageError: the disk or the server fails.
     """
 
-    def __init__(self, place: Path | str, collection: str = "passages") -> None:
-        self._place = place
+    def __init__(self, location: Path | str, collection: str = "chunks") -> None:
+        self._location = location
         self._name = collection
         self._open()
 
     @property
     def embedded(self) -> bool:
-        return isinstance(self._place, Path)
+        """Whether the store is a folder of this machine, not a server."""
+        return isinstance(self._location, Path)
 
     def add(self, keys: Sequence[str], vectors: Vectors) -> None:
         """Add or replace vectors ``[len(keys), dimension]``."""
         for start in range(0, len(keys), _BATCH):
-            part = slice(start, start + _BATCH)
-            self._collection.upsert(ids=list(keys[part]), embeddings=vectors[part])
-        if isinstance(self._place, Path):
-            clear_unused(self._place)
+            batch = slice(start, start + _BATCH)
+            self._collection.upsert(ids=list(keys[batch]), embeddings=vectors[batch])
+        if isinstance(self._location, Path):
+            clear_unused_bytes(self._location)
 
     def nearest(self, vector: Vectors, limit: int) -> dict[str, float]:
         """Return the keys most similar to ``vector`` ``[dimension]`` with their cosines, best first.
@@ -84,20 +85,23 @@ class VectorIndex:
         Up to 1,000 vectors all are compared, so the answer is exact; beyond, Chroma's graph answers, whose
         near-equals depend on the random order it was built in. Equal cosines come in order of their keys.
         """
-        if self.count() <= _EXACT:
+        if self.count() <= _MAX_EXACT:
             hits = [
-                (key, min(1.0, float(other @ vector))) for key, other in self.get(self.all_keys()).items()
+                (key, min(1.0, float(stored @ vector))) for key, stored in self.get(self.all_keys()).items()
             ]
         else:
             hits = self._approximate(vector, limit)
         return dict(sorted(hits, key=lambda hit: (-round(hit[1], 6), hit[0]))[:limit])
 
     def _approximate(self, vector: Vectors, limit: int) -> list[tuple[str, float]]:
-        found = self._collection.query(
+        result = self._collection.query(
             query_embeddings=vector.reshape(1, -1), n_results=limit, include=["distances"]
         )
-        distances = found["distances"] or [[]]
-        return [(key, min(1.0, 1.0 - far)) for key, far in zip(found["ids"][0], distances[0], strict=True)]
+        distances = result["distances"] or [[]]
+        return [
+            (key, min(1.0, 1.0 - distance))
+            for key, distance in zip(result["ids"][0], distances[0], strict=True)
+        ]
 
     def get(self, keys: Collection[str]) -> dict[str, Vectors]:
         """Return the vectors of those keys that are here."""
@@ -120,48 +124,50 @@ class VectorIndex:
             self._collection.delete(ids=list(keys[start : start + _BATCH]))
 
     def rewrite(self) -> None:
-        """Make an embedded store anew from its vectors: Chroma leaves the bytes of deleted ones on disk.
+        """Build an embedded store again from its vectors: Chroma leaves the bytes of deleted ones on disk.
 
         Cost: about 5,000 vectors a second. A server's files are its operator's to compact.
         """
-        if not isinstance(self._place, Path):
+        if not isinstance(self._location, Path):
             return
-        kept = self.get(self.all_keys())
+        remaining = self.get(self.all_keys())
         self.close()
-        old, self._place = self._place, fresh_folder(self._place.parent)
+        old, self._location = self._location, new_store_folder(self._location.parent)
         shutil.rmtree(old)
         self._open()
-        if kept:
-            self.add(list(kept), np.stack(list(kept.values())))
+        if remaining:
+            self.add(list(remaining), np.stack(list(remaining.values())))
 
     def copy_to(self, folder: Path) -> None:
         """Copy the embedded store's files, closed and whole, into ``folder``."""
-        if isinstance(self._place, Path):
+        if isinstance(self._location, Path):
             self.close()
-            shutil.copytree(self._place, folder)
+            shutil.copytree(self._location, folder)
             self._open()
 
     def count(self) -> int:
+        """Return the number of vectors."""
         return self._collection.count()
 
     def close(self) -> None:
+        """Close the store's files, or the connection to its server."""
         self._client.close()
 
     def _open(self) -> None:
-        if not isinstance(self._place, Path):
-            self._client = _server_client(self._place)
+        if not isinstance(self._location, Path):
+            self._client = _server_client(self._location)
             self._collection = self._get_or_create()
             return
-        stored = self._place.exists()
+        stored = self._location.exists()
         client: Client | None = None
         try:
-            self._client = client = _embedded_client(self._place)
+            self._client = client = _embedded_client(self._location)
             self._collection = self._get_or_create()
         except BaseException as error:
             if client is not None:
                 client.close()
             if isinstance(error, Exception) or type(error).__module__ == _RUST:
-                raise _unusable(self._place, error, stored=stored) from error
+                raise _unusable(self._location, error, stored=stored) from error
             raise
 
     def _get_or_create(self) -> ChromaCollection:
@@ -171,9 +177,9 @@ class VectorIndex:
 
     def _read(self, keys: list[str]) -> Iterator[tuple[str, Vectors]]:
         for start in range(0, len(keys), _BATCH):
-            found = self._collection.get(ids=keys[start : start + _BATCH], include=["embeddings"])
-            if found["ids"]:
-                yield from zip(found["ids"], np.asarray(found["embeddings"], dtype=np.float32), strict=True)
+            result = self._collection.get(ids=keys[start : start + _BATCH], include=["embeddings"])
+            if result["ids"]:
+                yield from zip(result["ids"], np.asarray(result["embeddings"], dtype=np.float32), strict=True)
 
 
 def _embedded_client(folder: Path) -> Client:
@@ -195,12 +201,12 @@ def _embedded_client(folder: Path) -> Client:
     )
 
 
-def fresh_folder(parent: Path) -> Path:
-    """Return a path for a store: Chroma remembers each path of a process, also one that it failed to open or has closed."""
+def new_store_folder(parent: Path) -> Path:
+    """Return a new path for a store: Chroma remembers each path of a process, also one that it has closed."""
     return parent / f"chroma-{uuid4().hex}"
 
 
-def clear_unused(folder: Path) -> None:
+def clear_unused_bytes(folder: Path) -> None:
     """Overwrite what Chroma's index files hold beyond their elements.
 
     hnswlib writes room for elements to come as it got it from the allocator: with whatever the process had freed, such
@@ -221,9 +227,9 @@ def clear_unused(folder: Path) -> None:
 
 
 def _unusable(folder: Path, error: BaseException, *, stored: bool) -> CheckpointError | StorageError:
-    """Say whether it is for what is stored or for the disk that Chroma cannot open a folder."""
-    found = _SQLITE_CODE.search(str(error))
-    code = int(found[1]) & 0xFF if found else 0
+    """Return the error of a folder that Chroma cannot open: of the stored content, or of the disk."""
+    match = _SQLITE_CODE.search(str(error))
+    code = int(match[1]) & 0xFF if match else 0
     if stored and code not in DISK_CODES:
         return CheckpointError(f"Chroma cannot read its files: {error}")
     return StorageError(
@@ -248,7 +254,7 @@ def _server_client(url: str) -> Client:
     secure = parts.scheme == "https"
     port = port or (443 if secure else 8000)
     try:
-        # Asked first with a time limit: Chroma's own client would wait for a mute server for ever.
+        # With a time limit, before Chroma's own client, which waits for a mute server for ever.
         httpx.get(
             f"{parts.scheme}://{parts.hostname}:{port}/api/v2/heartbeat", timeout=_SERVER_SECONDS
         ).raise_for_status()

@@ -1,8 +1,6 @@
-"""Passages with their provenance, and BM25 over their words, in one SQLite file (FTS5).
+"""Full-text search: chunks with their provenance and BM25 over their words, in one SQLite file (FTS5).
 
-A turn is found by its own words and, with less weight, by the words of the turns it answers: "Summer
-Sounds" says nothing about bands, the question before it does. Porter stemming; stop words left out of
-queries. SQLite's BM25 has k1 = 1.2 and b = 0.75.
+Words are stemmed (Porter); case and accents do not count. FTS5's BM25 has k1 = 1.2 and b = 0.75.
 """
 
 from __future__ import annotations
@@ -12,31 +10,31 @@ import re
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar
 
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Turn
-from memagent.backends.shared.chunking import LONGEST, Passage
+from memagent.backends.shared.chunking import Chunk
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS passages (
+_CHUNKS = """
+CREATE TABLE IF NOT EXISTS chunks (
     rowid INTEGER PRIMARY KEY, seq INTEGER NOT NULL, part INTEGER NOT NULL, id TEXT NOT NULL, session TEXT NOT NULL,
     role TEXT NOT NULL, speaker TEXT, created_at TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (seq, part));
-CREATE INDEX IF NOT EXISTS passages_by_session ON passages (session, seq);
-CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5 (own, context, tokenize = 'porter unicode61');
+CREATE INDEX IF NOT EXISTS chunks_by_session ON chunks (session, seq);
 """
 DISK_CODES = (5, 8, 10, 13, 14)
 """SQLITE_BUSY, READONLY, IOERR, FULL and CANTOPEN: the disk fails, the content may be sound."""
 
-_CONTEXT_TURNS = 2
-_CONTEXT_WEIGHT = 0.5
-_MOST_TERMS = 64
-# accents may come as marks of their own, which FTS5 takes for a part of the word
+MAX_QUERY_WORDS = 64
+"""Words of a query that are searched for; the time of a search grows with them, and a message may have thousands."""
+# FTS5 takes an accent that is a character of its own for a part of the word.
 _WORD = re.compile(r"[\w\u0300-\u036f]+")
 
 # Question words are among them: in a question they say what is asked for, not what it is about.
-STOP_WORDS_TEXT = """
+_STOP_WORDS_TEXT = """
 a about after again all also am an and any are as at be because been before being but by can could
 did do does doing done down for from had has have having he her here hers him his how i if in into
 is it its just let like many me more most much my no not now of off on once one only or other our
@@ -44,89 +42,133 @@ out over own please s same she should so some such t tell than that the their th
 they this those through to too under until up us very was we were what when where which while who
 whom whose why will with would you your yours
 """
-STOP_WORDS = frozenset(STOP_WORDS_TEXT.split())
+STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
+"""English words that say nothing about a question's topic."""
 
 
-def terms(query: str) -> list[str]:
-    """Return a question's distinct content words in order; all its words if none has content."""
-    words = list(dict.fromkeys(_WORD.findall(query.lower())))
-    return ([word for word in words if word not in STOP_WORDS] or words)[:_MOST_TERMS]
+def query_words(query: str) -> list[str]:
+    """Return the distinct words of a query in lower case, in order."""
+    return list(dict.fromkeys(_WORD.findall(query.lower())))
+
+
+def content_words(query: str) -> list[str]:
+    """Return the distinct words of a query that are not stop words, in order."""
+    return [word for word in query_words(query) if word not in STOP_WORDS]
 
 
 def match_any(words: Iterable[str]) -> str:
-    """An FTS5 expression that any of the words satisfies; quoted, so that nothing in them is an operator."""
+    """Return an FTS5 expression that any of the words satisfies.
+
+    Args:
+        words: as ``query_words`` returns them. They are quoted, so that FTS5 reads none as an operator.
+    """
     return " OR ".join(f'"{word}"' for word in words)
 
 
-class LexicalIndex:
-    """The passages of one user.
+@dataclass(frozen=True)
+class IndexCounts:
+    """Numbers of turns, of their chunks, and of chunks whose words can be searched; the last two are equal in a sound file."""
+
+    turns: int
+    chunks: int
+    searchable: int
+
+
+class FullTextIndex:
+    """The chunks of one user, searched by their words.
+
+    A subclass may index more than a chunk's text: it names ``columns`` with their ``weights`` and overrides ``document``.
 
     Args:
         file: the SQLite file; created if missing.
 
     Raises:
-        CheckpointError: the file is not what this class writes.
+        CheckpointError: the file is not a full-text index.
         StorageError: the disk fails.
     """
+
+    columns: ClassVar[tuple[str, ...]] = ("text",)
+    weights: ClassVar[tuple[float, ...]] = (1.0,)
+    """Factor of each column's term frequencies in BM25."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._open()
 
-    def add(self, passages: Sequence[Passage]) -> None:
-        """Add passages of turns not held yet, in journal order."""
+    def document(self, chunk: Chunk) -> tuple[str, ...]:
+        """Return the searchable text of each column for a chunk; the first column is the chunk's own."""
+        return (chunk.text,)
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """Add chunks of turns that are not held yet, in journal order.
+
+        Raises:
+            sqlite3.IntegrityError: a chunk is held already.
+        """
         with self._database:
-            for passage in passages:
-                turn = passage.turn
-                row = (
-                    turn.seq,
-                    passage.part,
-                    turn.id,
-                    turn.session,
-                    turn.role,
-                    turn.speaker,
-                    turn.created_at.isoformat(),
-                    passage.text,
-                )
+            for chunk in chunks:
+                turn = chunk.turn
+                created_at = turn.created_at.isoformat()
                 cursor = self._database.execute(
-                    "INSERT INTO passages (seq, part, id, session, role, speaker, created_at, text) VALUES (?,?,?,?,?,?,?,?)",
-                    row,
+                    "INSERT INTO chunks (seq, part, id, session, role, speaker, created_at, text) VALUES (?,?,?,?,?,?,?,?)",
+                    (
+                        turn.seq,
+                        chunk.part,
+                        turn.id,
+                        turn.session,
+                        turn.role,
+                        turn.speaker,
+                        created_at,
+                        chunk.text,
+                    ),
                 )
-                self._index(cursor.lastrowid or 0, passage)
+                self._index(cursor.lastrowid or 0, chunk)
 
     def known(self, seqs: Collection[int]) -> set[int]:
         """Return those of the seqs that are held."""
-        ask = "SELECT 1 FROM passages WHERE seq = ? LIMIT 1"
-        return {seq for seq in seqs if self._database.execute(ask, (seq,)).fetchone()}
+        select = "SELECT 1 FROM chunks WHERE seq = ? LIMIT 1"
+        return {seq for seq in seqs if self._database.execute(select, (seq,)).fetchone()}
 
     def keys(self, seqs: Collection[int] | None = None) -> list[str]:
-        """Return the keys of all passages, or of these turns' passages, in order of seq and part."""
+        """Return the keys of all chunks, or of these turns' chunks, in order of seq and part."""
         if seqs is None:
-            rows = self._database.execute("SELECT seq, part FROM passages ORDER BY seq, part").fetchall()
+            rows = self._database.execute("SELECT seq, part FROM chunks ORDER BY seq, part").fetchall()
         else:
-            ask = "SELECT seq, part FROM passages WHERE seq = ? ORDER BY part"
-            rows = [row for seq in sorted(seqs) for row in self._database.execute(ask, (seq,))]
+            select = "SELECT seq, part FROM chunks WHERE seq = ? ORDER BY part"
+            rows = [row for seq in sorted(seqs) for row in self._database.execute(select, (seq,))]
         return [f"{seq}:{part}" for seq, part in rows]
 
-    def search(self, query: str, limit: int) -> dict[str, float]:
-        """Return the keys of the passages that share words with the query and their BM25, best first."""
-        words = terms(query)
+    def search(self, words: Sequence[str], limit: int) -> dict[str, float]:
+        """Rank the chunks that hold any of the words.
+
+        Args:
+            words: as ``query_words`` returns them; the first ``MAX_QUERY_WORDS`` count.
+            limit: most chunks returned.
+
+        Returns:
+            Keys with their BM25 score, best first; a higher score is better. Equal scores are in order of insertion.
+        """
         if not words:
             return {}
+        weights = ", ".join(map(str, self.weights))
+        score = f"bm25(documents, {weights})"
+        hits = f"SELECT rowid AS hit, {score} AS score FROM documents WHERE documents MATCH ? ORDER BY score, rowid LIMIT ?"  # noqa: S608
         rows = self._database.execute(
-            "SELECT seq, part, -rank FROM passages JOIN (SELECT rowid AS found, bm25(words, 1.0, ?) AS rank FROM words"
-            " WHERE words MATCH ? ORDER BY rank LIMIT ?) ON passages.rowid = found ORDER BY rank, passages.rowid",
-            (_CONTEXT_WEIGHT, match_any(words), limit),
+            f"SELECT seq, part, -score FROM chunks JOIN ({hits}) ON chunks.rowid = hit ORDER BY score, hit",  # noqa: S608
+            (match_any(words[:MAX_QUERY_WORDS]), limit),
         )
         return {f"{seq}:{part}": score for seq, part, score in rows}
 
-    def fetch(self, keys: Iterable[str]) -> dict[str, Passage]:
-        """Return the passages under these keys; unknown keys are left out."""
-        found: dict[str, Passage] = {}
+    def fetch(self, keys: Iterable[str]) -> dict[str, Chunk]:
+        """Return the chunks under these keys; unknown keys are left out.
+
+        The turn of a chunk holds the chunk's text, not the whole turn's.
+        """
+        chunks: dict[str, Chunk] = {}
         for key in keys:
             seq, _, part = key.partition(":")
             row = self._database.execute(
-                "SELECT id, session, role, speaker, created_at, text FROM passages WHERE seq = ? AND part = ?",
+                "SELECT id, session, role, speaker, created_at, text FROM chunks WHERE seq = ? AND part = ?",
                 (seq, part),
             ).fetchone()
             if row:
@@ -134,61 +176,55 @@ class LexicalIndex:
                 turn = Turn(
                     int(seq), turn_id, session, role, text, datetime.fromisoformat(created_at), speaker
                 )
-                found[key] = Passage(turn, int(part), text)
-        return found
+                chunks[key] = Chunk(turn, int(part), text)
+        return chunks
 
-    def coverage(self, query: str, keys: Sequence[str]) -> dict[str, float]:
-        """Return, for each passage, the idf-weighted share of the query's content words it holds, 0 to 1."""
+    def coverage(self, words: Sequence[str], keys: Sequence[str]) -> dict[str, float]:
+        """Return the share of the words that each chunk holds, each word weighted by its inverse document frequency.
+
+        Args:
+            words: as ``content_words`` returns them; the first ``MAX_QUERY_WORDS`` count. Only first columns are looked at.
+            keys: keys of chunks that are held.
+
+        Returns:
+            Each key's share, 0 to 1; 1 means that the chunk holds every word. 0 if there are no words.
+        """
         rowids = {key: self._rowid(key) for key in keys}
-        total = self.count()[1]
-        held = dict.fromkeys(keys, 0.0)
-        whole = 0.0
-        for word in terms(query):
-            if word in STOP_WORDS:
-                continue
-            match = f'own : "{word}"'
-            df = self._database.execute(
-                "SELECT count(*) FROM words WHERE words MATCH ?", (match,)
-            ).fetchone()[0]
-            idf = math.log(1 + (total - df + 0.5) / (df + 0.5))
-            whole += idf
-            among = ",".join(map(str, rowids.values()))
-            ask = f"SELECT rowid FROM words WHERE words MATCH ? AND rowid IN ({among})"  # noqa: S608 - numbers only
-            having = {row[0] for row in self._database.execute(ask, (match,))}
+        chunk_count = self.count().searchable
+        covered = dict.fromkeys(keys, 0.0)
+        total = 0.0
+        for word in words[:MAX_QUERY_WORDS]:
+            match = f'{self.columns[0]} : "{word}"'
+            (document_frequency,) = self._database.execute(
+                "SELECT count(*) FROM documents WHERE documents MATCH ?", (match,)
+            ).fetchone()
+            idf = math.log(1 + (chunk_count - document_frequency + 0.5) / (document_frequency + 0.5))
+            total += idf
+            candidates = ",".join(map(str, rowids.values()))
+            select = f"SELECT rowid FROM documents WHERE documents MATCH ? AND rowid IN ({candidates})"  # noqa: S608 - numbers only
+            holders = {row[0] for row in self._database.execute(select, (match,))}
             for key, rowid in rowids.items():
-                held[key] += idf * (rowid in having)
-        return {key: value / whole if whole else 0.0 for key, value in held.items()}
+                covered[key] += idf * (rowid in holders)
+        return {key: value / total if total else 0.0 for key, value in covered.items()}
 
     def forget(self, seqs: Collection[int]) -> None:
-        """Remove turns, and their words from the context of the turns after them, and rewrite the file."""
+        """Remove turns and rewrite the file, so that no byte of them stays. Unknown seqs are ignored."""
         with self._database:
             for seq in sorted(seqs):
-                rows = self._database.execute(
-                    "SELECT rowid, session FROM passages WHERE seq = ?", (seq,)
-                ).fetchall()
-                for rowid, _ in rows:
-                    self._database.execute("DELETE FROM passages WHERE rowid = ?", (rowid,))
-                    self._database.execute("DELETE FROM words WHERE rowid = ?", (rowid,))
-                if rows:
-                    self._index_again(rows[0][1], seq)
+                self._remove(seq)
         self.compact()
 
     def compact(self) -> None:
         """Merge FTS5's segments, where deleted words linger, and rewrite the file."""
         with self._database:
-            self._database.execute("INSERT INTO words (words) VALUES ('optimize')")
+            self._database.execute("INSERT INTO documents (documents) VALUES ('optimize')")
         self._database.execute("VACUUM")
 
-    def count(self) -> tuple[int, int]:
-        """Return the number of turns and of passages."""
-        turns, passages = self._database.execute(
-            "SELECT count(DISTINCT seq), count(*) FROM passages"
-        ).fetchone()
-        return turns, passages
-
-    def search_count(self) -> int:
-        """Return the number of passages whose words can be searched."""
-        return int(self._database.execute("SELECT count(*) FROM words").fetchone()[0])
+    def count(self) -> IndexCounts:
+        """Return how many turns and chunks are held."""
+        turns, chunks = self._database.execute("SELECT count(DISTINCT seq), count(*) FROM chunks").fetchone()
+        (searchable,) = self._database.execute("SELECT count(*) FROM documents").fetchone()
+        return IndexCounts(turns, chunks, searchable)
 
     def copy_to(self, file: Path) -> None:
         """Write the whole index into a new file, by SQLite's own backup: nothing else may open a file in use."""
@@ -196,57 +232,44 @@ class LexicalIndex:
             self._database.backup(copy)
 
     def close(self) -> None:
+        """Close the file."""
         self._database.close()
 
     def _open(self) -> None:
         database: sqlite3.Connection | None = None
+        columns = ", ".join(self.columns)
         try:
             # Used from any thread, one at a time.
             self._database = database = sqlite3.connect(self._file, check_same_thread=False)
             # Working files are never trusted after a crash, so they need no syncing.
             database.execute("PRAGMA synchronous = OFF")
             database.execute("PRAGMA secure_delete = ON")
-            database.executescript(_SCHEMA)
+            database.executescript(_CHUNKS)
+            database.execute(
+                f"CREATE VIRTUAL TABLE IF NOT EXISTS documents USING fts5 ({columns}, tokenize = 'porter unicode61')"
+            )
         except sqlite3.DatabaseError as error:
             if database is not None:
                 database.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in DISK_CODES:
-                raise StorageError(f"The word index {self._file} cannot be opened: {error}.") from error
+                raise StorageError(f"The full-text index {self._file} cannot be opened: {error}.") from error
             raise CheckpointError(f"{self._file.name} cannot be read: {error}") from error
 
     def _rowid(self, key: str) -> int:
         seq, _, part = key.partition(":")
         row = self._database.execute(
-            "SELECT rowid FROM passages WHERE seq = ? AND part = ?", (seq, part)
+            "SELECT rowid FROM chunks WHERE seq = ? AND part = ?", (seq, part)
         ).fetchone()
         return int(row[0])
 
-    def _index(self, rowid: int, passage: Passage) -> None:
-        turn = passage.turn
-        date = f"{turn.created_at.day} {turn.created_at:%B %Y}"
-        own = " ".join(filter(None, (date, turn.speaker, passage.text)))
+    def _index(self, rowid: int, chunk: Chunk) -> None:
+        names, marks = ", ".join(self.columns), ", ".join("?" * len(self.columns))
         self._database.execute(
-            "INSERT INTO words (rowid, own, context) VALUES (?, ?, ?)", (rowid, own, self._context(turn))
+            f"INSERT INTO documents (rowid, {names}) VALUES (?, {marks})",  # noqa: S608 - names of columns only
+            (rowid, *self.document(chunk)),
         )
 
-    def _index_again(self, session: str, after: int) -> None:
-        """Index anew the turns whose context may have held the turn that was at ``after``."""
-        later = self._database.execute(
-            "SELECT DISTINCT seq FROM passages WHERE session = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (session, after, _CONTEXT_TURNS),
-        ).fetchall()
-        for (seq,) in later:
-            for passage in self.fetch(self.keys([seq])).values():
-                rowid = self._rowid(passage.key)
-                self._database.execute("DELETE FROM words WHERE rowid = ?", (rowid,))
-                self._index(rowid, passage)
-
-    def _context(self, turn: Turn) -> str:
-        """Return what the turn answers: the two turns before it, if somebody else spoke last."""
-        before = self._database.execute(
-            "SELECT text, role, speaker FROM passages WHERE session = ? AND seq < ? AND part = 0 ORDER BY seq DESC LIMIT ?",
-            (turn.session, turn.seq, _CONTEXT_TURNS),
-        ).fetchall()
-        if not before or before[0][1:] == (turn.role, turn.speaker):
-            return ""
-        return " ".join(text[:LONGEST] for text, _, _ in before)
+    def _remove(self, seq: int) -> None:
+        rowids = self._database.execute("SELECT rowid FROM chunks WHERE seq = ?", (seq,)).fetchall()
+        self._database.executemany("DELETE FROM chunks WHERE rowid = ?", rowids)
+        self._database.executemany("DELETE FROM documents WHERE rowid = ?", rowids)

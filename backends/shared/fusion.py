@@ -13,10 +13,13 @@ def reciprocal_rank_fusion(rankings: Sequence[Sequence[Key]], k: float) -> dict[
 
     A key's score is the sum over rankings of ``1 / (k + rank)``, ranks from 1 (Cormack, Clarke and
     Büttcher, SIGIR 2009), divided by the largest sum there can be: 1.0 means first everywhere.
-    A small ``k`` lets the top of one ranking outweigh the middle of all.
+
+    Args:
+        rankings: keys, best first; a ranking without any counts as one.
+        k: at least 0; a small one lets the top of one ranking outweigh the middle of all.
 
     Returns:
-        Every key with its score in (0, 1], highest first; ties in order of first appearance.
+        Every key with its score in (0, 1], highest first, a higher score is better; ties in order of first appearance.
     """
     scores: dict[Key, float] = {}
     for ranking in rankings:

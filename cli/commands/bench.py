@@ -24,7 +24,7 @@ from memagent.cli.options import (
 from memagent.cli.rendering.output import as_json, say
 
 if TYPE_CHECKING:
-    from memagent.agent.evaluation.benchmarks.run import Plan, Run
+    from memagent.agent.evaluation.run import Plan, Run
     from memagent.agent.evaluation.scenarios import Models
 
 
@@ -36,7 +36,7 @@ class Benchmark(StrEnum):
 
 
 class PlotCommand(TyperCommand):
-    """Lets ``--plot`` stand without a file name, which Typer's options cannot."""
+    """Accepts ``--plot`` without a file name, which Typer's options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--plot" in args:
@@ -53,13 +53,16 @@ PathArgument = Annotated[
 PlotOption = Annotated[
     Path | None,
     typer.Option(
-        "--plot", metavar="[FILE]", help="Draw the comparison: a .png, .svg or .pdf file.", show_default=False
+        "--plot",
+        metavar="[FILE]",
+        help="Draw the comparison: a .png, .svg or .pdf file. Needs the extra `plot`.",
+        show_default=False,
     ),
 ]
 SampleOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=MAX_INTEGER, help="Ask only so many questions, drawn by --seed.", show_default=False
+        min=1, max=MAX_INTEGER, help="Ask only this many questions, drawn by --seed.", show_default=False
     ),
 ]
 AnswersOption = Annotated[
@@ -68,7 +71,9 @@ AnswersOption = Annotated[
 SeedOption = Annotated[
     int, typer.Option(min=0, max=MAX_INTEGER, help="For the sample and everything random in a memory.")
 ]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not continue a run that was cut off.")]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Start over instead of continuing an interrupted run.")
+]
 
 
 def bench(
@@ -85,13 +90,14 @@ def bench(
     set_: SetOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Measure memories on a public benchmark, side by side with BM25 and chance.
+    """Measure memories on a public benchmark, beside the memory bm25 and two baselines.
 
     locomo: long conversations of two people. Evidence recall counts the answerable questions,
     categories 1 to 4; category 5 measures abstention. longmemeval: a question about some 50 sessions
-    with an assistant (S) or 500 (M); those whose id ends in _abs measure abstention.
+    with an assistant (S) or 500 (M); those whose id ends in _abs measure abstention. The baselines are a
+    random order (chance) and BM25 over whole sessions (bm25_sessions).
 
-    A run that was cut off continues when the same command is given again.
+    An interrupted run continues when the same command is given again.
 
     Examples:
 
@@ -100,17 +106,18 @@ def bench(
       memagent bench longmemeval longmemeval_s.json --sample 50 --output json
     """
     chosen = choose_backends(backend, set_)
-    from memagent.agent.evaluation.benchmarks import LOADERS
-    from memagent.agent.evaluation.benchmarks.report import summarise
-    from memagent.agent.evaluation.benchmarks.run import Plan, Run
+    from memagent.agent.evaluation.datasets import LOADERS
+    from memagent.agent.evaluation.report import summarise
+    from memagent.agent.evaluation.run import Plan, Run
     from memagent.agent.evaluation.scenarios import Models
     from memagent.agent.models.catalogue import DEFAULT_MODEL
     from memagent.cli.rendering.progress import bytes_reporter
 
     if plot is not None:
-        from memagent.agent.evaluation.benchmarks.plot import check_path
+        from memagent.agent.evaluation.plot import check_matplotlib, check_path
 
         check_path(plot)
+        check_matplotlib()
     dataset = LOADERS[name.value](path)
     models = Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
     embedder = models.embedder()
@@ -126,30 +133,32 @@ def bench(
     )
     with Run(plan, home().root / "bench", fresh=fresh) as run:
         _measure(plan, run, models)
-        summary = summarise(run, dataset.main)
-        run.finish(summary)
+        summary = summarise(run, dataset.reported_categories)
+        run.finish(summary.fields())
     if output is Output.JSON:
-        as_json(summary)
+        as_json(summary.fields())
     else:
         from memagent.cli.rendering.tables import print_benchmark
 
         print_benchmark(summary)
         say(f"Every measurement: {run.folder}")
     if plot is not None:
-        from memagent.agent.evaluation.benchmarks.plot import plot as draw
+        from memagent.agent.evaluation.plot import plot as draw
 
         draw(summary, plot)
         say(f"Drew {plot}.")
 
 
 def _measure(plan: Plan, run: Run, models: Models) -> None:
-    from memagent.agent.evaluation.benchmarks.measure import measure, work
+    from memagent.agent.evaluation.measure import count_steps, measure
     from memagent.cli.rendering.progress import track
 
     if run.resumed:
-        begun = run.manifest["begun"]
         say(
-            f"Continuing the run begun at {begun}: {run.resumed:,} measurements are there. --fresh starts over."
+            f"Continuing the run begun at {run.manifest.begun}: {run.resumed:,} measurements are there. "
+            "--fresh starts over."
         )
-    for _ in track(measure(plan, run, models), total=work(plan), label=f"Measuring on {plan.dataset.name}"):
+    for _ in track(
+        measure(plan, run, models), total=count_steps(plan), label=f"Measuring on {plan.dataset.name}"
+    ):
         pass

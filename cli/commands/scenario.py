@@ -25,10 +25,10 @@ from memagent.cli.rendering.output import as_json, printable, say, write
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from memagent.agent.evaluation.scenarios import Located, ScenarioResult
+    from memagent.agent.evaluation.scenarios import LocatedScenario, ScenarioResult
 
 app = typer.Typer(
-    help="Write down what an agent should remember, and see whether it does.", no_args_is_help=True
+    help="Test whether an agent remembers what it should: scenarios in YAML.", no_args_is_help=True
 )
 FilesArgument = Annotated[
     list[Path] | None,
@@ -46,10 +46,11 @@ def run(
     files: FilesArgument = None,
     backend: BackendsOption = None,
     isolated: Annotated[
-        bool, typer.Option("--isolated", help="Each session in a process of its own: slower, and strict.")
+        bool,
+        typer.Option("--isolated", help="Play each session in a process of its own: slower, and strict."),
     ] = False,
     recall_only: Annotated[
-        bool, typer.Option("--recall-only", help="Ask no language model; replies are not judged.")
+        bool, typer.Option("--recall-only", help="Load no language model; replies are not judged.")
     ] = False,
     tag: TagOption = None,
     model: ModelOption = None,
@@ -58,9 +59,9 @@ def run(
     set_: SetOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Play scenarios and judge what was recalled and answered.
+    """Play scenarios and judge recollections and replies.
 
-    Each is played in a home of its own; your memory is not touched. The exit code is 1 if one failed,
+    Each scenario has a temporary home; your memory is not touched. The exit code is 1 if a scenario failed,
     not counting `none`, the control, where it runs beside other memories.
 
     Examples:
@@ -80,76 +81,76 @@ def run(
 
     chosen = choose_backends(backend, set_)
     pairs = [
-        (one, name)
-        for one in _selected(files, tag)
+        (located, name)
+        for located in _select(files, tag)
         for name in chosen
-        if not one.scenario.backends or name in one.scenario.backends
+        if not located.scenario.backends or name in located.scenario.backends
     ]
     if not pairs:
         raise InputError(f"None of the scenarios is meant for {' or '.join(chosen)}: nothing was played.")
     models = Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
     results = [
         run_(
-            one,
+            located,
             name,
             Options(model or DEFAULT_MODEL, channel.value, chosen[name], recall_only, seed),
             models,
             isolated=isolated,
             progress=track,
         )
-        for one, name in track(pairs, total=len(pairs), label="Playing scenarios")
+        for located, name in track(pairs, total=len(pairs), label="Playing scenarios")
     ]
     if output is Output.JSON:
         as_json({"scenarios": [fields(result) for result in results]})
     else:
         _print(results, list(chosen))
-    counted = [result for result in results if result.backend != CONTROL or len(chosen) == 1]
-    if not all(result.passed for result in counted):
+    relevant = [result for result in results if result.backend != CONTROL or len(chosen) == 1]
+    if not all(result.passed for result in relevant):
         raise typer.Exit(1)
 
 
 @app.command("list")
 def list_(files: FilesArgument = None, tag: TagOption = None, output: OutputOption = Output.TEXT) -> None:
-    """List scenarios: name, tags, where they stand, what they show.
+    """List scenarios: name, tags, file and line, what they show.
 
     Example:
 
       memagent scenario list --tag update
     """
-    found = _selected(files, tag)
+    selected = _select(files, tag)
     if output is Output.JSON:
         as_json(
             [
                 {
-                    "name": one.scenario.name,
-                    "about": one.scenario.about,
-                    "tags": list(one.scenario.tags),
-                    "file": str(one.file),
-                    "line": one.line,
+                    "name": located.scenario.name,
+                    "about": located.scenario.about,
+                    "tags": list(located.scenario.tags),
+                    "file": str(located.file),
+                    "line": located.line,
                 }
-                for one in found
+                for located in selected
             ]
         )
         return
     from memagent.cli.rendering.console import Table, console
 
     table = Table("scenario", "tags", "file", "about")
-    for one in found:
-        story = one.scenario
-        table.add_row(story.name, ", ".join(story.tags), f"{one.file.name}:{one.line}", story.about)
+    for located in selected:
+        scenario, place = located.scenario, f"{located.file.name}:{located.line}"
+        table.add_row(scenario.name, ", ".join(scenario.tags), place, scenario.about)
     console().print(table)
 
 
 @app.command()
 def check(files: FilesArgument = None) -> None:
-    """Read scenario files without playing them; every mistake is named with its line.
+    """Read scenario files without playing them, and report every mistake with its line.
 
     Example:
 
       memagent scenario check my.recall.yaml
     """
-    found = _selected(files, None)
-    write(f"{len(found)} scenario{'' if len(found) == 1 else 's'}, no mistakes.")
+    count = len(_select(files, None))
+    write(f"{count} scenario{'' if count == 1 else 's'}, no mistakes.")
 
 
 @app.command()
@@ -165,17 +166,19 @@ def schema() -> None:
     as_json(Scenario.model_json_schema())
 
 
-def _selected(files: list[Path] | None, tags: list[str] | None) -> list[Located]:
+def _select(files: list[Path] | None, tags: list[str] | None) -> list[LocatedScenario]:
     from memagent.agent.evaluation.scenarios import read_all, suite
 
-    found = read_all(files or suite())
-    fitting = [one for one in found if not tags or not set(tags).isdisjoint(one.scenario.tags)]
-    if not fitting:
-        known = sorted({tag for one in found for tag in one.scenario.tags})
+    scenarios = read_all(files or suite())
+    selected = [
+        located for located in scenarios if not tags or not set(tags).isdisjoint(located.scenario.tags)
+    ]
+    if not selected:
+        known = sorted({tag for located in scenarios for tag in located.scenario.tags})
         raise InputError(
             f"No scenario has the tag {' or '.join(tags or [])}. Tags: {', '.join(known) or 'none'}."
         )
-    return fitting
+    return selected
 
 
 def _print(results: list[ScenarioResult], backends: list[str]) -> None:
@@ -185,30 +188,32 @@ def _print(results: list[ScenarioResult], backends: list[str]) -> None:
     from memagent.backends.registry import CONTROL
     from memagent.cli.rendering.console import Table, console
 
-    on = console()
+    out = console()
     by_place: dict[tuple[str, int], dict[str, ScenarioResult]] = {}
     for result in results:
         by_place.setdefault((result.file, result.line), {})[result.backend] = result
     table = Table("scenario", "file", *backends)
-    for (file, line), found in by_place.items():
-        name = next(iter(found.values())).name
-        cells = [_cell(found.get(backend)) for backend in backends]
+    for (file, line), by_backend in by_place.items():
+        name = next(iter(by_backend.values())).name
+        cells = [_cell(by_backend.get(backend)) for backend in backends]
         table.add_row(name, f"{Path(file).name}:{line}", *cells)
-    on.print(table)
+    out.print(table)
     for result in results:
         if not result.passed and (result.backend != CONTROL or len(backends) == 1):
-            on.print()
-            on.print(Text(printable(explain(result))), soft_wrap=True)
-    on.print()
+            out.print()
+            out.print(Text(printable(explain(result))), soft_wrap=True)
+    out.print()
     for name in backends:
         own = [result for result in results if result.backend == name]
         skipped = sum(not probe.judged for result in own for probe in result.probes)
-        on.print(
+        out.print(
             f"{name}: {sum(result.passed for result in own)} of {len(own)} scenarios passed"
-            + (f"; {skipped} probes only judge replies and were not judged" if skipped else "")
+            + (f"; {skipped} probes expect only a reply and were not judged" if skipped else "")
         )
     if CONTROL in backends and len(backends) > 1:
-        on.print(Text(f"{CONTROL} remembers nothing: what it passes needs no memory.", style="dim"))
+        out.print(
+            Text(f"{CONTROL} remembers nothing: the scenarios that it passes need no memory.", style="dim")
+        )
 
 
 def _cell(result: ScenarioResult | None) -> Text:

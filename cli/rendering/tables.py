@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
@@ -11,31 +11,35 @@ from memagent.backends.registry import CONTROL
 from memagent.cli.rendering.console import Console, Table, console
 from memagent.cli.rendering.output import one_line
 
-_BASELINES = ("chance", "bm25", CONTROL)
-# Where even a random order finds this much, a figure says little.
-_NEAR_CORPUS = 0.5
+if TYPE_CHECKING:
+    from memagent.agent.evaluation.report import Cost, Difference, Level, Result, Summary
+
+# Where even a random order finds this share, a figure says little.
+_HIGH_CHANCE = 0.5
 
 
-def print_benchmark(summary: Mapping[str, Any]) -> None:
+def print_benchmark(summary: Summary) -> None:
     """Print evidence recall by level, by category, abstention, cost, and how sure the differences are."""
-    on = console()
-    manifest = summary["manifest"]
-    data = manifest["data"]
-    on.print(
+    from memagent.agent.evaluation.report import LEVELS
+
+    out = console()
+    manifest = summary.manifest
+    data = manifest.data
+    out.print(
         Text(
-            f"{manifest['benchmark']}, {one_line(data['file'])}: {data['cases']} conversations, {data['turns']:,} turns; "
-            f"{manifest['embedder'].split()[0]} embeddings, seed {manifest['seed']}",
+            f"{manifest.benchmark}, {one_line(data.file)}: {data.cases} conversations, {data.turns:,} turns; "
+            f"{manifest.embedder.split()[0]} embeddings, seed {manifest.seed}",
             style="bold",
         )
     )
-    for level in ("turn", "session"):
-        rows = [row for row in summary["results"] if row["level"] == level]
-        if rows[0]["questions"]:
-            _print_level(on, level, rows, summary["differences"])
-    turns = [row for row in summary["results"] if row["level"] == "turn"]
-    _print_categories(on, turns)
-    _print_cost(on, [row for row in turns if "cost" in row])
-    _print_differences(on, summary["differences"])
+    for level in LEVELS:
+        results = [result for result in summary.results if result.level == level]
+        if results[0].total.questions:
+            _print_level(out, level, results, summary.differences)
+    turn_results = [result for result in summary.results if result.level == "turn"]
+    _print_categories(out, turn_results)
+    _print_costs(out, turn_results)
+    _print_differences(out, summary.differences)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
@@ -46,48 +50,57 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _print_level(
-    on: Console, level: str, rows: Sequence[Mapping[str, Any]], differences: Sequence[Any]
+    out: Console, level: Level, results: Sequence[Result], differences: Sequence[Difference]
 ) -> None:
-    metrics = [name for name in rows[0] if name.startswith("recall@")]
-    chance = rows[0]
-    against = {
-        one["backend"]: one for one in differences if one["level"] == level and one["against"] == "bm25"
+    from memagent.agent.evaluation.baselines import BASELINES
+    from memagent.agent.evaluation.report import AGAINST, HEADLINE
+
+    chance, categories = results[0].total, results[0].categories
+    against = AGAINST[level]
+    intervals = {
+        difference.backend: difference
+        for difference in differences
+        if difference.level == level and difference.against == against
     }
-    what = f"categories {rows[0]['categories']}" if rows[0]["categories"] != "all" else "all categories"
-    title = f"\nEvidence {level}s found, {rows[0]['questions']} questions ({what})"
-    table = _table(title, ["", *metrics, "MRR", "recall@10 against bm25"])
-    for row in rows:
-        cells = [
-            Text(_number(row[name]), style="dim" if chance[name] > _NEAR_CORPUS else "") for name in metrics
-        ]
+    named = "all categories" if categories == "all" else f"categories {categories}"
+    title = f"\nEvidence {level}s found, {chance.questions} questions ({named})"
+    metrics = [f"recall@{k}" for k in chance.recall]
+    high = [k for k, expected in chance.recall.items() if expected is not None and expected > _HIGH_CHANCE]
+    table = _table(title, ["", *metrics, "MRR", f"{HEADLINE} against {against}"])
+    for result in results:
         table.add_row(
-            Text(row["backend"], style="dim" if row["backend"] in _BASELINES else ""),
-            *cells,
-            _number(row["mrr"]),
-            _interval(against.get(row["backend"])),
+            Text(result.backend, style="dim" if result.backend in (*BASELINES, against, CONTROL) else ""),
+            *(
+                Text(_number(mean), style="dim" if k in high else "")
+                for k, mean in result.total.recall.items()
+            ),
+            _number(result.mrr),
+            _interval(intervals.get(result.backend)),
         )
-    on.print(table)
-    near = [name for name in metrics if chance[name] > _NEAR_CORPUS]
-    if near:
-        on.print(Text(f"  {' and '.join(near)}: k is near the number of {level}s, see chance.", style="dim"))
+    out.print(table)
+    if high:
+        names = " and ".join(f"recall@{k}" for k in high)
+        out.print(Text(f"  {names}: k is near the number of {level}s, see chance.", style="dim"))
 
 
-def _print_categories(on: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    names = list(rows[0]["by_category"])
+def _print_categories(out: Console, results: Sequence[Result]) -> None:
+    from memagent.agent.evaluation.report import HEADLINE, HEADLINE_K
+
+    names = list(results[0].by_category)
     if len(names) < 2:
         return
-    table = _table("\nrecall@10 of turns by category id", ["", *names])
-    for row in rows:
-        table.add_row(row["backend"], *(_number(row["by_category"][name]["recall@10"]) for name in names))
-    table.add_row(
-        Text("questions", style="dim"),
-        *(Text(str(rows[0]["by_category"][name]["questions"]), style="dim") for name in names),
-    )
-    on.print(table)
+    table = _table(f"\n{HEADLINE} of turns by category id", ["", *names])
+    for result in results:
+        means = (result.by_category[name].recall[HEADLINE_K] for name in names)
+        table.add_row(result.backend, *map(_number, means))
+    counts = (str(results[0].by_category[name].questions) for name in names)
+    table.add_row(Text("questions", style="dim"), *(Text(count, style="dim") for count in counts))
+    out.print(table)
 
 
-def _print_cost(on: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    answered = any("answers" in row for row in rows)
+def _print_costs(out: Console, results: Sequence[Result]) -> None:
+    with_cost = [(result, result.cost) for result in results if result.cost is not None]
+    answered = any(result.answers for result in results)
     table = _table(
         "\nCost, and abstention where nothing is relevant",
         [
@@ -103,49 +116,60 @@ def _print_cost(on: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             *(["token-F1"] if answered else []),
         ],
     )
-    for row in rows:
-        cost, abstention = row["cost"], row["abstention"] or {}
-        table.add_row(
-            row["backend"],
-            _number(cost["write_ms_per_turn"], 2),
-            _number(cost["recall_ms_median"], 1),
-            _number(cost["recall_ms_p95"], 1),
-            _number(cost["bytes_per_turn"], 0),
-            _number(cost["model_calls_per_turn"], 2),
-            _number(cost["model_calls_per_recall"], 0),
-            _number(abstention.get("precision"), 2),
-            _number(abstention.get("recall"), 2),
-            *([_number(row.get("answers", {}).get("token_f1"))] if answered else []),
-        )
-    on.print(table)
-    first = rows[0]["abstention"] if rows else None
-    if first and first["unanswerable"]:
-        on.print(
+    for result, cost in with_cost:
+        table.add_row(result.backend, *_cost_cells(result, cost, answered=answered))
+    out.print(table)
+    abstention = with_cost[0][0].abstention if with_cost else None
+    if abstention and abstention.unanswerable:
+        out.print(
             Text(
-                f"  Questions without an answer: {first['unanswerable']}; "
-                f"abstaining always would have precision {first['base_rate']:.2f}.",
+                f"  Questions without an answer: {abstention.unanswerable}; "
+                f"abstaining always would have precision {abstention.base_rate:.2f}.",
                 style="dim",
             )
         )
 
 
-def _print_differences(on: Console, differences: Sequence[Mapping[str, Any]]) -> None:
-    pairs = [one for one in differences if one["level"] == "turn" and one["against"] != "bm25"]
+def _cost_cells(result: Result, cost: Cost, *, answered: bool) -> list[str]:
+    abstention, answers = result.abstention, result.answers
+    return [
+        _number(cost.write_ms_per_turn, 2),
+        _number(cost.recall_ms_median, 1),
+        _number(cost.recall_ms_p95, 1),
+        _number(cost.bytes_per_turn, 0),
+        _number(cost.model_calls_per_turn, 2),
+        _number(cost.model_calls_per_recall, 0),
+        _number(abstention.precision if abstention else None, 2),
+        _number(abstention.recall if abstention else None, 2),
+        *([_number(answers.token_f1 if answers else None)] if answered else []),
+    ]
+
+
+def _print_differences(out: Console, differences: Sequence[Difference]) -> None:
+    from memagent.agent.evaluation.report import AGAINST, HEADLINE
+
+    pairs = [
+        difference
+        for difference in differences
+        if difference.level == "turn" and difference.against != AGAINST["turn"]
+    ]
     if not pairs:
         return
-    table = _table("\nrecall@10 of turns between memories", ["", "difference", "95 % interval"])
-    for one in pairs:
+    table = _table(f"\n{HEADLINE} of turns between memories", ["", "difference", "95 % interval"])
+    for pair in pairs:
         table.add_row(
-            f"{one['backend']} - {one['against']}",
-            f"{one['difference']:+.3f}",
-            f"{one['low']:+.3f} to {one['high']:+.3f}",
+            f"{pair.backend} - {pair.against}",
+            f"{pair.difference:+.3f}",
+            f"{pair.low:+.3f} to {pair.high:+.3f}",
         )
-    on.print(table)
-    on.print(Text("  Paired bootstrap over questions, 10,000 resamples.", style="dim"))
+    out.print(table)
+    out.print(Text("  Paired bootstrap over questions, 10,000 resamples.", style="dim"))
 
 
-def _interval(one: Mapping[str, Any] | None) -> str:
-    return f"{one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}]" if one else ""
+def _interval(difference: Difference | None) -> str:
+    if difference is None:
+        return ""
+    return f"{difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -35,7 +35,7 @@ class Retrained(InMemory):
 
     @classmethod
     def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
-        return {"format": 2}
+        return {"format": 3}
 
 
 class Breaking(InMemory):

@@ -102,26 +102,35 @@ def test_without_settings_the_defaults_hold() -> None:
 
 def test_settings_are_converted_to_their_fields_types() -> None:
     config = registry.configure(
-        Rag, {"abstain": "false", "depth": "7", "k": "60", "personal": "0.5", "url": "http://h:1"}
+        Rag,
+        {
+            "abstain": "false",
+            "candidates": "7",
+            "rrf_k": "60",
+            "personal_threshold": "0.5",
+            "url": "http://h:1",
+        },
     )
-    assert config == RagConfig(abstain=False, depth=7, k=60.0, personal=0.5, url="http://h:1")
-    assert isinstance(config.k, float)
+    assert config == RagConfig(
+        abstain=False, candidates=7, rrf_k=60.0, personal_threshold=0.5, url="http://h:1"
+    )
+    assert isinstance(config.rrf_k, float)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
         ("abstain", "maybe"),
-        ("depth", "many"),
-        ("depth", "1.5"),
-        ("depth", "0"),
-        ("depth", "-1"),
-        ("depth", "9" * 30),
-        ("k", ""),
-        ("k", "-1"),
-        ("k", "nan"),
-        ("k", "inf"),
-        ("personal", "0,36"),
+        ("candidates", "many"),
+        ("candidates", "1.5"),
+        ("candidates", "0"),
+        ("candidates", "-1"),
+        ("candidates", "9" * 30),
+        ("rrf_k", ""),
+        ("rrf_k", "-1"),
+        ("rrf_k", "nan"),
+        ("rrf_k", "inf"),
+        ("personal_threshold", "0,36"),
     ],
 )
 def test_a_value_that_does_not_fit_its_field_is_refused_by_name(key: str, value: str) -> None:
@@ -196,7 +205,7 @@ def test_an_unknown_setting_suggests_the_near_one() -> None:
 
 def test_a_setting_of_a_backend_without_any_is_refused() -> None:
     with pytest.raises(NotFoundError, match="There is none yet"):
-        registry.configure(NoMemory, {"k": "1"})
+        registry.configure(NoMemory, {"rrf_k": "1"})
 
 
 def test_capabilities_are_what_the_class_says() -> None:
@@ -238,9 +247,9 @@ def test_a_backend_without_recall_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_several_backends_are_chosen_with_their_own_settings() -> None:
-    rag, plain = registry.choose("rag+in_memory", {"rag.k": "5", "in_memory.threshold": "0.5"})
-    assert (rag.config.k, plain.config.threshold) == (5.0, 0.5)
-    assert (rag.settings, plain.settings) == ({"k": "5"}, {"threshold": "0.5"})
+    rag, plain = registry.choose("rag+in_memory", {"rag.rrf_k": "5", "in_memory.threshold": "0.5"})
+    assert (rag.config.rrf_k, plain.config.threshold) == (5.0, 0.5)
+    assert (rag.settings, plain.settings) == ({"rrf_k": "5"}, {"threshold": "0.5"})
     for settings in ({"k": "5"}, {"titans.k": "5"}):
         with pytest.raises(SettingError, match=r"expected for instance rag\.abstain"):
             registry.choose("rag+in_memory", settings)

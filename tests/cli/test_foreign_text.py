@@ -15,7 +15,7 @@ import memagent.cli
 from memagent.agent.home import Home
 from memagent.agent.memory import open_journal
 from memagent.backends import registry
-from tests.agent.evaluation.benchmarks import LOCOMO, LONGMEMEVAL, write
+from tests.agent.evaluation.datasets.files import LOCOMO, LONGMEMEVAL, write
 from tests.cli.running import Done, Run, run
 
 __all__ = ["run"]

@@ -14,8 +14,8 @@ import typer.main
 
 from memagent.backends.errors import MemagentError
 from memagent.cli.main import app
-from tests.agent.evaluation.benchmarks import LOCOMO, write
-from tests.agent.evaluation.scenarios import written
+from tests.agent.evaluation.datasets.files import LOCOMO, write
+from tests.agent.evaluation.scenarios import scenario_file
 
 # What keeps a command from asking, loading weights or waiting for input, where it has such an option.
 _OPTIONS = {
@@ -70,7 +70,7 @@ class Command:
         if self.path[0] == "bench":
             return str(write(folder / "locomo.json", LOCOMO))
         if self.path[0] == "scenario":
-            return str(written(folder, _SCENARIO))
+            return str(scenario_file(folder, _SCENARIO))
         if name == "file":
             return str(folder / "file")
         return {"sessions": "notes", "backends": "in_memory"}.get(self.path[0], "a word")

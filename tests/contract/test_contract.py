@@ -16,6 +16,10 @@ class TestInMemory(BackendContract):
     backend = "in_memory"
 
 
+class TestBm25(BackendContract):
+    backend = "bm25"
+
+
 class TestRag(BackendContract):
     backend = "rag"
 

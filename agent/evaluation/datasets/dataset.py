@@ -1,4 +1,4 @@
-"""What a memory benchmark consists of, whichever file it comes from."""
+"""A memory benchmark as cases with questions, whichever file it comes from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Question:
         category: as the benchmark names it.
         answerable: False if the conversation holds no answer, so that memory should abstain.
         turns: places of the turns that are evidence, counted from 0 over the whole case.
-        sessions: names of the sessions that hold evidence.
+        sessions: names of the sessions that hold evidence; empty if unknown.
         answers: accepted answers.
     """
 
@@ -57,11 +57,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A benchmark file that was read through once and found sound.
+    """A benchmark file that was read and checked once.
 
     Attributes:
         name: ``locomo`` or ``longmemeval``.
-        main: the categories whose ranking is reported as the result, as the table names them.
+        reported_categories: the categories whose ranking is reported as the result, as the table names them.
         sha256: of the file.
         cases, turns: how many.
         sessions: how many each case has.
@@ -70,7 +70,7 @@ class Dataset:
 
     name: str
     path: Path
-    main: str
+    reported_categories: str
     sha256: str
     cases: int
     turns: int
@@ -84,8 +84,16 @@ class Dataset:
             yield self.parse(raw, f"{self.path}, record {number}")
 
 
-def open_dataset(name: str, path: Path, main: str, parse: Callable[[Any, str], Case]) -> Dataset:
-    """Read a file through once, so that every mistake in it is known before hours are spent.
+def open_dataset(
+    name: str, path: Path, reported_categories: str, parse: Callable[[Any, str], Case]
+) -> Dataset:
+    """Read a file once, so that every mistake in it is known before hours are spent.
+
+    Args:
+        name: of the benchmark.
+        path: the file.
+        reported_categories: what the table calls the categories that are reported.
+        parse: makes a case of a raw record; its second argument names the record in messages.
 
     Raises:
         InputError: it cannot be read, is not the format, or is cut short; names the record.
@@ -104,11 +112,18 @@ def open_dataset(name: str, path: Path, main: str, parse: Callable[[Any, str], C
         raise InputError(f"{path} holds no questions: expected a list of {name} records.")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Dataset(name, path, main, digest, len(sessions), turns, sessions, tuple(questions), parse)
+    return Dataset(
+        name, path, reported_categories, digest, len(sessions), turns, sessions, tuple(questions), parse
+    )
 
 
-def validated(record: type[Record], raw: Any, where: str) -> Record:
-    """Check a raw record against its format.
+def validate_record(record: type[Record], raw: Any, where: str) -> Record:
+    """Return a raw record, checked against its format.
+
+    Args:
+        record: the format.
+        raw: the record as JSON holds it.
+        where: names the record in messages.
 
     Raises:
         InputError: with the place and what is wrong there.

@@ -13,27 +13,27 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from memagent.agent.evaluation.datasets.dataset import Case, Dataset, Question, open_dataset, validated
+from memagent.agent.evaluation.datasets.dataset import Case, Dataset, Question, open_dataset, validate_record
 from memagent.agent.journal.records import NewTurn
 from memagent.backends.errors import InputError
 
 _DATE = "%Y/%m/%d (%a) %H:%M"
 
 
-class _Turn(BaseModel):
+class _TurnRecord(BaseModel):
     role: Literal["user", "assistant"]
     content: str
     has_answer: bool = False
 
 
-class _Record(BaseModel):
+class _ConversationRecord(BaseModel):
     question_id: str
     question_type: str
     question: str
     answer: str | int | float
     haystack_dates: list[str]
     haystack_session_ids: list[str]
-    haystack_sessions: list[list[_Turn]]
+    haystack_sessions: list[list[_TurnRecord]]
     answer_session_ids: list[str]
 
 
@@ -47,33 +47,35 @@ def load(path: Path) -> Dataset:
 
 
 def _parse(raw: Any, where: str) -> Case:
-    record = validated(_Record, raw, where)
+    record = validate_record(_ConversationRecord, raw, where)
     where = f"{where} ({record.question_id})"
     counts = {len(record.haystack_dates), len(record.haystack_session_ids), len(record.haystack_sessions)}
     if len(counts) != 1:
         raise InputError(f"{where}: dates, ids and sessions of the haystack differ in number.")
     order = sorted(
-        range(len(record.haystack_sessions)), key=lambda at: _date(record.haystack_dates[at], where)
+        range(len(record.haystack_sessions)),
+        key=lambda number: _date(record.haystack_dates[number], where),
     )
     sessions, evidence, place = [], set(), 0
     names: dict[str, list[str]] = {}
-    taken: set[str] = set()
-    for at in order:
-        session_id, begun = record.haystack_session_ids[at], _date(record.haystack_dates[at], where)
+    used_names: set[str] = set()
+    for number in order:
+        session_id = record.haystack_session_ids[number]
+        started_at = _date(record.haystack_dates[number], where)
         name = session_id
-        while name in taken:  # an id may come twice
+        while name in used_names:  # an id may come twice
             name = f"{name} again"
         turns = []
-        for turn in record.haystack_sessions[at]:
+        for turn in record.haystack_sessions[number]:
             text = turn.content.replace("\0", "")
             if not text.strip():
                 continue
             if turn.has_answer:
                 evidence.add(place)
-            turns.append(NewTurn(name, turn.role, text, created_at=begun))
+            turns.append(NewTurn(name, turn.role, text, created_at=started_at))
             place += 1
         if turns:
-            taken.add(name)
+            used_names.add(name)
             names.setdefault(session_id, []).append(name)
             sessions.append(tuple(turns))
     question = Question(
@@ -82,7 +84,9 @@ def _parse(raw: Any, where: str) -> Case:
         category=record.question_type,
         answerable=not record.question_id.endswith("_abs"),
         turns=frozenset(evidence),
-        sessions=frozenset(name for one in record.answer_session_ids for name in names.get(one, ())),
+        sessions=frozenset(
+            name for session_id in record.answer_session_ids for name in names.get(session_id, ())
+        ),
         answers=(str(record.answer),),
     )
     return Case(record.question_id, tuple(sessions), (question,))

@@ -1,7 +1,7 @@
 """Facts that are beside the point: seeded, distinct, more than 100,000 of each kind.
 
 A sentence is a template of ``distractors.yaml`` filled from its lists. A seed walks the fillings of
-each template in an order of its own, so no sentence comes twice.
+each template in an order of its own, so that no sentence comes twice.
 """
 
 from __future__ import annotations
@@ -21,23 +21,28 @@ Template = tuple[str, dict[str, list[str]]]
 
 
 def generate(count: int, seed: int = 0, kind: Kind = "mixed") -> list[str]:
-    """Return ``count`` distinct sentences. The same seed gives the same ones; more only adds at the end.
+    """Return distinct sentences. The same seed gives the same ones; a higher count only adds at the end.
+
+    Args:
+        count: how many.
+        seed: which.
+        kind: ``others`` (facts about other people and places), ``daily`` (the user's own days) or ``mixed``.
 
     Raises:
-        ValueError: more than the templates can make.
+        ValueError: the templates have fewer.
     """
     templates = [
-        template for name, found in _vocabulary().items() if kind in (name, "mixed") for template in found
+        template for name, listed in _vocabulary().items() if kind in (name, "mixed") for template in listed
     ]
-    made = list(islice(_in_turn(templates, random.Random(f"{kind} {seed}")), count))  # noqa: S311
-    if len(made) < count:
-        raise ValueError(f"at most {len(made):,} distractors of the kind {kind!r} can be made")
-    return made
+    sentences = list(islice(_round_robin(templates, random.Random(f"{kind} {seed}")), count))  # noqa: S311
+    if len(sentences) < count:
+        raise ValueError(f"at most {len(sentences):,} distractors of the kind {kind!r} can be made")
+    return sentences
 
 
-def _in_turn(templates: list[Template], chance: random.Random) -> Iterator[str]:
-    """Yield sentences, a template after the other, until all are used up."""
-    walks = [_walk(template, chance) for template in templates]
+def _round_robin(templates: list[Template], rng: random.Random) -> Iterator[str]:
+    """Yield a sentence of each template in turn, until all are used up."""
+    walks = [_walk(template, rng) for template in templates]
     while walks:
         for walk in list(walks):
             sentence = next(walk, None)
@@ -47,26 +52,26 @@ def _in_turn(templates: list[Template], chance: random.Random) -> Iterator[str]:
                 yield sentence
 
 
-def _walk(template: Template, chance: random.Random) -> Iterator[str]:
+def _walk(template: Template, rng: random.Random) -> Iterator[str]:
     """Yield every filling of a template once, in random order, without holding them all.
 
     The i-th is filling ``(start + i * step) mod size``: a permutation, as step and size are coprime.
     """
     text, slots = template
     size = prod(len(values) for values in slots.values())
-    start, step = chance.randrange(size), _coprime(size, chance)
+    start, step = rng.randrange(size), _coprime(size, rng)
     for i in range(size):
         place = (start + i * step) % size
-        filled = {}
+        filling = {}
         for slot, values in slots.items():
-            place, at = divmod(place, len(values))
-            filled[slot] = values[at]
-        yield text.format(**filled)
+            place, number = divmod(place, len(values))
+            filling[slot] = values[number]
+        yield text.format(**filling)
 
 
-def _coprime(size: int, chance: random.Random) -> int:
+def _coprime(size: int, rng: random.Random) -> int:
     while True:
-        step = chance.randrange(1, size + 1)
+        step = rng.randrange(1, size + 1)
         if gcd(step, size) == 1:
             return step
 
@@ -77,8 +82,8 @@ def _vocabulary() -> dict[str, list[Template]]:
     kinds = yaml.safe_load(text)["kinds"]
     return {
         kind: [
-            (one["template"], {slot: _values(listed) for slot, listed in one["slots"].items()})
-            for one in templates
+            (template["template"], {slot: _values(listed) for slot, listed in template["slots"].items()})
+            for template in templates
         ]
         for kind, templates in kinds.items()
     }

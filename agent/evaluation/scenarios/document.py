@@ -1,7 +1,7 @@
-"""YAML documents as nodes with their lines, read within fixed bounds of time and memory.
+"""YAML documents as nodes with line numbers, read within fixed bounds of time and memory.
 
-Only the structure is read: scalars stay text, and tags and merge keys have no meaning here. An alias counts as much as
-what it stands for, because nine short lines of aliases can stand for gigabytes.
+Only the structure is read: scalars stay text; tags and merge keys are ignored. An alias counts as much as the node
+it refers to, because nine short lines of aliases can expand to gigabytes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import yaml
 
 from memagent.backends.errors import InputError
 
-MOST_BYTES = 1 << 20
-"""Of a file, and characters of its values with aliases written out: about 20,000 lines. Read in 2 seconds."""
-MOST_VALUES = 100_000
-"""Of a file, with aliases written out."""
-DEEPEST = 20
-"""Levels of lists and mappings; a scenario needs eight."""
-_NEIGHBOURS = 1000
+MAX_BYTES = 1 << 20
+"""Most bytes of a file, and most characters of its values with aliases expanded: about 20,000 lines, read in 2 s."""
+MAX_VALUES = 100_000
+"""Most values of a file, with aliases expanded."""
+MAX_DEPTH = 20
+"""Most levels of lists and mappings; a scenario needs eight."""
+_MAX_NEIGHBOURS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Node:
     """A value: a text, a list, or a mapping by field name.
 
     Attributes:
-        line: where it begins, counted from 1.
-        values, characters: how many it holds, itself included, with aliases written out.
+        line: the line it begins at, counted from 1.
+        values, characters: how many it holds, itself included, with aliases expanded.
         depth: levels of lists and mappings in it; 0 for a text.
     """
 
@@ -53,7 +53,7 @@ class Node:
     depth: int = 0
 
     def plain(self) -> object:
-        """The node as texts, lists and dictionaries."""
+        """Return the node as texts, lists and dictionaries."""
         if isinstance(self.content, str):
             return self.content
         if isinstance(self.content, Mapping):
@@ -72,15 +72,15 @@ def load(file: Path) -> str:
             what = "a folder" if file.is_dir() else "not a regular file"
             raise InputError(f"{file} is {what}; expected a scenario file in YAML.")
         with file.open("rb") as source:
-            raw = source.read(MOST_BYTES + 1)
+            raw = source.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         near = get_close_matches(file.name, _names_beside(file), n=3)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise InputError(f"There is no file {file}.{hint}") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise InputError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    if len(raw) > MOST_BYTES:
-        raise InputError(f"{file} has more than {MOST_BYTES:,} bytes; split it into several files.")
+    if len(raw) > MAX_BYTES:
+        raise InputError(f"{file} has more than {MAX_BYTES:,} bytes; split it into several files.")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,12 +95,12 @@ def documents(text: str, file: Path) -> Iterator[Node]:
     """Yield the documents of a YAML text that are not empty.
 
     Raises:
-        InputError: it is not YAML, or too large or too deep with its aliases written out; names file and line.
+        InputError: it is not YAML, or too large or too deep with its aliases expanded; names file and line.
     """
-    with _translated(text, file):
+    with _translate_errors(text, file):
         composer = _Composer(text, file)
     while True:
-        with _translated(text, file, composer.loader):
+        with _translate_errors(text, file, composer.loader):
             node = composer.next_document()
         if node is None:
             return
@@ -134,7 +134,7 @@ class _Composer:
         event = self.loader.get_event()
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
-            node = self._aliased(str(event.anchor), line)
+            node = self._resolve_alias(str(event.anchor), line)
             self._check_depth(depth + node.depth, line)
             self._count(node.values, node.characters, line)
             return node
@@ -153,7 +153,7 @@ class _Composer:
             self._anchors[event.anchor] = node
         return node
 
-    def _aliased(self, anchor: str, line: int) -> Node:
+    def _resolve_alias(self, anchor: str, line: int) -> Node:
         if anchor not in self._anchors:
             raise self._error(line, f"not YAML: found undefined alias {anchor[:80]!r}.")
         node = self._anchors[anchor]
@@ -194,19 +194,19 @@ class _Composer:
     def _count(self, values: int, characters: int, line: int) -> None:
         self._values += values
         self._characters += characters
-        if self._values > MOST_VALUES:
+        if self._values > MAX_VALUES:
             raise self._error(
-                line, f"more than {MOST_VALUES:,} values, aliases written out; split the file into several."
+                line, f"more than {MAX_VALUES:,} values, aliases expanded; split the file into several."
             )
-        if self._characters > MOST_BYTES:
+        if self._characters > MAX_BYTES:
             raise self._error(
                 line,
-                f"more than {MOST_BYTES:,} characters, aliases written out; split the file into several.",
+                f"more than {MAX_BYTES:,} characters, aliases expanded; split the file into several.",
             )
 
     def _check_depth(self, depth: int, line: int) -> None:
-        if depth > DEEPEST:
-            raise self._error(line, f"nested too deeply; {DEEPEST} levels at most.")
+        if depth > MAX_DEPTH:
+            raise self._error(line, f"nested too deeply; {MAX_DEPTH} levels at most.")
 
     def _error(self, line: int, what: str) -> InputError:
         return InputError(f"{self._file}:{line}: {what}")
@@ -223,15 +223,15 @@ def _collection(line: int, content: Sequence[Node] | Mapping[str, Field], childr
 
 
 @contextmanager
-def _translated(text: str, file: Path, loader: yaml.SafeLoader | None = None) -> Iterator[None]:
+def _translate_errors(text: str, file: Path, loader: yaml.SafeLoader | None = None) -> Iterator[None]:
     """Turn the errors of PyYAML into InputError with the line."""
     try:
         yield
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}:{mark.line + 1}" if mark else str(file)
-        said = ", ".join(part for part in (error.problem, error.context) if part)
-        raise InputError(f"{where}: not YAML: {said}.") from error
+        problem = ", ".join(part for part in (error.problem, error.context) if part)
+        raise InputError(f"{where}: not YAML: {problem}.") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise InputError(f"{file}:{line}: not YAML: {error.reason}.") from error
@@ -242,6 +242,6 @@ def _translated(text: str, file: Path, loader: yaml.SafeLoader | None = None) ->
 
 def _names_beside(file: Path) -> list[str]:
     try:
-        return [path.name for path in islice(file.parent.iterdir(), _NEIGHBOURS)]
+        return [path.name for path in islice(file.parent.iterdir(), _MAX_NEIGHBOURS)]
     except OSError:
         return []

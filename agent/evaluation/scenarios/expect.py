@@ -1,4 +1,4 @@
-"""What must hold after a question: of the recollections, of the reply, of the time they took."""
+"""What must hold after a question: for the recollections, the reply, and the time both took."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from typing import Annotated, TypeVar
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from memagent.agent.evaluation.scenarios.patterns import check_pattern
-from memagent.agent.evaluation.scenarios.values import Day, Name, Part, Role, Seconds, Word, Words, listed
+from memagent.agent.evaluation.scenarios.values import (
+    Day,
+    Name,
+    Role,
+    ScenarioModel,
+    Seconds,
+    Word,
+    Words,
+    as_list,
+)
 
-Filled = TypeVar("Filled", bound=Part)
+Model = TypeVar("Model", bound=ScenarioModel)
 
 
 def _matcher(value: object) -> object:
@@ -20,18 +29,19 @@ def _reply(value: object) -> object:
     return {"contains": value} if isinstance(value, (str, list)) else value
 
 
-def _with_content(part: Filled) -> Filled:
-    given = (getattr(part, name) for name in type(part).model_fields)
-    if all(value is None or value is False or value == () for value in given):
-        raise ValueError(f"expected at least one of {', '.join(type(part).model_fields)}")
-    return part
+def _require_content(model: Model) -> Model:
+    names = type(model).model_fields
+    values = (getattr(model, name) for name in names)
+    if all(value is None or value is False or value == () for value in values):
+        raise ValueError(f"expected at least one of {', '.join(names)}")
+    return model
 
 
-class Matcher(Part):
+class Matcher(ScenarioModel):
     """Which recollection is meant; a bare text is what it contains.
 
     Attributes:
-        contains: words it holds, all of them; whole words, in any case.
+        contains: words it contains_words, all of them; whole words, in any case.
         within: its rank at most, 1 being the best; by default anywhere among those returned.
         session, role, speaker, on: its provenance; ``on`` is a date (UTC).
     """
@@ -44,23 +54,23 @@ class Matcher(Part):
     on: Day | None = None
 
 
-OneMatcher = Annotated[Matcher, BeforeValidator(_matcher, json_schema_input_type=Word | Matcher)]
+MatcherOrText = Annotated[Matcher, BeforeValidator(_matcher, json_schema_input_type=Word | Matcher)]
 Matchers = Annotated[
-    tuple[OneMatcher, ...],
+    tuple[MatcherOrText, ...],
     Field(min_length=1),
-    BeforeValidator(listed, json_schema_input_type=OneMatcher | list[OneMatcher]),
+    BeforeValidator(as_list, json_schema_input_type=MatcherOrText | list[MatcherOrText]),
 ]
 
 
-class ReplyExpectation(Part):
-    """What the model's answer must be like; a bare text is what it contains.
+class ReplyExpectation(ScenarioModel):
+    """What must hold for the model's answer; a bare text is what it contains.
 
     Attributes:
         contains: every one of these; whole words, in any case.
         any_of: at least one of these.
         lacks: none of these.
-        matches: a regular expression (of the package ``regex``) found somewhere in it, in any case; a search of more
-            than a second fails.
+        matches: a regular expression (of the package ``regex``) that matches somewhere in it, in any case; a search of
+            more than a second fails.
     """
 
     contains: Words = ()
@@ -75,21 +85,21 @@ class ReplyExpectation(Part):
         return value
 
     @model_validator(mode="after")
-    def _says_something(self) -> ReplyExpectation:
-        return _with_content(self)
+    def _has_content(self) -> ReplyExpectation:
+        return _require_content(self)
 
 
-class Expectation(Part):
+class Expectation(ScenarioModel):
     """What must hold after a question.
 
     Attributes:
-        reply: of the model's answer; without it no model is asked.
+        reply: for the model's answer; without it no model answers.
         recalled: each of these is among the recollections.
-        not_recalled: none of these is.
+        not_recalled: none of these is among them.
         order: texts; the recollection that first holds one stands above the first that holds the next.
         nothing: true if memory must abstain: no recollection at all.
         at_most: the most recollections allowed.
-        recall_seconds, reply_seconds: longest time allowed, for the recall and for the whole answer.
+        recall_seconds, reply_seconds: most seconds for the recall, and for the whole answer.
     """
 
     reply: (
@@ -108,12 +118,12 @@ class Expectation(Part):
     reply_seconds: Seconds | None = None
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> Expectation:
+    def _is_consistent(self) -> Expectation:
         if self.nothing and (self.recalled or self.order):
             raise ValueError("`nothing: true` and something to be recalled cannot both hold")
         if self.reply_seconds is not None and self.reply is None:
-            raise ValueError("`reply_seconds` needs a `reply`: without one no model is asked")
-        return _with_content(self)
+            raise ValueError("`reply_seconds` needs a `reply`: without it no model answers")
+        return _require_content(self)
 
     @property
     def needs_memory(self) -> bool:

@@ -6,12 +6,12 @@ import re
 from math import prod
 from typing import Any
 
-LONGEST = 1000
-"""Characters of a pattern."""
-SECONDS = 1.0
-"""Time for one search."""
-# The library writes a counted repeat out, at some 600 bytes for each element: (?:(?:a?){1000}){1000} takes 600 MB.
-_MOST_WRITTEN_OUT = 100_000
+MAX_PATTERN_CHARS = 1000
+"""Most characters of a pattern."""
+SEARCH_SECONDS = 1.0
+"""Most time for one search."""
+# The library expands counted repeats, at some 600 bytes for each element: (?:(?:a?){1000}){1000} takes 600 MB.
+_MAX_EXPANDED_CHARS = 100_000
 _COUNTED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
 # A pattern that calls itself takes 500 MB before the time is up.
 _CALL = re.compile(r"(?<!\\)(?:\\\\)*\(\?(?:R|[+-]?\d|&|P>)")
@@ -23,14 +23,16 @@ def check_pattern(pattern: str) -> None:
     Raises:
         ValueError: with what is wrong.
     """
-    if len(pattern) > LONGEST:
-        raise ValueError(f"a regular expression of {len(pattern):,} characters; {LONGEST:,} at most")
+    if len(pattern) > MAX_PATTERN_CHARS:
+        raise ValueError(
+            f"a regular expression of {len(pattern):,} characters; {MAX_PATTERN_CHARS:,} at most"
+        )
     if _CALL.search(pattern):
         raise ValueError(
             "a regular expression that calls itself or one of its groups, which is not allowed here"
         )
     counts = (int((last or first or "1")[:9]) for first, last in _COUNTED.findall(pattern))
-    if len(pattern) * prod(max(count, 1) for count in counts) > _MOST_WRITTEN_OUT:
+    if len(pattern) * prod(max(count, 1) for count in counts) > _MAX_EXPANDED_CHARS:
         raise ValueError("a regular expression whose counted repeats make it too large")
     try:
         _compiled(pattern)
@@ -40,13 +42,13 @@ def check_pattern(pattern: str) -> None:
         raise ValueError(f"not a regular expression: {str(error) or type(error).__name__}") from error
 
 
-def is_found(pattern: str, text: str) -> bool:
-    """Return whether a pattern fits anywhere in a text, in any case.
+def matches_anywhere(pattern: str, text: str) -> bool:
+    """Return whether a pattern matches anywhere in a text, in any case.
 
     Raises:
-        TimeoutError: the search took longer than ``SECONDS``: the pattern backtracks without end on this text.
+        TimeoutError: the search took longer than ``SEARCH_SECONDS``: the pattern backtracks without end on this text.
     """
-    return _compiled(pattern).search(text, timeout=SECONDS) is not None
+    return _compiled(pattern).search(text, timeout=SEARCH_SECONDS) is not None
 
 
 def _compiled(pattern: str) -> Any:

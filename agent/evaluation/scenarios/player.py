@@ -16,7 +16,15 @@ from memagent.agent.engine.conversation import Channel, Conversation, Settings
 from memagent.agent.evaluation.scenarios.distractors import generate
 from memagent.agent.evaluation.scenarios.judge import judge_recall, judge_reply
 from memagent.agent.evaluation.scenarios.results import ProbeResult
-from memagent.agent.evaluation.scenarios.schema import Ask, Distract, Do, Forget, Say, Step, Wait
+from memagent.agent.evaluation.scenarios.schema import (
+    AskStep,
+    DistractorStep,
+    ForgetStep,
+    MaintenanceStep,
+    SayStep,
+    Step,
+    WaitStep,
+)
 from memagent.agent.home import Home
 from memagent.agent.journal.records import NewTurn
 from memagent.agent.memory import Memory, Notify
@@ -55,7 +63,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Models:
-    """Where models are kept, and the models, each loaded once and on first use."""
+    """The folder of the models, and the models, each loaded once and on first use."""
 
     folder: Path
     embedder: Callable[[], Embedder]
@@ -92,18 +100,20 @@ class Player:
         """Play the steps of one session: open the memory, act, close it.
 
         Args:
+            home: where the memory is.
             user: whose memory, where the steps do not say; they must agree.
             clock: the scenario's time at the first step.
+            steps: what happens, in order.
 
         Returns:
-            the clock after the last step, and what was probed.
+            The clock after the last step, and the results of the probes.
 
         Raises:
             MemagentError: a step cannot be played.
         """
-        named = [step.user for step in steps if not isinstance(step, Wait) and step.user]
+        users = [step.user for step in steps if not isinstance(step, WaitStep) and step.user]
         probes: list[ProbeResult] = []
-        with self._open(home, named[0] if named else user) as memory:
+        with self._open(home, users[0] if users else user) as memory:
             try:
                 for step in steps:
                     clock = self._act(memory, step, clock, probes)
@@ -114,17 +124,17 @@ class Player:
     def _act(self, memory: Memory, step: Step, clock: datetime, probes: list[ProbeResult]) -> datetime:
         """Play one step and return the clock of the next."""
         match step:
-            case Wait():
+            case WaitStep():
                 return clock + step.wait
-            case Say():
-                return _tell(memory, step, clock)
-            case Distract():
-                return _distract(memory, step, clock)
-            case Forget():
+            case SayStep():
+                return _say(memory, step, clock)
+            case DistractorStep():
+                return _add_distractors(memory, step, clock)
+            case ForgetStep():
                 _forget(memory, step)
-            case Do():
-                _keep_house(memory, step)
-            case Ask():
+            case MaintenanceStep():
+                _maintain(memory, step)
+            case AskStep():
                 probes.append(self._probe(memory, step))
         return clock
 
@@ -140,14 +150,14 @@ class Player:
             progress=self.progress,
         )
 
-    def _probe(self, memory: Memory, step: Ask) -> ProbeResult:
+    def _probe(self, memory: Memory, step: AskStep) -> ProbeResult:
         expect = step.expect
         if expect.recall_seconds is not None:
             memory.recall(step.ask, limit=step.limit)  # loads what is loaded on first use
-        began = time.monotonic()
-        found = memory.recall(step.ask, limit=step.limit)
-        recall_seconds = time.monotonic() - began
-        failures = judge_recall(expect, found, recall_seconds)
+        start = time.monotonic()
+        recollections = memory.recall(step.ask, limit=step.limit)
+        recall_seconds = time.monotonic() - start
+        failures = judge_recall(expect, recollections, recall_seconds)
         reply = reply_seconds = None
         if expect.reply is not None and not self.options.recall_only:
             reply, reply_seconds = self._answer(memory, step)
@@ -155,7 +165,7 @@ class Player:
         return ProbeResult(
             user=memory.user,
             question=step.ask,
-            recollections=tuple(found),
+            recollections=tuple(recollections),
             reply=reply,
             recall_seconds=recall_seconds,
             reply_seconds=reply_seconds,
@@ -164,7 +174,7 @@ class Player:
             judged=reply is not None or expect.judges_recall,
         )
 
-    def _answer(self, memory: Memory, step: Ask) -> tuple[str, float]:
+    def _answer(self, memory: Memory, step: AskStep) -> tuple[str, float]:
         settings = Settings(
             channel=self.options.channel,
             limit=step.limit,
@@ -176,24 +186,24 @@ class Player:
         return reply.text, reply.seconds.total
 
 
-def _tell(memory: Memory, step: Say, clock: datetime) -> datetime:
+def _say(memory: Memory, step: SayStep, clock: datetime) -> datetime:
     """Add a step's turns and return the clock of the next."""
     turns = [
-        NewTurn(step.session, said.role, said.text, said.speaker, said.at or clock + place * _BETWEEN_TURNS)
-        for place, said in enumerate(step.say)
+        NewTurn(step.session, turn.role, turn.text, turn.speaker, turn.at or clock + place * _BETWEEN_TURNS)
+        for place, turn in enumerate(step.say)
     ]
     _remember(memory, turns)
     return clock + _BETWEEN_STEPS
 
 
-def _distract(memory: Memory, step: Distract, clock: datetime) -> datetime:
+def _add_distractors(memory: Memory, step: DistractorStep, clock: datetime) -> datetime:
     """Add generated sentences, session by session, and return the clock of the next step."""
     spec = step.distractors
     sentences = generate(spec.count, spec.seed, spec.kind)
     for number in range(spec.sessions):
         session = f"distractors {spec.seed}.{number + 1}"
-        told = sentences[number :: spec.sessions]
-        _remember(memory, [NewTurn(session, "user", sentence, created_at=clock) for sentence in told])
+        share = sentences[number :: spec.sessions]
+        _remember(memory, [NewTurn(session, "user", sentence, created_at=clock) for sentence in share])
         clock += _BETWEEN_STEPS
     return clock
 
@@ -203,7 +213,7 @@ def _remember(memory: Memory, turns: Sequence[NewTurn]) -> None:
     memory.catch_up()
 
 
-def _forget(memory: Memory, step: Forget) -> None:
+def _forget(memory: Memory, step: ForgetStep) -> None:
     matching, session = step.forget.matching, step.forget.session
     turns = memory.journal.matching(matching) if matching else memory.journal.turns(session=session)
     seqs = [turn.seq for turn in turns]
@@ -213,7 +223,7 @@ def _forget(memory: Memory, step: Forget) -> None:
     memory.forget(seqs)
 
 
-def _keep_house(memory: Memory, step: Do) -> None:
+def _maintain(memory: Memory, step: MaintenanceStep) -> None:
     if step.do == "consolidate":
         memory.consolidate()
     else:

@@ -8,16 +8,16 @@ from typing import Any
 from memagent.agent.evaluation.scenarios.results import ProbeResult, ScenarioResult
 from memagent.agent.fields import recollection_fields
 
-_LONGEST = 160
+_MAX_LINE_CHARS = 160
 
 
 def explain(result: ScenarioResult) -> str:
-    """Say why a scenario failed: what was asked, what was recalled and why, what was answered."""
+    """Return why a scenario failed: question, recollections with their reasons, reply and failures of each failed probe."""
     return "\n".join(_lines(result))
 
 
 def fields(result: ScenarioResult) -> dict[str, Any]:
-    """A result's fields by their stable names."""
+    """Return a result's fields by their stable names."""
     return {
         "name": result.name,
         "file": result.file,
@@ -52,21 +52,21 @@ def _lines(result: ScenarioResult) -> Iterator[str]:
     for probe in result.probes:
         if probe.passed:
             continue
-        yield f"  asked     {_short(probe.question)}"
+        yield f"  asked     {_shorten(probe.question)}"
         if not probe.recollections:
             yield "  recalled  nothing"
         for rank, item in enumerate(probe.recollections, start=1):
             label = "recalled" if rank == 1 else ""
-            yield f"  {label:8}  {rank}. {item.score:.2f}  {_short(item.text)}"
+            yield f"  {label:8}  {rank}. {item.score:.2f}  {_shorten(item.text)}"
             yield f"            {item.created_at:%Y-%m-%d}, session {item.session}. {item.why}"
         if probe.reply is not None:
-            yield f"  answered  {_short(probe.reply)}"
+            yield f"  answered  {_shorten(probe.reply)}"
         for number, failure in enumerate(probe.failures):
             yield f"  {'wrong' if number == 0 else '':8}  {failure}"
     if result.error is not None:
         yield f"  stopped   {result.error}"
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    return line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 3] + "..."

@@ -1,4 +1,4 @@
-"""What came of a scenario."""
+"""The results of a scenario and of its probes."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from memagent.backends.protocol import Recollection
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What came of one question.
+    """The result of one question.
 
     Attributes:
         recollections: what memory recalled, best first.
-        reply: what the model answered; None if it was not asked.
+        reply: the model's answer; None if no model answered.
         recall_seconds, reply_seconds: wall-clock time of the recall, and of the whole answer.
-        failures: what was not as expected, a sentence each.
-        needs_memory: whether an agent that remembers nothing must fail it.
-        judged: False if nothing was: all its expectations are of the reply, and no model was asked.
+        failures: which expectations do not hold, a sentence each.
+        needs_memory: whether an agent without a memory must fail it.
+        judged: False if all its expectations are for the reply and no model answered.
     """
 
     user: str
@@ -32,12 +32,13 @@ class ProbeResult:
 
     @property
     def passed(self) -> bool:
+        """Whether every expectation holds."""
         return not self.failures
 
 
 @dataclass(frozen=True)
 class ScenarioResult:
-    """What came of one scenario on one backend; ``error`` says why it could not be played to its end."""
+    """The result of one scenario on one backend; ``error`` says why it could not be played to its end."""
 
     name: str
     file: str
@@ -49,4 +50,5 @@ class ScenarioResult:
 
     @property
     def passed(self) -> bool:
+        """Whether the scenario was played to its end and every probe passed."""
         return self.error is None and all(probe.passed for probe in self.probes)

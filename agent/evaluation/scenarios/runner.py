@@ -1,7 +1,7 @@
-"""Playing a scenario on a backend, in a home of its own that is gone afterwards.
+"""Playing a scenario on a backend, in a temporary home.
 
-A scenario is played session by session. Each opens the memory anew, from what is on disk; isolated,
-each does so in a process of its own, so that nothing can pass from one to the next but what was stored.
+A scenario is played session by session. Each session opens the memory again from the disk; isolated,
+each does so in a process of its own, so that only stored state can pass from one to the next.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from memagent.agent.evaluation.scenarios.player import Models, Options, Player
-from memagent.agent.evaluation.scenarios.reader import Located
+from memagent.agent.evaluation.scenarios.reader import LocatedScenario
 from memagent.agent.evaluation.scenarios.results import ProbeResult, ScenarioResult
-from memagent.agent.evaluation.scenarios.schema import Scenario, Step, Wait
+from memagent.agent.evaluation.scenarios.schema import Scenario, Step, WaitStep
 from memagent.agent.home import Home
 from memagent.backends.errors import MemagentError, StorageError
 from memagent.backends.protocol import Progress, silent
@@ -31,7 +31,7 @@ PROBES: TypeAdapter[list[ProbeResult]] = TypeAdapter(list[ProbeResult])
 
 
 def run(
-    located: Located,
+    located: LocatedScenario,
     backend: str,
     options: Options,
     models: Models,
@@ -42,9 +42,15 @@ def run(
     """Play a scenario on a backend and judge its probes.
 
     Args:
+        located: the scenario.
+        backend: name of the memory.
+        options: how it is played.
+        models: the shared models.
         isolated: each session in a process of its own; models are then loaded in each.
+        progress: wraps long loops.
 
-    An error while playing is part of the result, not raised.
+    Returns:
+        The result; an error while playing is part of it, not raised.
 
     Raises:
         StorageError: no temporary folder can be made.
@@ -52,7 +58,7 @@ def run(
     scenario = located.scenario
     play = _in_process if isolated else Player.play
     player = Player(backend, options, models, progress)
-    began = time.monotonic()
+    start = time.monotonic()
     clock = scenario.start
     probes: list[ProbeResult] = []
     error = None
@@ -60,12 +66,12 @@ def run(
         home = Home(Path(folder), models.folder)
         for steps in by_session(scenario):
             try:
-                clock, more = play(player, home, scenario.user, clock, steps)
-            except MemagentError as raised:
-                error = str(raised)
+                clock, session_probes = play(player, home, scenario.user, clock, steps)
+            except MemagentError as failure:
+                error = str(failure)
                 break
-            probes += more
-    seconds = time.monotonic() - began
+            probes += session_probes
+    seconds = time.monotonic() - start
     return ScenarioResult(
         scenario.name, str(located.file), located.line, backend, tuple(probes), seconds, error
     )
@@ -82,27 +88,27 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def by_session(scenario: Scenario) -> Iterator[list[Step]]:
-    """Cut a scenario where another session, or another user's memory, begins; waiting belongs to either."""
-    part: list[Step] = []
+    """Yield the steps of each session: a new one begins where the session or the user changes; waiting belongs to either."""
+    steps: list[Step] = []
     current: object = None
     for step in scenario.steps:
-        if not isinstance(step, Wait):
+        if not isinstance(step, WaitStep):
             key = (step.user or scenario.user, getattr(step, "session", None) or object())
             if current not in (None, key):
-                yield part
-                part = []
+                yield steps
+                steps = []
             current = key
-        part.append(step)
-    yield part
+        steps.append(step)
+    yield steps
 
 
 def _in_process(
     player: Player, home: Home, user: str, clock: datetime, steps: Sequence[Step]
 ) -> tuple[datetime, list[ProbeResult]]:
-    """``Player.play`` in a new process.
+    """Do the same as ``Player.play`` in a new process.
 
     Raises:
-        MemagentError: what the process raised, or that it died.
+        MemagentError: the process raised it, or died.
     """
     order = {
         "root": str(home.root),
@@ -124,7 +130,7 @@ def _in_process(
     try:
         answer = json.loads(done.stdout)
     except ValueError as error:
-        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (done.stderr.strip().splitlines() or ["it printed nothing"])[-1]
         raise StorageError(f"A session's process ended with exit code {done.returncode}: {last}") from error
     if "error" in answer:
         raise MemagentError(answer["error"])

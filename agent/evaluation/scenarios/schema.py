@@ -1,4 +1,4 @@
-"""What a scenario file may say.
+"""The format of a scenario file.
 
     name: a move is remembered
     about: The newer of two statements is recalled.
@@ -32,24 +32,24 @@ from memagent.agent.evaluation.scenarios.expect import Expectation
 from memagent.agent.evaluation.scenarios.values import (
     Duration,
     Name,
-    Part,
     Role,
+    ScenarioModel,
     Seed,
     Text,
     Time,
     Word,
     Words,
-    listed,
+    as_list,
 )
 from memagent.agent.journal.records import ROLES
 
 
-class Said(Part):
+class TurnSpec(ScenarioModel):
     """One turn: a bare text is the user's; ``{assistant: text}`` is another role's.
 
     Attributes:
         speaker: a name beside the role, for conversations of several people.
-        at: when, if the scenario's clock is not what is wanted.
+        at: when; by default the scenario's clock.
     """
 
     role: Role = "user"
@@ -66,7 +66,7 @@ class Said(Part):
             return value
         roles = [role for role in ROLES if role in value]
         if len(roles) != 1:
-            raise ValueError(f"expected a text, or one of {', '.join(ROLES)} with what was said")
+            raise ValueError(f"expected a text, or one of {', '.join(ROLES)} with a text")
         return {"role": roles[0], "text": value[roles[0]]} | {
             key: part for key, part in value.items() if key != roles[0]
         }
@@ -78,29 +78,29 @@ class Said(Part):
         return {"anyOf": [{"type": "string"}, {**words, "additionalProperties": False, "minProperties": 1}]}
 
 
-def _forgetting(value: object) -> object:
+def _forget_spec(value: object) -> object:
     return {"matching": value} if isinstance(value, str) else value
 
 
-class _Step(Part):
-    """``user``: whose memory; by default the scenario's user."""
+class _Step(ScenarioModel):
+    """A step of one user; by default the scenario's user."""
 
     user: Name | None = None
 
 
-class Say(_Step):
-    """Turns told in a session, as they stand here; no model answers them."""
+class SayStep(_Step):
+    """Turns of a session, as they are written here; no model answers them."""
 
     session: Name
     say: Annotated[
-        tuple[Said, ...],
+        tuple[TurnSpec, ...],
         Field(min_length=1),
-        BeforeValidator(listed, json_schema_input_type=Said | list[Said]),
+        BeforeValidator(as_list, json_schema_input_type=TurnSpec | list[TurnSpec]),
     ]
 
 
-class DistractorSpec(Part):
-    """Facts that are beside the point.
+class DistractorSpec(ScenarioModel):
+    """Generated facts that no question is about.
 
     Attributes:
         count: how many.
@@ -115,49 +115,49 @@ class DistractorSpec(Part):
     sessions: Annotated[int, Field(ge=1, le=1000)] = 1
 
 
-class Distract(_Step):
-    """Generated facts, told over some sessions."""
+class DistractorStep(_Step):
+    """Generated facts are added, spread over some sessions."""
 
     distractors: DistractorSpec
 
 
-class Wait(Part):
+class WaitStep(ScenarioModel):
     """Time passes on the scenario's clock: ``3 weeks``; a month is 30 days, a year 365."""
 
     wait: Duration
 
 
-class ForgetSpec(Part):
+class ForgetSpec(ScenarioModel):
     """Which turns: those that contain ``matching`` (in any case), or a whole ``session``."""
 
     matching: Word | None = None
     session: Name | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> ForgetSpec:
+    def _has_exactly_one(self) -> ForgetSpec:
         if (self.matching is None) == (self.session is None):
             raise ValueError("expected exactly one of matching and session")
         return self
 
 
-class Forget(_Step):
-    """Turns are forgotten for good; that none fits is an error."""
+class ForgetStep(_Step):
+    """Turns are forgotten; it is an error if none matches."""
 
-    forget: Annotated[ForgetSpec, BeforeValidator(_forgetting, json_schema_input_type=Word | ForgetSpec)]
+    forget: Annotated[ForgetSpec, BeforeValidator(_forget_spec, json_schema_input_type=Word | ForgetSpec)]
 
 
-class Do(_Step):
-    """Housekeeping: consolidate the memory, or rebuild it from the journal."""
+class MaintenanceStep(_Step):
+    """Maintenance: consolidate the memory, or rebuild it from the journal."""
 
     do: Literal["consolidate", "rebuild"]
 
 
-class Ask(_Step):
-    """A probe: a question and what must hold. It leaves no trace in journal or memory.
+class AskStep(_Step):
+    """A probe: a question and what must hold. Neither journal nor memory keeps it.
 
     Attributes:
         session: whose recent turns the model sees; by default a new one.
-        limit: most recollections asked for.
+        limit: most recollections returned.
     """
 
     ask: Text
@@ -166,24 +166,31 @@ class Ask(_Step):
     expect: Expectation
 
 
-STEPS: tuple[type[Part], ...] = (Say, Ask, Distract, Wait, Forget, Do)
+STEPS: tuple[type[ScenarioModel], ...] = (
+    SayStep,
+    AskStep,
+    DistractorStep,
+    WaitStep,
+    ForgetStep,
+    MaintenanceStep,
+)
 _ACTIONS = ("say", "ask", "distractors", "wait", "forget", "do")
 
 
 def _action(value: Any) -> str | None:
-    """The tag of a step, by the one action it names; no field can look like a tag."""
+    """Return the tag of a step, by the one action it names; no field can look like a tag."""
     names = value if isinstance(value, dict) else getattr(value, "model_fields_set", ())
-    found = [action for action in _ACTIONS if action in names]
-    return f"<{found[0]}>" if len(found) == 1 else None
+    actions = [action for action in _ACTIONS if action in names]
+    return f"<{actions[0]}>" if len(actions) == 1 else None
 
 
 Step = Annotated[
-    Annotated[Say, Tag("<say>")]
-    | Annotated[Ask, Tag("<ask>")]
-    | Annotated[Distract, Tag("<distractors>")]
-    | Annotated[Wait, Tag("<wait>")]
-    | Annotated[Forget, Tag("<forget>")]
-    | Annotated[Do, Tag("<do>")],
+    Annotated[SayStep, Tag("<say>")]
+    | Annotated[AskStep, Tag("<ask>")]
+    | Annotated[DistractorStep, Tag("<distractors>")]
+    | Annotated[WaitStep, Tag("<wait>")]
+    | Annotated[ForgetStep, Tag("<forget>")]
+    | Annotated[MaintenanceStep, Tag("<do>")],
     Discriminator(
         _action,
         custom_error_type="step",
@@ -192,16 +199,16 @@ Step = Annotated[
 ]
 
 
-class Scenario(Part):
-    """A story of several sessions with questions.
+class Scenario(ScenarioModel):
+    """A dialogue of several sessions with questions.
 
     Attributes:
         name: unique in its file.
-        about: one sentence: what it shows.
+        about: what it shows, in one sentence.
         tags: for ``--tag``.
         backends: the only ones it is meant for; by default all.
         user: whose memory, where a step does not say.
-        start: the clock at the first step. Turns are a minute apart; a step that tells something begins
+        start: the clock at the first step. Turns are a minute apart; a step that adds turns begins
             a day after the last one that did.
     """
 
@@ -214,14 +221,16 @@ class Scenario(Part):
     steps: Annotated[tuple[Step, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _shows_something(self) -> Scenario:
-        if not any(isinstance(step, Ask) for step in self.steps):
+    def _has_probes(self) -> Scenario:
+        if not any(isinstance(step, AskStep) for step in self.steps):
             raise ValueError("a scenario without an `ask` shows nothing")
-        told = [
+        seeds = [
             (step.user or self.user, step.distractors.seed)
             for step in self.steps
-            if isinstance(step, Distract)
+            if isinstance(step, DistractorStep)
         ]
-        if len(set(told)) < len(told):
-            raise ValueError("each `distractors` step needs a seed of its own, or it tells the same again")
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(
+                "each `distractors` step needs a seed of its own, or it adds the same facts again"
+            )
         return self

@@ -22,7 +22,7 @@ _UNITS = {
 }
 _DURATION = re.compile(rf"(\d{{1,5}}) +({'|'.join(_UNITS)})s?")
 _YEAR_AND_MONTH = re.compile(r"\d{4}-\d\d-")
-_LONGEST_QUOTE = 100
+_MAX_QUOTE_CHARS = 100
 
 
 def _name(value: str) -> str:
@@ -41,21 +41,21 @@ def _checked(value: str, check: Callable[[], None]) -> str:
     return value
 
 
-def shortened(text: str) -> str:
-    """Return a text as a message can quote it: a file may hold a value of a megabyte."""
-    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+def shorten(text: str) -> str:
+    """Return the first characters of a text, for messages: a file may hold a value of a megabyte."""
+    return text if len(text) <= _MAX_QUOTE_CHARS else text[:_MAX_QUOTE_CHARS] + "..."
 
 
 def _duration(value: object) -> object:
     """Read ``3 weeks``."""
     if not isinstance(value, str) or value.startswith("P"):  # ISO 8601, as pydantic itself writes it
         return value
-    found = _DURATION.fullmatch(value.strip())
-    if found is None:
+    match = _DURATION.fullmatch(value.strip())
+    if match is None:
         raise ValueError(
-            f"expected a number and a unit ({', '.join(_UNITS)}), as in '3 weeks', not {shortened(value)!r}"
+            f"expected a number and a unit ({', '.join(_UNITS)}), as in '3 weeks', not {shorten(value)!r}"
         )
-    return int(found[1]) * _UNITS[found[2]]
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def _to_utc(value: datetime) -> datetime:
@@ -68,44 +68,42 @@ def _to_utc(value: datetime) -> datetime:
         raise ValueError("outside the years 1 to 9999 in UTC") from error
 
 
-def listed(value: object) -> object:
-    """Take one thing for a list of it."""
+def as_list(value: object) -> object:
+    """Return a list as it is, and any other value as a list of it."""
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def _from_calendar(value: object) -> object:
+def _require_calendar_date(value: object) -> object:
     """Refuse a bare number: pydantic would take it for seconds since 1970."""
     if isinstance(value, str) and not _YEAR_AND_MONTH.match(value.strip()):
-        raise ValueError(
-            f"expected a date, as in '2026-03-01' or '2026-03-01T09:00', not {shortened(value)!r}"
-        )
+        raise ValueError(f"expected a date, as in '2026-03-01' or '2026-03-01T09:00', not {shorten(value)!r}")
     return value
 
 
-def _with_words(value: str) -> str:
+def _require_words(value: str) -> str:
     """Refuse a text that has no words once it is split at white space, as the judge splits it."""
     if not value.split():
         raise ValueError("expected at least one character that is not white space")
     return value
 
 
-Day = Annotated[date, BeforeValidator(_from_calendar, json_schema_input_type=date)]
+Day = Annotated[date, BeforeValidator(_require_calendar_date, json_schema_input_type=date)]
 Time = Annotated[
-    datetime, BeforeValidator(_from_calendar, json_schema_input_type=str), AfterValidator(_to_utc)
+    datetime, BeforeValidator(_require_calendar_date, json_schema_input_type=str), AfterValidator(_to_utc)
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Role = Literal["user", "assistant", "system", "tool"]
 Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, AfterValidator(_text)]
-Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_with_words)]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_require_words)]
 Words = Annotated[
-    tuple[Word, ...], Field(min_length=1), BeforeValidator(listed, json_schema_input_type=Word | list[Word])
+    tuple[Word, ...], Field(min_length=1), BeforeValidator(as_list, json_schema_input_type=Word | list[Word])
 ]
 Duration = Annotated[timedelta, BeforeValidator(_duration, json_schema_input_type=str)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Part(BaseModel):
-    """Base of everything in a scenario: unknown fields are errors, values do not change."""
+class ScenarioModel(BaseModel):
+    """Base of everything in a scenario file: unknown fields are errors, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""One session of an isolated scenario: reads an order from standard input, writes what came of it."""
+"""One session of an isolated scenario: reads it from standard input, writes the results to standard output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memagent.backends.errors import MemagentError
 
 
 def main() -> None:
-    """Play one session; an error meant for people is part of the answer."""
+    """Play one session; an error of memagent is part of the output."""
     os.umask(0o077)
     order = json.load(sys.stdin)
     home = Home(Path(order["root"]), Path(order["models"]))

@@ -86,7 +86,7 @@ def test_a_state_of_another_fingerprint_is_rebuilt(
 ) -> None:
     offer(monkeypatch, Retrained)
     assert texts(open_memory(notify=notices.append)) == [FACT]
-    assert "its format is 1, now it is 2" in notices[0]
+    assert "its format is 2, now it is 3" in notices[0]
 
 
 @pytest.mark.usefixtures("stored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +15,8 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Resources, Turn
 from memagent.backends.rag import Rag, RagConfig
-from memagent.backends.shared.chunking import LONGEST
+from memagent.backends.rag.context_index import ContextIndex
+from memagent.backends.shared.chunking import MAX_CHUNK_CHARS
 
 FACTS = [
     "My dog is called Biscuit.",
@@ -48,7 +50,7 @@ def make_rag(resources: Callable[[], Resources]) -> Iterator[MakeRag]:
         config = RagConfig(**settings)  # type: ignore[arg-type]
         rag = Rag.load(saved, config, resources()) if saved else Rag(config, resources())
         made.append(rag)
-        rag.remember([said(seq, text) for seq, text in enumerate(texts, start=1)])
+        rag.remember([make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
         return rag
 
     yield make
@@ -61,7 +63,7 @@ def rag(make_rag: MakeRag) -> Rag:
     return make_rag(*FACTS)
 
 
-def said(
+def make_turn(
     seq: int, text: str, role: str = "user", session: str = "monday", speaker: str | None = None
 ) -> Turn:
     when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
@@ -93,12 +95,12 @@ def test_an_empty_memory_recalls_nothing(make_rag: MakeRag) -> None:
 
 def test_the_fact_asked_for_is_recalled_with_its_turn(make_rag: MakeRag) -> None:
     rag = make_rag()
-    turn = said(4, "My dog is called Biscuit.", "user", "tuesday", "Ana")
-    rag.remember([said(3, "I live in Porto."), turn])
+    turn = make_turn(4, "My dog is called Biscuit.", "user", "tuesday", "Ana")
+    rag.remember([make_turn(3, "I live in Porto."), turn])
     (found,) = rag.recall("What is my dog called?")
     assert (found.text, found.seqs) == (turn.text, (4,))
     assert found.score == pytest.approx(1.0)
-    assert "words rank 1 and meaning rank 1" in found.why
+    assert "BM25 rank 1 and embedding rank 1" in found.why
     assert "100% of the question's words" in found.why
     assert not found.regenerated
 
@@ -140,7 +142,7 @@ def test_turns_of_one_text_are_recalled_each_for_itself(make_rag: MakeRag) -> No
     assert [item.seqs for item in rag.recall("What is my dog called?")] == [(1,), (3,)]
 
 
-def test_a_huge_turn_is_recalled_by_a_passage_in_its_middle(make_rag: MakeRag) -> None:
+def test_a_huge_turn_is_recalled_by_a_chunk_in_its_middle(make_rag: MakeRag) -> None:
     rng = random.Random(5)
     filler = " ".join(rng.choices([f"filler{number}" for number in range(900)], k=6500))
     needle = "The lighthouse keeper named his albatross Winifred."
@@ -149,12 +151,12 @@ def test_a_huge_turn_is_recalled_by_a_passage_in_its_middle(make_rag: MakeRag) -
     rag = make_rag("My dog is called Biscuit.", huge, "I live in Porto.")
     (found,) = rag.recall(needle)
     assert needle in found.text
-    assert len(found.text) <= LONGEST < len(huge)
+    assert len(found.text) <= MAX_CHUNK_CHARS < len(huge)
     assert found.seqs == (2,)
     assert rag.stats().items == 3
 
 
-def test_the_best_passage_of_a_turn_stands_for_it(make_rag: MakeRag) -> None:
+def test_the_best_chunk_of_a_turn_stands_for_it(make_rag: MakeRag) -> None:
     long = "I collect stamps from Peru. " * 60 + "I also collect coins from Chile. " * 60
     found = make_rag(long, abstain=False).recall("coins from Chile")
     assert [item.seqs for item in found] == [(1,)]
@@ -163,7 +165,7 @@ def test_the_best_passage_of_a_turn_stands_for_it(make_rag: MakeRag) -> None:
 
 def test_an_answer_of_one_word_is_found_by_its_question(make_rag: MakeRag) -> None:
     rag = make_rag(abstain=False)
-    rag.remember([said(1, "Which city were you born in?", "assistant"), said(2, "Oamaru")])
+    rag.remember([make_turn(1, "Which city were you born in?", "assistant"), make_turn(2, "Oamaru")])
     assert "Oamaru" in texts(rag, "In which city was I born?")
 
 
@@ -172,8 +174,8 @@ def test_an_answer_of_one_word_is_found_by_its_question(make_rag: MakeRag) -> No
 
 def test_a_turn_handed_over_twice_is_held_once(rag: Rag) -> None:
     before = rag.stats()
-    rag.remember([said(seq, text) for seq, text in enumerate(FACTS, start=1)])
-    rag.remember([said(2, "another text under a known number")])
+    rag.remember([make_turn(seq, text) for seq, text in enumerate(FACTS, start=1)])
+    rag.remember([make_turn(2, "another text under a known number")])
     assert rag.stats().items == before.items == 5
     assert rag.stats().extras == before.extras
     assert texts(rag, "What is my dog called?") == ["My dog is called Biscuit."]
@@ -184,14 +186,14 @@ def test_remembering_nothing_changes_nothing(rag: Rag) -> None:
     assert rag.stats().items == 5
 
 
-def test_stats_count_turns_passages_vectors_and_bytes(make_rag: MakeRag) -> None:
+def test_stats_count_turns_chunks_vectors_and_bytes(make_rag: MakeRag) -> None:
     rag = make_rag("My dog is called Biscuit.", "word " * 300)
     stats = rag.stats()
     assert stats.items == 2
-    assert stats.extras == {"passages": 3, "vectors": 3, "embedder": "hashing"}
+    assert stats.extras == {"chunks": 3, "vectors": 3, "embedder": "hashing"}
     assert stats.bytes_on_disk > 10_000
     assert stats.bytes_in_memory == 3 * 384 * 4
-    rag.remember([said(3, "I grew up in Oamaru, so the smell of the sea makes me homesick.")])
+    rag.remember([make_turn(3, "I grew up in Oamaru, so the smell of the sea makes me homesick.")])
     assert rag.stats().extras["vectors"] == 6
 
 
@@ -220,7 +222,7 @@ def test_forgetting_everything_leaves_a_memory_that_works(rag: Rag) -> None:
     rag.forget(range(1, 6))
     assert rag.stats().items == 0
     assert rag.stats().extras["vectors"] == 0
-    rag.remember([said(6, "My dog is called Rex.")])
+    rag.remember([make_turn(6, "My dog is called Rex.")])
     assert texts(rag, "What is my dog called?") == ["My dog is called Rex."]
 
 
@@ -250,10 +252,10 @@ def test_saving_does_not_end_use_and_later_changes_do_not_reach_the_saved(
 ) -> None:
     folder = saved(rag, tmp_path)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    rag.remember([said(6, "My cat is called Crumb.")])
+    rag.remember([make_turn(6, "My cat is called Crumb.")])
     rag.forget([1])
     loaded = make_rag(saved=folder)
-    loaded.remember([said(7, "My goldfish is called Bob.")])
+    loaded.remember([make_turn(7, "My goldfish is called Bob.")])
     assert texts(rag, "What is my cat called?") == ["My cat is called Crumb."]
     assert texts(loaded, "What is my dog called?")[0] == "My dog is called Biscuit."
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -265,10 +267,10 @@ def test_saving_does_not_end_use_and_later_changes_do_not_reach_the_saved(
         ("state.json", None),
         ("state.json", b"{"),
         ("state.json", b"{}"),
-        ("state.json", b'{"passages": 4}'),
-        ("lexical.sqlite3", None),
-        ("lexical.sqlite3", b"garbage" * 1000),
-        ("lexical.sqlite3", b""),
+        ("state.json", b'{"chunks": 4}'),
+        ("full_text.sqlite3", None),
+        ("full_text.sqlite3", b"garbage" * 1000),
+        ("full_text.sqlite3", b""),
         ("chroma", None),
         ("chroma/chroma.sqlite3", b"garbage" * 1000),
     ],
@@ -291,7 +293,7 @@ def test_the_fingerprint_names_what_a_state_depends_on(resources: Callable[[], R
     here = Rag.fingerprint(RagConfig(), resources())
     assert here["embedder"] == "hashing"
     assert here["embedder_digest"] == HashingEmbedder.digest
-    assert Rag.fingerprint(RagConfig(abstain=False, depth=3), resources()) == here
+    assert Rag.fingerprint(RagConfig(abstain=False, candidates=3), resources()) == here
     assert Rag.fingerprint(RagConfig(url="http://host:8000"), resources()) != here
 
 
@@ -301,14 +303,17 @@ def test_after_close_the_workspace_can_be_removed_and_made_anew(
     place = resources()
     for _ in range(3):
         rag = Rag(RagConfig(), place)
-        rag.remember([said(1, "My dog is called Biscuit.")])
+        rag.remember([make_turn(1, "My dog is called Biscuit.")])
         assert rag.stats().items == 1
         rag.close()
         shutil.rmtree(place.workspace)
         place.workspace.mkdir()
 
 
-def test_a_store_that_fails_is_a_storage_error(rag: Rag) -> None:
-    rag._lexical.close()
+def test_a_store_that_fails_is_a_storage_error(rag: Rag, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> dict[str, float]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(ContextIndex, "search", fail)
     with pytest.raises(StorageError, match="The journal is kept apart"):
         rag.recall("What is my dog called?")

@@ -1,4 +1,4 @@
-"""Abstention: what speaks for a passage, and which messages are about the user."""
+"""Abstention: what speaks for a chunk, and which messages are about the user."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memagent.backends.rag.relevance import (
-    ASSISTANT_DOUBT,
+    ASSISTANT_PENALTY,
     COVERAGE_WEIGHT,
     MARGIN,
-    QUESTION_DOUBT,
+    QUESTION_PENALTY,
     Evidence,
-    Relevance,
+    RelevanceFilter,
     is_question,
 )
 
-PERSONAL, OTHER = 0.36, 0.60
+PERSONAL, GENERAL = 0.36, 0.60
 COSINES, SHARES = st.floats(-1.0, 1.0), st.floats(0.0, 1.0)
 TEXTS = st.sampled_from(["My dog is called Biscuit.", "What is my dog called?", "Caroline: I paint."])
 QUERIES = st.sampled_from(
@@ -31,19 +31,19 @@ QUERIES = st.sampled_from(
 EVIDENCE = st.builds(Evidence, COSINES, SHARES, TEXTS, st.booleans())
 
 
-def judge(query: str) -> Relevance:
-    return Relevance(query, personal=PERSONAL, other=OTHER)
+def judge(query: str) -> RelevanceFilter:
+    return RelevanceFilter(query, personal_threshold=PERSONAL, general_threshold=GENERAL)
 
 
-def strength(
+def score(
     query: str, cosine: float, coverage: float = 0.0, text: str = "x", assistant: bool = False
 ) -> float:
-    return judge(query).strength(Evidence(cosine, coverage, text, assistant))
+    return judge(query).score(Evidence(cosine, coverage, text, assistant))
 
 
 def is_personal(query: str, text: str = "a remembered text") -> bool:
-    """Whether the lower threshold holds: a likeness between both thresholds is enough."""
-    return strength(query, (PERSONAL + OTHER) / 2, text=text) >= 0
+    """Whether the lower threshold holds: a cosine between both thresholds is enough."""
+    return score(query, (PERSONAL + GENERAL) / 2, text=text) >= 0
 
 
 # monotone
@@ -51,27 +51,27 @@ def is_personal(query: str, text: str = "a remembered text") -> bool:
 
 @given(QUERIES, EVIDENCE, COSINES)
 @settings(deadline=None)
-def test_more_likeness_never_weakens_a_passage(query: str, one: Evidence, cosine: float) -> None:
+def test_more_cosine_never_weakens_a_chunk(query: str, one: Evidence, cosine: float) -> None:
     low, high = sorted([one.cosine, cosine])
     relevance = judge(query)
-    assert relevance.strength(Evidence(low, one.coverage, one.text, one.by_assistant)) <= relevance.strength(
+    assert relevance.score(Evidence(low, one.coverage, one.text, one.by_assistant)) <= relevance.score(
         Evidence(high, one.coverage, one.text, one.by_assistant)
     )
 
 
 @given(QUERIES, EVIDENCE, SHARES)
 @settings(deadline=None)
-def test_more_covered_words_never_weaken_a_passage(query: str, one: Evidence, share: float) -> None:
+def test_more_covered_words_never_weaken_a_chunk(query: str, one: Evidence, share: float) -> None:
     low, high = sorted([one.coverage, share])
     relevance = judge(query)
-    assert relevance.strength(Evidence(one.cosine, low, one.text, one.by_assistant)) <= relevance.strength(
+    assert relevance.score(Evidence(one.cosine, low, one.text, one.by_assistant)) <= relevance.score(
         Evidence(one.cosine, high, one.text, one.by_assistant)
     )
 
 
 @given(QUERIES, st.lists(EVIDENCE, min_size=1, max_size=6), COSINES, SHARES)
 @settings(deadline=None)
-def test_a_selected_passage_stays_selected_when_it_gets_stronger(
+def test_a_selected_chunk_stays_selected_when_it_gets_stronger(
     query: str, evidence: list[Evidence], cosine: float, share: float
 ) -> None:
     relevance = judge(query)
@@ -81,8 +81,8 @@ def test_a_selected_passage_stays_selected_when_it_gets_stronger(
     if "0" in relevance.select(before):
         assert "0" in relevance.select(before | {"0": stronger})
     else:
-        assert relevance.strength(first) < max(map(relevance.strength, before.values())) or (
-            relevance.strength(first) < 0
+        assert relevance.score(first) < max(map(relevance.score, before.values())) or (
+            relevance.score(first) < 0
         )
 
 
@@ -93,46 +93,46 @@ def test_what_is_selected_is_strong_enough_and_near_the_strongest_in_the_order_g
 ) -> None:
     relevance = judge(query)
     given_ = {str(place): one for place, one in enumerate(evidence)}
-    strengths = {key: relevance.strength(one) for key, one in given_.items()}
-    best = max(strengths.values(), default=0.0)
+    scores = {key: relevance.score(one) for key, one in given_.items()}
+    best = max(scores.values(), default=0.0)
     assert relevance.select(given_) == [
-        key for key, value in strengths.items() if value >= 0 and value >= best - MARGIN
+        key for key, value in scores.items() if value >= 0 and value >= best - MARGIN
     ]
 
 
 # thresholds
 
 
-def test_a_question_about_the_user_may_rest_on_a_moderate_likeness() -> None:
-    assert strength("What is my dog called?", PERSONAL) == pytest.approx(0.0)
-    assert strength("What is a dog?", OTHER) == pytest.approx(0.0)
-    assert strength("My dog is ill.", OTHER) == pytest.approx(0.0)
+def test_a_question_about_the_user_may_rest_on_a_moderate_cosine() -> None:
+    assert score("What is my dog called?", PERSONAL) == pytest.approx(0.0)
+    assert score("What is a dog?", GENERAL) == pytest.approx(0.0)
+    assert score("My dog is ill.", GENERAL) == pytest.approx(0.0)
 
 
 def test_covered_words_help_a_question_about_the_user_only() -> None:
-    assert strength("What is my dog called?", 0.3, coverage=1.0) == pytest.approx(
-        strength("What is my dog called?", 0.3) + COVERAGE_WEIGHT
+    assert score("What is my dog called?", 0.3, coverage=1.0) == pytest.approx(
+        score("What is my dog called?", 0.3) + COVERAGE_WEIGHT
     )
-    assert strength("What is a dog?", 0.3, coverage=1.0) == strength("What is a dog?", 0.3)
+    assert score("What is a dog?", 0.3, coverage=1.0) == score("What is a dog?", 0.3)
 
 
 @pytest.mark.parametrize("query", ["What is my dog called?", "What is a dog?"])
 def test_a_remembered_question_says_less_than_a_statement(query: str) -> None:
-    doubted = strength(query, 0.7, text="Is my dog called Biscuit? ")
-    assert doubted == pytest.approx(strength(query, 0.7, text="My dog is called Biscuit.") - QUESTION_DOUBT)
+    doubted = score(query, 0.7, text="Is my dog called Biscuit? ")
+    assert doubted == pytest.approx(score(query, 0.7, text="My dog is called Biscuit.") - QUESTION_PENALTY)
 
 
 @pytest.mark.parametrize("query", ["What is my dog called?", "What is a dog?"])
 def test_what_the_assistant_said_is_doubted(query: str) -> None:
-    assert strength(query, 0.7, assistant=True) == pytest.approx(strength(query, 0.7) - ASSISTANT_DOUBT)
+    assert score(query, 0.7, assistant=True) == pytest.approx(score(query, 0.7) - ASSISTANT_PENALTY)
 
 
 @pytest.mark.parametrize("query", ["What did you tell me about dogs?", "Was that your idea?", "Is it yours?"])
 def test_asked_what_it_said_the_assistant_is_not_doubted(query: str) -> None:
-    assert strength(query, 0.7, assistant=True) == strength(query, 0.7)
+    assert score(query, 0.7, assistant=True) == score(query, 0.7)
 
 
-def test_a_much_stronger_passage_displaces_the_others() -> None:
+def test_a_much_stronger_chunk_displaces_the_others() -> None:
     relevance = judge("What is my dog called?")
     near, far = Evidence(0.6, 0.0, "a"), Evidence(0.45, 0.0, "b")
     assert relevance.select({"a": near, "b": far}) == ["a"]
@@ -208,11 +208,11 @@ def test_questions_about_the_user_are_recognised(query: str) -> None:
         "My dog is ill",
     ],
 )
-def test_other_messages_need_more_likeness(query: str) -> None:
+def test_other_messages_need_more_cosine(query: str) -> None:
     assert not is_personal(query)
 
 
-def test_a_question_about_somebody_the_passage_names_counts_as_personal() -> None:
+def test_a_question_about_somebody_the_chunk_names_counts_as_personal() -> None:
     assert is_personal("What does Caroline's brother paint?", "Caroline: he paints the sea.")
     assert not is_personal("What does Caroline paint?", "Melanie: I paint the sea.")
     assert not is_personal("caroline paints what?", "Caroline: I paint the sea.")

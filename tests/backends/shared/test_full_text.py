@@ -1,4 +1,4 @@
-"""The word index: inert queries, stemming, context, coverage, and forgetting down to the bytes."""
+"""The full-text index: inert queries, stemming, coverage, and forgetting down to the bytes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from hypothesis import strategies as st
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Turn
-from memagent.backends.shared.chunking import split
-from memagent.backends.shared.full_text import LexicalIndex, terms
+from memagent.backends.shared.chunking import split_turn
+from memagent.backends.shared.full_text import FullTextIndex, IndexCounts, content_words, query_words
 
-OpenIndex = Callable[..., LexicalIndex]
+OpenIndex = Callable[..., FullTextIndex]
 
 
 @pytest.fixture
 def open_index(tmp_path: Path) -> Iterator[OpenIndex]:
     """Open indexes by file name; what stays open is closed at the end."""
-    opened: list[LexicalIndex] = []
+    opened: list[FullTextIndex] = []
 
-    def open_(name: str = "lexical.sqlite3") -> LexicalIndex:
-        opened.append(LexicalIndex(tmp_path / name))
+    def open_(name: str = "index.sqlite3") -> FullTextIndex:
+        opened.append(FullTextIndex(tmp_path / name))
         return opened[-1]
 
     yield open_
@@ -35,31 +35,40 @@ def open_index(tmp_path: Path) -> Iterator[OpenIndex]:
 
 
 @pytest.fixture
-def index(open_index: OpenIndex) -> LexicalIndex:
+def index(open_index: OpenIndex) -> FullTextIndex:
     return open_index()
 
 
-def said(
+def turn(
     seq: int, text: str, role: str = "user", session: str = "monday", speaker: str | None = None
 ) -> Turn:
     when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
     return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
 
 
-def add(index: LexicalIndex, *turns: Turn) -> None:
-    index.add([passage for turn in turns for passage in split(turn)])
+def add(index: FullTextIndex, *turns: Turn) -> None:
+    index.add([chunk for added in turns for chunk in split_turn(added)])
 
 
-def found(index: LexicalIndex, query: str) -> set[str]:
-    return set(index.search(query, 100))
+def search(index: FullTextIndex, query: str, limit: int = 100) -> dict[str, float]:
+    """Search for a query's content words, or for all its words if it has none."""
+    return index.search(content_words(query) or query_words(query), limit)
 
 
-def indexed(file: Path) -> list[tuple[object, ...]]:
-    """Everything the file says about each passage, and the words it is found by."""
+def hits(index: FullTextIndex, query: str) -> set[str]:
+    return set(search(index, query))
+
+
+def coverage(index: FullTextIndex, query: str, keys: Sequence[str]) -> dict[str, float]:
+    return index.coverage(content_words(query), keys)
+
+
+def stored_rows(file: Path) -> list[tuple[object, ...]]:
+    """Return everything the file says about each chunk, and the text it is found by."""
     with sqlite3.connect(file) as database:
         rows = database.execute(
-            "SELECT seq, part, id, session, role, speaker, created_at, text, own, context"
-            " FROM passages JOIN words ON words.rowid = passages.rowid ORDER BY seq, part"
+            "SELECT seq, part, id, session, role, speaker, created_at, chunks.text, documents.*"
+            " FROM chunks JOIN documents ON documents.rowid = chunks.rowid ORDER BY seq, part"
         ).fetchall()
     database.close()
     return rows
@@ -79,14 +88,14 @@ def bytes_below(folder: Path) -> bytes:
         '"',
         "NEAR(",
         "NEAR(dog Biscuit, 2)",
-        "own : dog",
-        "context:dog",
+        "text : dog",
+        "text:dog",
         "dog AND NOT Biscuit",
         "dog*",
         "^dog",
         "dog + Biscuit",
-        "'; DROP TABLE passages; --",
-        "{own context} : dog",
+        "'; DROP TABLE chunks; --",
+        "{text} : dog",
         "-dog",
         "dog\0Biscuit",
         "\ud83d",
@@ -99,43 +108,42 @@ def bytes_below(folder: Path) -> bytes:
         "   ",
     ],
 )
-def test_no_query_is_syntax(index: LexicalIndex, query: str) -> None:
-    add(index, said(1, "My dog is called Biscuit."), said(2, "I live in Porto."))
-    assert found(index, query) <= {"1:0"}
-    assert all(0.0 <= share <= 1.0 for share in index.coverage(query, ["1:0", "2:0"]).values())
-    assert index.count() == (2, 2)
+def test_no_query_is_syntax(index: FullTextIndex, query: str) -> None:
+    add(index, turn(1, "My dog is called Biscuit."), turn(2, "I live in Porto."))
+    assert hits(index, query) <= {"1:0"}
+    assert all(0.0 <= share <= 1.0 for share in coverage(index, query, ["1:0", "2:0"]).values())
+    assert index.count() == IndexCounts(2, 2, 2)
 
 
 @given(st.text(max_size=60))
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text_is_a_query(index: LexicalIndex, query: str) -> None:
-    assert index.search(query, 5) == {}
+def test_any_text_is_a_query(index: FullTextIndex, query: str) -> None:
+    assert search(index, query) == {}
 
 
-def test_operators_are_searched_for_as_words(index: LexicalIndex) -> None:
-    add(index, said(1, "Near the harbour."), said(2, "The dog is far away."))
-    assert found(index, "NEAR(dog, 2)") == {"1:0", "2:0"}
-    assert found(index, "dog NOT harbour") == {"1:0", "2:0"}
+def test_operators_are_searched_for_as_words(index: FullTextIndex) -> None:
+    add(index, turn(1, "Near the harbour."), turn(2, "The dog is far away."))
+    assert hits(index, "NEAR(dog, 2)") == {"1:0", "2:0"}
+    assert hits(index, "dog NOT harbour") == {"1:0", "2:0"}
 
 
-def test_a_query_of_a_thousand_words_is_answered_by_its_first_words(index: LexicalIndex) -> None:
-    add(index, said(1, "word3 stands near the beginning"), said(2, "word900 stands far behind"))
+def test_a_query_of_a_thousand_words_is_answered_by_its_first_words(index: FullTextIndex) -> None:
+    add(index, turn(1, "word3 stands near the beginning"), turn(2, "word900 stands far behind"))
     query = " ".join(f"word{number}" for number in range(1000))
-    assert found(index, query) == {"1:0"}
-    assert len(terms(query)) == 64
+    assert hits(index, query) == {"1:0"}
 
 
-def test_words_of_other_scripts_and_pictures_are_stored_and_found(index: LexicalIndex) -> None:
+def test_words_of_other_scripts_and_pictures_are_stored_and_hits(index: FullTextIndex) -> None:
     add(
         index,
-        said(1, "Моя собака Бублик 😀"),
-        said(2, "東京 に 住んでいます"),
-        said(3, "J'habite à Orléans."),
+        turn(1, "Моя собака Бублик 😀"),
+        turn(2, "東京 に 住んでいます"),
+        turn(3, "J'habite à Orléans."),
     )
-    assert found(index, "собака") == {"1:0"}
-    assert found(index, "БУБЛИК") == {"1:0"}
-    assert found(index, "東京") == {"2:0"}
-    assert found(index, "orleans") == {"3:0"}
+    assert hits(index, "собака") == {"1:0"}
+    assert hits(index, "БУБЛИК") == {"1:0"}
+    assert hits(index, "東京") == {"2:0"}
+    assert hits(index, "orleans") == {"3:0"}
     assert index.fetch(["1:0"])["1:0"].text == "Моя собака Бублик 😀"
 
 
@@ -155,134 +163,85 @@ def test_words_of_other_scripts_and_pictures_are_stored_and_found(index: Lexical
         pytest.param("e\u0301te\u0301", id="decomposed accents"),
     ],
 )
-def test_a_word_finds_itself_whatever_its_letters(index: LexicalIndex, word: str) -> None:
-    add(index, said(1, f"first {word} last"))
-    assert found(index, word) == {"1:0"}
+def test_a_word_finds_itself_whatever_its_letters(index: FullTextIndex, word: str) -> None:
+    add(index, turn(1, f"first {word} last"))
+    assert hits(index, word) == {"1:0"}
 
 
-def test_stop_words_are_left_out_unless_there_is_nothing_else() -> None:
-    assert terms("What is my dog's name? Dog!") == ["dog", "name"]
-    assert terms("who are you") == ["who", "are", "you"]
-    assert terms("?!") == []
+def test_content_words_are_the_distinct_words_that_are_not_stop_words() -> None:
+    assert content_words("What is my dog's name? Dog!") == ["dog", "name"]
+    assert content_words("who are you") == []
+    assert query_words("Who are you, who?") == ["who", "are", "you"]
+    assert query_words("?!") == []
 
 
 @pytest.mark.parametrize("asked", ["running", "runs", "RUN", "Runner's run"])
-def test_words_are_found_by_their_stem(index: LexicalIndex, asked: str) -> None:
-    add(index, said(1, "I run along the river."), said(2, "I swim in the lake."))
-    assert found(index, asked) == {"1:0"}
+def test_words_are_found_by_their_stem(index: FullTextIndex, asked: str) -> None:
+    add(index, turn(1, "I run along the river."), turn(2, "I swim in the lake."))
+    assert hits(index, asked) == {"1:0"}
 
 
-def test_more_and_rarer_words_rank_higher_and_the_limit_holds(index: LexicalIndex) -> None:
+def test_more_and_rarer_words_rank_higher_and_the_limit_holds(index: FullTextIndex) -> None:
     add(
         index,
-        said(1, "We ate soup."),
-        said(2, "We ate soup with saffron."),
-        said(3, "We ate bread."),
-        said(4, "We ate soup again."),
+        turn(1, "We ate soup."),
+        turn(2, "We ate soup with saffron."),
+        turn(3, "We ate bread."),
+        turn(4, "We ate soup again."),
     )
-    assert next(iter(index.search("soup with saffron", 10))) == "2:0"
-    assert len(index.search("ate", 3)) == 3
-    scores = list(index.search("ate soup saffron", 10).values())
+    assert next(iter(search(index, "soup with saffron", 10))) == "2:0"
+    assert len(search(index, "ate", 3)) == 3
+    scores = list(search(index, "ate soup saffron", 10).values())
     assert scores == sorted(scores, reverse=True)
-
-
-def test_a_turn_is_found_by_its_month_and_its_speaker(index: LexicalIndex) -> None:
-    add(
-        index, said(1, "We went hiking.", speaker="Melanie"), said(2, "We went swimming.", speaker="Caroline")
-    )
-    assert found(index, "What did Melanie do?") == {"1:0"}
-    assert found(index, "March 2026") == {"1:0", "2:0"}
-
-
-# context
-
-
-def test_an_answer_is_found_by_the_words_of_its_question(index: LexicalIndex) -> None:
-    add(
-        index,
-        said(1, "Which band did you hear at the concert?", "assistant"),
-        said(2, "Summer Sounds, they were great."),
-        said(3, "The weather was mild."),
-    )
-    ranked = list(index.search("band concert", 10))
-    assert ranked == ["1:0", "2:0"]
-
-
-def test_a_monologue_is_not_found_by_what_was_said_before(index: LexicalIndex) -> None:
-    add(index, said(1, "I heard a band at a concert."), said(2, "The weather was mild."))
-    assert found(index, "band concert") == {"1:0"}
-
-
-def test_speakers_of_one_role_answer_each_other(index: LexicalIndex) -> None:
-    add(index, said(1, "Which band?", speaker="Ana"), said(2, "Summer Sounds.", speaker="Ben"))
-    assert found(index, "band") == {"1:0", "2:0"}
-
-
-def test_context_reaches_back_two_turns_and_not_into_other_sessions(index: LexicalIndex) -> None:
-    add(
-        index,
-        said(1, "zebra"),
-        said(2, "yak", session="tuesday"),
-        said(3, "walrus", "assistant"),
-        said(4, "viper"),
-        said(5, "urchin", "assistant"),
-    )
-    assert found(index, "zebra") == {"1:0", "3:0", "4:0"}
-    assert found(index, "yak") == {"2:0"}
 
 
 # coverage
 
 
-def test_coverage_is_the_share_of_the_questions_words(index: LexicalIndex) -> None:
-    add(index, said(1, "My dog is called Biscuit."), said(2, "My cat sleeps."), said(3, "Nothing here."))
-    share = index.coverage("What is my dog called?", ["1:0", "2:0", "3:0"])
+def test_coverage_is_the_share_of_the_questions_words(index: FullTextIndex) -> None:
+    add(index, turn(1, "My dog is called Biscuit."), turn(2, "My cat sleeps."), turn(3, "Nothing here."))
+    share = coverage(index, "What is my dog called?", ["1:0", "2:0", "3:0"])
     assert share == {"1:0": pytest.approx(1.0), "2:0": 0.0, "3:0": 0.0}
 
 
-def test_a_rare_word_covers_more_than_a_common_one(index: LexicalIndex) -> None:
-    add(index, *(said(seq, "soup again") for seq in range(1, 10)), said(10, "saffron"))
-    share = index.coverage("soup or saffron", ["1:0", "10:0"])
+def test_a_rare_word_covers_more_than_a_common_one(index: FullTextIndex) -> None:
+    add(index, *(turn(seq, "soup again") for seq in range(1, 10)), turn(10, "saffron"))
+    share = coverage(index, "soup or saffron", ["1:0", "10:0"])
     assert 0 < share["1:0"] < 0.5 < share["10:0"] < 1
     assert share["1:0"] + share["10:0"] == pytest.approx(1.0)
 
 
-def test_words_of_the_context_do_not_count_as_covered(index: LexicalIndex) -> None:
-    add(index, said(1, "Which band did you hear?", "assistant"), said(2, "Summer Sounds."))
-    assert index.coverage("band", ["2:0"]) == {"2:0": 0.0}
-
-
 @pytest.mark.parametrize("query", ["", "what is it?", "?"])
-def test_a_query_without_content_covers_nothing(index: LexicalIndex, query: str) -> None:
-    add(index, said(1, "What is it?"))
-    assert index.coverage(query, ["1:0"]) == {"1:0": 0.0}
+def test_a_query_without_content_covers_nothing(index: FullTextIndex, query: str) -> None:
+    add(index, turn(1, "What is it?"))
+    assert coverage(index, query, ["1:0"]) == {"1:0": 0.0}
 
 
 # storing
 
 
-def test_turns_come_back_as_they_were(index: LexicalIndex) -> None:
-    turn = said(3, "We went hiking.", "assistant", "a session", "Melanie")
-    add(index, turn)
-    assert index.fetch(["3:0", "3:1", "9:0"]) == {"3:0": split(turn)[0]}
+def test_turns_come_back_as_they_were(index: FullTextIndex) -> None:
+    hike = turn(3, "We went hiking.", "assistant", "a session", "Melanie")
+    add(index, hike)
+    assert index.fetch(["3:0", "3:1", "9:0"]) == {"3:0": split_turn(hike)[0]}
     assert index.known([1, 2, 3]) == {3}
 
 
-def test_keys_are_in_order_of_turn_and_part(index: LexicalIndex) -> None:
-    add(index, said(2, "b"), said(10, "word " * 400), said(11, "c"))
+def test_keys_are_in_order_of_turn_and_part(index: FullTextIndex) -> None:
+    add(index, turn(2, "b"), turn(10, "word " * 400), turn(11, "c"))
     assert index.keys() == ["2:0", "10:0", "10:1", "10:2", "11:0"]
     assert index.keys([11, 10, 99]) == ["10:0", "10:1", "10:2", "11:0"]
-    assert index.count() == (3, 5)
+    assert index.count() == IndexCounts(3, 5, 5)
 
 
 def test_a_file_is_read_again_and_copied_whole(open_index: OpenIndex, tmp_path: Path) -> None:
     first = open_index()
-    add(first, said(1, "My dog is called Biscuit."))
+    add(first, turn(1, "My dog is called Biscuit."))
     first.copy_to(tmp_path / "copy.sqlite3")
-    add(first, said(2, "My dog is a beagle."))
+    add(first, turn(2, "My dog is a beagle."))
     first.close()
-    assert found(open_index(), "dog") == {"1:0", "2:0"}
-    assert found(open_index("copy.sqlite3"), "dog") == {"1:0"}
+    assert hits(open_index(), "dog") == {"1:0", "2:0"}
+    assert hits(open_index("copy.sqlite3"), "dog") == {"1:0"}
 
 
 @pytest.mark.parametrize(
@@ -297,54 +256,37 @@ def test_a_damaged_file_is_refused(open_index: OpenIndex, tmp_path: Path, conten
 # forgetting
 
 
-def test_forgetting_removes_the_word_from_every_byte(index: LexicalIndex, tmp_path: Path) -> None:
-    rest = [said(seq, f"Nothing worth telling happened on day {seq}.") for seq in range(2, 40)]
-    add(index, said(1, "I am a professional xylophonist."), *rest)
+def test_forgetting_removes_the_word_from_every_byte(index: FullTextIndex, tmp_path: Path) -> None:
+    rest = [turn(seq, f"Nothing worth telling happened on day {seq}.") for seq in range(2, 40)]
+    add(index, turn(1, "I am a professional xylophonist."), *rest)
     assert b"xylophon" in bytes_below(tmp_path)
     index.forget([1])
     assert b"xylophon" not in bytes_below(tmp_path)
-    assert found(index, "xylophonist") == set()
-    assert index.count() == (38, 38)
+    assert hits(index, "xylophonist") == set()
+    assert index.count() == IndexCounts(38, 38, 38)
 
 
-def test_forgetting_removes_the_word_from_the_context_of_the_turns_after_it(
-    index: LexicalIndex, tmp_path: Path
-) -> None:
-    add(
-        index,
-        said(1, "Do you play the xylophone?", "assistant"),
-        said(2, "Every Sunday."),
-        said(3, "How nice.", "assistant"),
-        said(4, "Indeed."),
-    )
-    assert found(index, "xylophone") == {"1:0", "2:0", "3:0"}
-    index.forget([1])
-    assert found(index, "xylophone") == set()
-    assert b"xylophon" not in bytes_below(tmp_path)
-    assert found(index, "Sunday") == {"2:0", "3:0", "4:0"}
-
-
-def test_forgetting_a_long_turn_removes_all_its_passages(index: LexicalIndex, tmp_path: Path) -> None:
-    add(index, said(1, "filler words only. " * 200 + "xylophone"), said(2, "Fine.", "assistant"))
-    assert index.count()[1] > 4
+def test_forgetting_a_long_turn_removes_all_its_chunks(index: FullTextIndex, tmp_path: Path) -> None:
+    add(index, turn(1, "filler words only. " * 200 + "xylophone"), turn(2, "Fine.", "assistant"))
+    assert index.count().chunks > 4
     index.forget([1])
     assert index.keys() == ["2:0"]
     assert b"filler" not in bytes_below(tmp_path)
 
 
-def test_forgetting_gives_the_room_back(index: LexicalIndex, tmp_path: Path) -> None:
-    add(index, *(said(seq, f"number{seq} " * 80) for seq in range(1, 200)))
-    before = (tmp_path / "lexical.sqlite3").stat().st_size
+def test_forgetting_gives_the_room_back(index: FullTextIndex, tmp_path: Path) -> None:
+    add(index, *(turn(seq, f"number{seq} " * 80) for seq in range(1, 200)))
+    before = (tmp_path / "index.sqlite3").stat().st_size
     index.forget(range(2, 200))
-    assert (tmp_path / "lexical.sqlite3").stat().st_size < before / 3
+    assert (tmp_path / "index.sqlite3").stat().st_size < before / 3
 
 
-def test_forgetting_what_is_not_there_changes_nothing(index: LexicalIndex, tmp_path: Path) -> None:
-    add(index, said(1, "My dog is called Biscuit."))
-    before = indexed(tmp_path / "lexical.sqlite3")
+def test_forgetting_what_is_not_there_changes_nothing(index: FullTextIndex, tmp_path: Path) -> None:
+    add(index, turn(1, "My dog is called Biscuit."))
+    before = stored_rows(tmp_path / "index.sqlite3")
     index.forget([2, 99])
     index.forget([])
-    assert indexed(tmp_path / "lexical.sqlite3") == before
+    assert stored_rows(tmp_path / "index.sqlite3") == before
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -353,20 +295,20 @@ def test_the_state_after_forgetting_is_the_state_without_the_forgotten(
 ) -> None:
     rng = random.Random(seed)
     turns = [_random_turn(rng, seq) for seq in range(1, 60)]
-    gone = set(rng.sample(range(1, 60), 25))
+    forgotten = set(rng.sample(range(1, 60), 25))
     index, rebuilt = open_index("index.sqlite3"), open_index("rebuilt.sqlite3")
     add(index, *turns)
-    for some in _in_groups(rng, sorted(gone)):
-        index.forget(some)
-    add(rebuilt, *(turn for turn in turns if turn.seq not in gone))
-    assert indexed(tmp_path / "index.sqlite3") == indexed(tmp_path / "rebuilt.sqlite3")
+    for group in _in_groups(rng, sorted(forgotten)):
+        index.forget(group)
+    add(rebuilt, *(kept for kept in turns if kept.seq not in forgotten))
+    assert stored_rows(tmp_path / "index.sqlite3") == stored_rows(tmp_path / "rebuilt.sqlite3")
     for word in ("dog", "river", "soup", "lamp"):
-        assert index.search(word, 100) == pytest.approx(rebuilt.search(word, 100))
+        assert search(index, word) == pytest.approx(search(rebuilt, word))
 
 
 def _random_turn(rng: random.Random, seq: int) -> Turn:
     words = rng.choices(["dog", "river", "soup", "lamp", "the", f"unique{seq}"], k=rng.choice([3, 8, 400]))
-    return said(
+    return turn(
         seq,
         " ".join(words),
         rng.choice(["user", "assistant"]),

@@ -52,7 +52,7 @@ def test_settings_are_shown_with_types_and_defaults() -> None:
     assert list(found) == ["backend", "capabilities", "settings"]
     assert [list(row) for row in found["settings"]] == [["setting", "type", "default"]] * 6
     defaults = {row["setting"]: row["default"] for row in found["settings"]}
-    assert (defaults["abstain"], defaults["depth"], defaults["url"]) == (True, 100, "")
+    assert (defaults["abstain"], defaults["candidates"], defaults["url"]) == (True, 100, "")
     shown = memagent("backends", "show", "rag").stdout
     assert "--set abstain=True    (bool)" in shown
     assert "abstain: return only what seems relevant" in shown

@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memagent.agent.home import Home
-from memagent.backends.errors import InputError, NotFoundError
+from memagent.backends.errors import InputError, MissingExtraError, NotFoundError
 from memagent.cli.main import app
-from tests.agent.evaluation.benchmarks import LOCOMO, LONGMEMEVAL, locomo_file, write
+from tests.agent.evaluation.datasets.files import LOCOMO, LONGMEMEVAL, locomo_file, write
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -55,7 +55,14 @@ def test_the_json_has_the_documented_fields() -> None:
     found = measured("--backend", "in_memory", "--backend", "none", "--backend", "rag")
     assert list(found) == ["manifest", "results", "differences"]
     assert found["manifest"]["benchmark"] == "locomo"
-    assert {row["backend"] for row in found["results"]} == {"chance", "bm25", "none", "in_memory", "rag"}
+    assert {row["backend"] for row in found["results"]} == {
+        "chance",
+        "bm25",
+        "bm25_sessions",
+        "none",
+        "in_memory",
+        "rag",
+    }
     assert {row["level"] for row in found["results"]} == {"turn", "session"}
     for row in found["results"]:
         assert list(row)[:9] == [
@@ -94,6 +101,7 @@ def test_the_tables_name_every_method_and_warn_of_a_small_corpus() -> None:
     assert "Questions without an answer: 1" in done.stdout
     assert "in_memory - none" in done.stdout
     first = [line.split()[0] for line in done.stdout.splitlines() if line.strip()]
+    assert "recall@10 against bm25_sessions" in done.stdout
     assert [word for word in first if word in ("chance", "bm25", "none", "in_memory")][:4] == [
         "chance",
         "bm25",
@@ -144,6 +152,16 @@ def test_a_picture_that_cannot_be_is_refused_before_anything_is_measured(home: H
     assert not home.root.exists()
 
 
+def test_plot_without_matplotlib_is_refused_before_anything_is_measured(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    done = memagent("locomo", "locomo10.json", "-b", "none", "--plot", "x.png")
+    assert isinstance(done.exception, MissingExtraError)
+    assert "pip install 'memagent[plot]'" in str(done.exception)
+    assert not home.root.exists()
+
+
 def test_an_unknown_backend_is_refused(home: Home) -> None:
     done = memagent("locomo", "locomo10.json", "-b", "in_memroy")
     assert isinstance(done.exception, NotFoundError)
@@ -172,6 +190,7 @@ def test_a_sample_without_evidence_is_measured_too() -> None:
 def test_answers_are_scored() -> None:
     found = measured("-b", "in_memory", "--answers")
     (row,) = [row for row in found["results"] if "answers" in row]
+    assert row["backend"] == "in_memory"
     assert row["answers"]["questions"] == 5
     assert 0 < row["answers"]["token_f1"] < 1
     assert found["manifest"]["answers"] == {"channel": "auto"}
@@ -181,7 +200,7 @@ def test_answers_are_scored() -> None:
 
 def test_a_setting_reaches_its_memory() -> None:
     found = measured("-b", "in_memory", "--set", "threshold=1")
-    assert found["manifest"]["backends"] == {"in_memory": {"threshold": "1"}}
+    assert found["manifest"]["backends"] == {"bm25": {}, "in_memory": {"threshold": "1"}}
 
 
 def test_a_damaged_file_ends_in_a_message_and_exit_code_1(home: Home) -> None:

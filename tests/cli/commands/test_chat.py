@@ -194,7 +194,7 @@ def test_options_that_contradict_or_do_not_fit_exit_with_two(home: Home, argumen
             ["--backend", "rag", "--set", "abstian=false"],
             "There is no setting of rag 'abstian'. Did you mean abstain?",
         ),
-        (["--backend", "rag", "--set", "depth=many"], "rag: depth='many' does not fit"),
+        (["--backend", "rag", "--set", "candidates=many"], "rag: candidates='many' does not fit"),
         (["--set", "abstain"], "--set abstain: expected KEY=VALUE"),
         (["--channel", "model"], "The backend in_memory has no model channel; use --channel text."),
         (["--session", "a\nb"], "holds characters that cannot be printed"),

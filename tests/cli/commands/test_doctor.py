@@ -111,7 +111,7 @@ def test_mending_leaves_what_is_not_memagents_alone(home: Home) -> None:
     assert stat.S_IMODE(home.root.stat().st_mode) == 0o755
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "lexical.sqlite3", "chroma/chroma.sqlite3"])
+@pytest.mark.parametrize("name", ["manifest.json", "full_text.sqlite3", "chroma/chroma.sqlite3"])
 def test_a_damaged_memory_is_wrong_until_mended(home: Home, name: str) -> None:
     memagent("remember", "My dog is called Biscuit.", "-b", "rag")
     memagent("backends", "rebuild", "rag")

@@ -146,7 +146,7 @@ def test_several_backends_stand_side_by_side_and_none_is_not_counted() -> None:
         ["in_memory: 2 of 2 scenarios passed"],
         ["none: 1 of 2 scenarios passed"],
         ["rag: 2 of 2 scenarios passed"],
-        ["none remembers nothing: what it passes needs no memory."],
+        ["none remembers nothing: the scenarios that it passes need no memory."],
     ]
     assert "asked" not in done.stdout
 
@@ -185,7 +185,7 @@ def test_recall_only_asks_no_model_and_says_what_was_not_judged() -> None:
     assert [(one["reply"], one["judged"]) for one in result["probes"]] == [(None, False)]
     done = memagent("run", *arguments)
     assert done.exit_code == 0
-    assert "1 of 1 scenarios passed; 1 probes only judge replies and were not judged" in done.stdout
+    assert "1 of 1 scenarios passed; 1 probes expect only a reply and were not judged" in done.stdout
 
 
 def test_isolated_comes_out_the_same() -> None:
@@ -294,7 +294,15 @@ def test_the_schema_is_json_and_names_every_field() -> None:
     assert done.exit_code == 0
     assert found["required"] == ["name", "steps"]
     assert set(found["properties"]) == set(schema.Scenario.model_fields)
-    assert {"Say", "Ask", "Distract", "Wait", "Forget", "Do", "Matcher"} <= set(found["$defs"])
+    assert {
+        "SayStep",
+        "AskStep",
+        "DistractorStep",
+        "WaitStep",
+        "ForgetStep",
+        "MaintenanceStep",
+        "Matcher",
+    } <= set(found["$defs"])
 
 
 def test_the_schema_takes_the_documented_example() -> None:
@@ -316,7 +324,9 @@ def test_backends_are_chosen_in_order_and_once() -> None:
 
 
 def test_a_setting_belongs_to_the_only_backend_or_to_the_one_it_names() -> None:
-    assert choose_backends(["rag"], ["abstain=false", "rag.k=3"]) == {"rag": {"abstain": "false", "k": "3"}}
+    assert choose_backends(["rag"], ["abstain=false", "rag.rrf_k=3"]) == {
+        "rag": {"abstain": "false", "rrf_k": "3"}
+    }
     chosen = choose_backends(["rag", "in_memory"], ["rag.abstain=false", "in_memory.threshold=0.5"])
     assert chosen == {"rag": {"abstain": "false"}, "in_memory": {"threshold": "0.5"}}
 
@@ -326,11 +336,11 @@ def test_a_setting_belongs_to_the_only_backend_or_to_the_one_it_names() -> None:
     [
         (["rag", "none"], "abstain=false", InputError, "as in --set rag.abstain=false"),
         (["rag", "none"], "in_memory.threshold=1", InputError, "none of rag, none has a setting 'threshold'"),
-        (["in_memory", "rag"], "personal=1", InputError, "as in --set rag.personal=1"),
+        (["in_memory", "rag"], "personal_threshold=1", InputError, "as in --set rag.personal_threshold=1"),
         (["rag"], "abstain", InputError, "expected KEY=VALUE"),
         (["rag"], "nosuch=1", NotFoundError, "nosuch"),
         (["rag", "in_memory"], "in_memory.nosuch=1", NotFoundError, "nosuch"),
-        (["rag"], "depth=deep", SettingError, "depth"),
+        (["rag"], "candidates=deep", SettingError, "candidates"),
         (["nosuch"], "abstain=false", NotFoundError, "nosuch"),
     ],
 )

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from memagent.agent.evaluation.benchmarks import LOADERS, Dataset
+from memagent.agent.evaluation.datasets import LOADERS, Dataset
 from memagent.agent.evaluation.datasets.dataset import Case
 from memagent.agent.evaluation.datasets.locomo import load
 from memagent.backends.errors import InputError
-from tests.agent.evaluation.benchmarks import LOCOMO, locomo_file, write
+from tests.agent.evaluation.datasets.files import LOCOMO, locomo_file, write
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def refused(tmp_path: Path, records: object) -> str:
 
 
 def test_a_file_is_counted_before_anything_is_measured(dataset: Dataset) -> None:
-    assert (dataset.name, dataset.main) == ("locomo", "1-4")
+    assert (dataset.name, dataset.reported_categories) == ("locomo", "1-4")
     assert (dataset.cases, dataset.turns) == (2, 8)
     assert dataset.sessions == {"conv-1": 3, "conv-2": 1}
     assert dataset.questions == (*(("conv-1", str(number)) for number in range(5)), ("conv-2", "0"))

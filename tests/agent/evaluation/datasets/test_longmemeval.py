@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from memagent.agent.evaluation.benchmarks import LOADERS
+from memagent.agent.evaluation.datasets import LOADERS
 from memagent.agent.evaluation.datasets.dataset import Case
 from memagent.agent.evaluation.datasets.longmemeval import load
 from memagent.backends.errors import InputError
-from tests.agent.evaluation.benchmarks import LONGMEMEVAL, write
+from tests.agent.evaluation.datasets.files import LONGMEMEVAL, write
 
 REAL = os.environ.get("MEMAGENT_LONGMEMEVAL")
 
@@ -37,7 +37,12 @@ def refused(tmp_path: Path, records: object) -> str:
 
 def test_every_record_is_a_conversation_with_one_question(tmp_path: Path) -> None:
     dataset = load(write(tmp_path / "longmemeval.json", LONGMEMEVAL))
-    assert (dataset.name, dataset.main, dataset.cases, dataset.turns) == ("longmemeval", "all", 2, 5)
+    assert (dataset.name, dataset.reported_categories, dataset.cases, dataset.turns) == (
+        "longmemeval",
+        "all",
+        2,
+        5,
+    )
     assert dataset.questions == (("gpt4_1", "gpt4_1"), ("gpt4_2_abs", "gpt4_2_abs"))
     assert dataset.sessions == {"gpt4_1": 3, "gpt4_2_abs": 1}
     assert LOADERS["longmemeval"] is load

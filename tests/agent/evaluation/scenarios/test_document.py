@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from memagent.agent.evaluation.scenarios import document, read, read_all
-from memagent.agent.evaluation.scenarios.document import DEEPEST, MOST_BYTES, MOST_VALUES
+from memagent.agent.evaluation.scenarios.document import MAX_BYTES, MAX_DEPTH, MAX_VALUES
 from memagent.backends.errors import InputError
 
 STEPS = "steps: [{ask: q, expect: {nothing: true}}]\n"
@@ -47,9 +47,7 @@ def test_an_alias_counts_as_what_it_stands_for(tmp_path: Path, template: str) ->
     said = refusal(file)
     seconds, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert (
-        said == f"FILE:7: more than {MOST_VALUES:,} values, aliases written out; split the file into several."
-    )
+    assert said == f"FILE:7: more than {MAX_VALUES:,} values, aliases expanded; split the file into several."
     assert seconds < A_HANG
     assert peak < 50_000_000
 
@@ -57,7 +55,7 @@ def test_an_alias_counts_as_what_it_stands_for(tmp_path: Path, template: str) ->
 def test_an_alias_of_a_long_text_counts_its_characters(tmp_path: Path) -> None:
     file = tmp_path / "a.recall.yaml"
     file.write_text(f"name: x\nabout: &a {'x' * 1000}\ntags: [{'*a,' * 1100}]\n{STEPS}", encoding="utf-8")
-    assert refusal(file).startswith(f"FILE:3: more than {MOST_BYTES:,} characters, aliases written out")
+    assert refusal(file).startswith(f"FILE:3: more than {MAX_BYTES:,} characters, aliases expanded")
 
 
 def test_aliases_are_counted_over_all_documents_of_a_file(tmp_path: Path) -> None:
@@ -69,9 +67,9 @@ def test_aliases_are_counted_over_all_documents_of_a_file(tmp_path: Path) -> Non
 
 def test_the_depth_of_an_alias_counts(tmp_path: Path) -> None:
     file = tmp_path / "a.recall.yaml"
-    half = DEEPEST // 2 + 1
+    half = MAX_DEPTH // 2 + 1
     file.write_text(f"a: &a {'[' * half}{']' * half}\nb: {'[' * half}*a{']' * half}\n", encoding="utf-8")
-    assert refusal(file) == f"FILE:2: nested too deeply; {DEEPEST} levels at most."
+    assert refusal(file) == f"FILE:2: nested too deeply; {MAX_DEPTH} levels at most."
 
 
 @pytest.mark.parametrize(
@@ -97,16 +95,16 @@ def test_nesting_is_refused_before_it_costs_time(tmp_path: Path, opening: str) -
     file = tmp_path / "a.recall.yaml"
     file.write_text(f"\n{opening * 100_000}", encoding="utf-8")
     began = time.monotonic()
-    assert refusal(file) == f"FILE:2: nested too deeply; {DEEPEST} levels at most."
+    assert refusal(file) == f"FILE:2: nested too deeply; {MAX_DEPTH} levels at most."
     assert time.monotonic() - began < A_HANG
 
 
 def test_the_longest_file_is_read_and_a_longer_one_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.recall.yaml"
-    file.write_text(GOOD + "#" * (MOST_BYTES - len(GOOD)), encoding="utf-8")
+    file.write_text(GOOD + "#" * (MAX_BYTES - len(GOOD)), encoding="utf-8")
     assert [one.scenario.name for one in read(file)] == ["x"]
-    file.write_text(GOOD + "#" * (MOST_BYTES - len(GOOD) + 1), encoding="utf-8")
-    assert refusal(file) == f"FILE has more than {MOST_BYTES:,} bytes; split it into several files."
+    file.write_text(GOOD + "#" * (MAX_BYTES - len(GOOD) + 1), encoding="utf-8")
+    assert refusal(file) == f"FILE has more than {MAX_BYTES:,} bytes; split it into several files."
 
 
 @pytest.mark.parametrize(
@@ -115,12 +113,10 @@ def test_the_longest_file_is_read_and_a_longer_one_refused(tmp_path: Path) -> No
 def test_a_file_of_too_many_values_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, line: str, at: int
 ) -> None:
-    monkeypatch.setattr(document, "MOST_VALUES", 100)
+    monkeypatch.setattr(document, "MAX_VALUES", 100)
     file = tmp_path / "a.recall.yaml"
     file.write_text(head + line * 200, encoding="utf-8")
-    assert (
-        refusal(file) == f"FILE:{at}: more than 100 values, aliases written out; split the file into several."
-    )
+    assert refusal(file) == f"FILE:{at}: more than 100 values, aliases expanded; split the file into several."
 
 
 @pytest.mark.parametrize(

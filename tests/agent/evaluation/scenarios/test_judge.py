@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memagent.agent.evaluation.scenarios.expect import Expectation
-from memagent.agent.evaluation.scenarios.judge import holds, judge_recall, judge_reply
+from memagent.agent.evaluation.scenarios.judge import contains_words, judge_recall, judge_reply
 from memagent.backends.protocol import Recollection
 
 
@@ -57,7 +57,7 @@ def wrong_reply(
     ],
 )
 def test_words_are_found_whatever_case_spacing_and_unicode_form(text: str, words: str) -> None:
-    assert holds(text, words)
+    assert contains_words(text, words)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_words_are_found_whatever_case_spacing_and_unicode_form(text: str, words
     ],
 )
 def test_a_part_of_a_word_is_not_the_word(text: str, words: str) -> None:
-    assert not holds(text, words)
+    assert not contains_words(text, words)
 
 
 # recollections

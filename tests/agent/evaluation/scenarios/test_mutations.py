@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memagent.agent.evaluation.scenarios import read, suite
-from memagent.agent.evaluation.scenarios.reader import _FIELDS
+from memagent.agent.evaluation.scenarios.reader import FIELD_NAMES
 from memagent.agent.evaluation.scenarios.runner import STEPS
 from memagent.backends.errors import InputError
 from tests.mutation import ODD_NUMBERS, ODD_TEXTS, YAML_TOKENS, Mutator
@@ -23,7 +23,7 @@ IN_A_FILE = settings(
 
 odd_texts = st.sampled_from([*ODD_NUMBERS, *ODD_TEXTS, "3 weeks", "2026-01-05", "a", "(", "(a+)+$"])
 scalars = odd_texts | st.text(max_size=8)
-names = st.sampled_from(_FIELDS) | st.sampled_from(["user", "assistant", "<<"]) | scalars
+names = st.sampled_from(FIELD_NAMES) | st.sampled_from(["user", "assistant", "<<"]) | scalars
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),

@@ -8,7 +8,7 @@ import pytest
 
 from memagent.agent.evaluation.scenarios.expect import Expectation
 from memagent.agent.evaluation.scenarios.judge import judge_reply
-from memagent.agent.evaluation.scenarios.patterns import LONGEST, check_pattern, is_found
+from memagent.agent.evaluation.scenarios.patterns import MAX_PATTERN_CHARS, check_pattern, matches_anywhere
 
 A_HANG = 60.0
 """Seconds: far more than is needed on a busy machine, far less than these patterns take without a limit."""
@@ -31,7 +31,7 @@ def expected(pattern: str) -> Expectation:
 )
 def test_a_pattern_is_found_anywhere_in_any_case(pattern: str, text: str, found: bool) -> None:
     check_pattern(pattern)
-    assert is_found(pattern, text) is found
+    assert matches_anywhere(pattern, text) is found
 
 
 @pytest.mark.parametrize("pattern", [r"((.)|(..)|(...))*z", r"(?:.|.){3,}z", r"(?:(.)|(..)|.)*z(.)*"])
@@ -89,6 +89,6 @@ def test_repeats_that_would_take_gigabytes_are_refused(pattern: str) -> None:
 
 
 def test_a_pattern_of_more_than_a_thousand_characters_is_refused() -> None:
-    check_pattern("a" * LONGEST)
+    check_pattern("a" * MAX_PATTERN_CHARS)
     with pytest.raises(ValueError, match="1,001 characters; 1,000 at most"):
-        check_pattern("a" * (LONGEST + 1))
+        check_pattern("a" * (MAX_PATTERN_CHARS + 1))

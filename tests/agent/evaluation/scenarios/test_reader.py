@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from memagent.agent.evaluation.scenarios import Located, read, read_all
-from memagent.agent.evaluation.scenarios.schema import Ask, Say
+from memagent.agent.evaluation.scenarios import LocatedScenario, read, read_all
+from memagent.agent.evaluation.scenarios.schema import AskStep, SayStep
 from memagent.backends.errors import InputError
-from tests.agent.evaluation.scenarios import one, written
+from tests.agent.evaluation.scenarios import only_scenario, scenario_file
 
 GOOD = """
     name: {name}
@@ -31,18 +31,18 @@ def mistakes(file: Path) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def named(found: list[Located]) -> list[tuple[str, str, int]]:
+def named(found: list[LocatedScenario]) -> list[tuple[str, str, int]]:
     return [(item.scenario.name, item.file.name, item.line) for item in found]
 
 
 def test_a_file_may_hold_several_scenarios(tmp_path: Path) -> None:
     text = "---\nname: a\nsteps: [{ask: q, expect: {nothing: true}}]\n"
-    file = written(tmp_path, f"# comment\n{text}{text.replace(': a', ': b')}---\n---\n# the end\n")
+    file = scenario_file(tmp_path, f"# comment\n{text}{text.replace(': a', ': b')}---\n---\n# the end\n")
     assert named(read(file)) == [("a", file.name, 3), ("b", file.name, 6)]
 
 
 def test_what_stands_there_stays_text(tmp_path: Path) -> None:
-    found = one(
+    found = only_scenario(
         tmp_path,
         """
         name: 007
@@ -63,8 +63,8 @@ def test_what_stands_there_stays_text(tmp_path: Path) -> None:
     ).scenario
     assert (found.name, found.about, found.tags) == ("007", "~", ("yes", "1.50", "null"))
     say, ask = found.steps
-    assert isinstance(say, Say)
-    assert isinstance(ask, Ask)
+    assert isinstance(say, SayStep)
+    assert isinstance(ask, AskStep)
     assert say.session == "2026-01-05"
     assert [turn.text for turn in say.say] == ["0042", "no", "1e3"]
     assert ask.ask == "off"
@@ -75,13 +75,13 @@ def test_what_stands_there_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_mistake(tmp_path: Path) -> None:
-    file = written(tmp_path, good())
+    file = scenario_file(tmp_path, good())
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
     assert named(read(file)) == [("a dog", file.name, 1)]
 
 
 def test_an_anchor_stands_for_what_it_names(tmp_path: Path) -> None:
-    found = one(
+    found = only_scenario(
         tmp_path,
         """
         name: a
@@ -93,8 +93,8 @@ def test_an_anchor_stands_for_what_it_names(tmp_path: Path) -> None:
         """,
     )
     first, second = found.scenario.steps
-    assert isinstance(first, Ask)
-    assert isinstance(second, Ask)
+    assert isinstance(first, AskStep)
+    assert isinstance(second, AskStep)
     assert first.expect == second.expect
 
 
@@ -164,7 +164,7 @@ def test_an_anchor_stands_for_what_it_names(tmp_path: Path) -> None:
         ),
         (
             "name: x\nsteps:\n- ask: q\n  expect:\n    reply_seconds: 2\n    nothing: true\n",
-            ["4: steps[0].expect: `reply_seconds` needs a `reply`: without one no model is asked"],
+            ["4: steps[0].expect: `reply_seconds` needs a `reply`: without it no model answers"],
         ),
         (
             "name: x\nsteps:\n- forget: {matching: a, session: b}\n- ask: q\n  expect: {nothing: true}\n",
@@ -175,7 +175,7 @@ def test_an_anchor_stands_for_what_it_names(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(tmp_path: Path, text: str, wrong: list[str]) -> None:
-    file = written(tmp_path, text)
+    file = scenario_file(tmp_path, text)
     assert mistakes(file) == [f"{file}:{line}" for line in wrong]
 
 
@@ -217,7 +217,9 @@ def test_a_mistake_in_a_value_is_named_with_file_and_line(
 
 
 def test_the_line_is_that_of_the_file_also_in_a_later_document(tmp_path: Path) -> None:
-    file = written(tmp_path, "name: a\nsteps: [{ask: q, expect: {nothing: true}}]\n---\nname: b\nstps: 1\n")
+    file = scenario_file(
+        tmp_path, "name: a\nsteps: [{ask: q, expect: {nothing: true}}]\n---\nname: b\nstps: 1\n"
+    )
     assert mistakes(file) == [
         f"{file}:4: the field steps is missing",
         f"{file}:5: stps: no such field here; did you mean steps?",
@@ -226,23 +228,23 @@ def test_the_line_is_that_of_the_file_also_in_a_later_document(tmp_path: Path) -
 
 def test_all_mistakes_are_named_at_once_up_to_ten(tmp_path: Path) -> None:
     fields = "".join(f"qqq{number}: 1\n" for number in range(30))
-    file = written(tmp_path, f"{fields}name: x\nsteps: [{{ask: q, expect: {{nothing: true}}}}]\n")
+    file = scenario_file(tmp_path, f"{fields}name: x\nsteps: [{{ask: q, expect: {{nothing: true}}}}]\n")
     assert mistakes(file) == [f"{file}:{n + 1}: qqq{n}: no such field here" for n in range(10)]
 
 
 def test_a_list_with_a_mistake_in_it_is_not_called_too_short_as_well(tmp_path: Path) -> None:
-    file = written(tmp_path, "name: x\nsteps:\n- wait: long\n")
+    file = scenario_file(tmp_path, "name: x\nsteps:\n- wait: long\n")
     (only,) = mistakes(file)
     assert only.startswith(f"{file}:3: steps[0].wait: expected a number")
 
 
 def test_an_order_of_one_is_said_to_be_too_short(tmp_path: Path) -> None:
-    file = written(tmp_path, "name: x\nsteps:\n- ask: q\n  expect: {order: [a]}\n")
+    file = scenario_file(tmp_path, "name: x\nsteps:\n- ask: q\n  expect: {order: [a]}\n")
     assert mistakes(file)[0].startswith(f"{file}:4: steps[0].expect.order: ")
 
 
 def test_an_empty_name_is_a_sentence(tmp_path: Path) -> None:
-    file = written(tmp_path, "name: ''\nsteps: [{ask: q, expect: {nothing: true}}]\n")
+    file = scenario_file(tmp_path, "name: ''\nsteps: [{ask: q, expect: {nothing: true}}]\n")
     assert not any(re.search(r"\.,", line) for line in mistakes(file))
 
 
@@ -255,23 +257,23 @@ def test_a_character_that_yaml_does_not_allow_is_named_with_its_line(tmp_path: P
 
 
 def test_an_alias_that_holds_itself_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, "name: x\ntags: &t [*t]\nsteps: [{ask: q, expect: {nothing: true}}]\n")
+    file = scenario_file(tmp_path, "name: x\ntags: &t [*t]\nsteps: [{ask: q, expect: {nothing: true}}]\n")
     assert mistakes(file)[0].startswith(f"{file}:2: ")
 
 
 def test_a_file_nested_too_deeply_is_refused(tmp_path: Path) -> None:
-    file = written(tmp_path, "[" * 3000 + "]" * 3000)
+    file = scenario_file(tmp_path, "[" * 3000 + "]" * 3000)
     assert mistakes(file)[0].startswith(f"{file}")
 
 
 def test_two_scenarios_of_one_name_are_refused(tmp_path: Path) -> None:
     text = "name: x\nsteps: [{ask: q, expect: {nothing: true}}]\n"
-    file = written(tmp_path, f"{text}---\n{text}")
+    file = scenario_file(tmp_path, f"{text}---\n{text}")
     assert mistakes(file) == [f"{file}:4: the name 'x' is taken by the scenario at line 1."]
 
 
 def test_the_same_name_in_two_files_is_fine(tmp_path: Path) -> None:
-    files = [written(tmp_path, good(), name) for name in ("a.recall.yaml", "b.recall.yaml")]
+    files = [scenario_file(tmp_path, good(), name) for name in ("a.recall.yaml", "b.recall.yaml")]
     assert [item.file for item in read_all(files)] == files
 
 
@@ -284,7 +286,7 @@ def test_an_empty_file_holds_no_scenario(tmp_path: Path, text: str) -> None:
 
 
 def test_a_missing_file_is_told_with_one_of_a_similar_name(tmp_path: Path) -> None:
-    written(tmp_path, good(), "moves.recall.yaml")
+    scenario_file(tmp_path, good(), "moves.recall.yaml")
     file = tmp_path / "move.recall.yaml"
     assert mistakes(file) == [f"There is no file {file}. Did you mean moves.recall.yaml?"]
     far = tmp_path / "nosuch" / "q"
@@ -293,11 +295,11 @@ def test_a_missing_file_is_told_with_one_of_a_similar_name(tmp_path: Path) -> No
 
 def test_a_folder_stands_for_the_scenario_files_in_it(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
-    written(tmp_path, good("second"), "b.recall.yml")
-    written(tmp_path, good("first"), "a.recall.yaml")
-    written(tmp_path / "sub", good("third"), "a.recall.yaml")
-    written(tmp_path, "not: a scenario", "other.yaml")
-    single = written(tmp_path, good("any name will do"), "single.yaml")
+    scenario_file(tmp_path, good("second"), "b.recall.yml")
+    scenario_file(tmp_path, good("first"), "a.recall.yaml")
+    scenario_file(tmp_path / "sub", good("third"), "a.recall.yaml")
+    scenario_file(tmp_path, "not: a scenario", "other.yaml")
+    single = scenario_file(tmp_path, good("any name will do"), "single.yaml")
     found = read_all([single, tmp_path])
     assert [item.scenario.name for item in found] == ["any name will do", "first", "second", "third"]
 

@@ -19,7 +19,7 @@ from memagent.backends import registry
 from memagent.backends.errors import StorageError
 from memagent.backends.in_memory import InMemory
 from memagent.backends.protocol import MemoryBackend
-from tests.agent.evaluation.scenarios import one
+from tests.agent.evaluation.scenarios import only_scenario
 
 STORY = """
     name: two users and a move
@@ -74,7 +74,7 @@ def timeless(result: ScenarioResult) -> ScenarioResult:
 
 
 def test_a_scenario_is_played_to_its_end(home: Home, folder: Path, tmp_path: Path) -> None:
-    located = one(tmp_path, STORY)
+    located = only_scenario(tmp_path, STORY)
     result = run(located, "in_memory", Options(), models(home))
     assert (result.name, result.file, result.line) == (located.scenario.name, str(located.file), 1)
     assert (result.backend, result.error) == ("in_memory", None)
@@ -85,7 +85,7 @@ def test_a_scenario_is_played_to_its_end(home: Home, folder: Path, tmp_path: Pat
 
 
 def test_isolated_comes_out_the_same(home: Home, folder: Path, tmp_path: Path) -> None:
-    located = one(tmp_path, STORY)
+    located = only_scenario(tmp_path, STORY)
     options = Options("echo", "text", {"threshold": "0.2"}, seed=5)
     here = run(located, "in_memory", options, models(home))
     there = run(located, "in_memory", options, models(home), isolated=True)
@@ -103,7 +103,7 @@ def test_an_error_in_a_step_is_the_result_and_what_was_probed_before_stays(
         + "\n  - forget: nosuch"
         + QUIET
     )
-    result = run(one(tmp_path, text), "in_memory", Options(), models(home), isolated=isolated)
+    result = run(only_scenario(tmp_path, text), "in_memory", Options(), models(home), isolated=isolated)
     assert result.error == "No turn of 'ana' holds 'nosuch': there was nothing to forget."
     assert len(result.probes) == 1
     assert result.probes[0].passed
@@ -118,7 +118,7 @@ def test_a_process_that_dies_is_an_error(
     dying.write_text("#!/bin/sh\ncat >/dev/null\necho first >&2\necho no memory left >&2\nexit 7\n")
     dying.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(dying))
-    located = one(tmp_path, "name: a\nsteps:" + QUIET)
+    located = only_scenario(tmp_path, "name: a\nsteps:" + QUIET)
     result = run(located, "in_memory", Options(), models(home), isolated=True)
     assert result.error == "A session's process ended with exit code 7: no memory left"
 
@@ -127,13 +127,13 @@ def test_modules_in_the_current_folder_are_not_mistaken_for_libraries(
     home: Home, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "yaml.py").write_text("raise SystemExit('mistaken')\n", encoding="utf-8")
-    located = one(tmp_path, "name: a\nsteps:" + QUIET)
+    located = only_scenario(tmp_path, "name: a\nsteps:" + QUIET)
     monkeypatch.chdir(tmp_path)
     assert run(located, "in_memory", Options(), models(home), isolated=True).error is None
 
 
 def test_a_backend_that_does_not_exist_is_an_error(home: Home, folder: Path, tmp_path: Path) -> None:
-    result = run(one(tmp_path, "name: a\nsteps:" + QUIET), "nosuch", Options(), models(home))
+    result = run(only_scenario(tmp_path, "name: a\nsteps:" + QUIET), "nosuch", Options(), models(home))
     assert result.error is not None
     assert "nosuch" in result.error
 
@@ -151,7 +151,7 @@ def test_a_scenario_has_a_home_of_its_own_that_is_gone_afterwards(
         return Noting
 
     monkeypatch.setattr(registry, "get", get)
-    run(one(tmp_path, "name: a\nsteps:" + QUIET), "in_memory", Options(), models(home))
+    run(only_scenario(tmp_path, "name: a\nsteps:" + QUIET), "in_memory", Options(), models(home))
     assert [len(inside) for inside in during] == [1]
     assert list(folder.iterdir()) == []
     assert not home.root.exists()
@@ -162,11 +162,11 @@ def test_without_a_temporary_folder_nothing_is_played(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     with pytest.raises(StorageError, match="set TMPDIR"):
-        run(one(tmp_path, STORY), "in_memory", Options(model="echo"), models(home))
+        run(only_scenario(tmp_path, STORY), "in_memory", Options(model="echo"), models(home))
 
 
 def test_two_runs_do_not_see_each_other(home: Home, folder: Path, tmp_path: Path) -> None:
-    located = one(
+    located = only_scenario(
         tmp_path,
         """
         name: a
@@ -197,7 +197,7 @@ def test_memory_is_opened_anew_for_each_session(
         return Noting
 
     monkeypatch.setattr(registry, "get", get)
-    located = one(
+    located = only_scenario(
         tmp_path,
         """
         name: a
@@ -216,7 +216,7 @@ def test_memory_is_opened_anew_for_each_session(
 
 
 def test_the_clock_goes_on_from_session_to_session(home: Home, folder: Path, tmp_path: Path) -> None:
-    located = one(
+    located = only_scenario(
         tmp_path,
         """
         name: a
@@ -242,7 +242,7 @@ def test_the_clock_goes_on_from_session_to_session(home: Home, folder: Path, tmp
 
 
 def test_sessions_are_cut_where_another_or_another_user_begins(tmp_path: Path) -> None:
-    located = one(
+    located = only_scenario(
         tmp_path,
         """
         name: a
@@ -267,7 +267,7 @@ def test_sessions_are_cut_where_another_or_another_user_begins(tmp_path: Path) -
 
 
 def test_rag_plays_a_scenario_too(home: Home, folder: Path, tmp_path: Path) -> None:
-    located = one(
+    located = only_scenario(
         tmp_path,
         """
         name: a

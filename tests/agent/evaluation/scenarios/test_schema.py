@@ -13,16 +13,16 @@ from pydantic import ValidationError
 from memagent.agent.evaluation.scenarios import Scenario, schema
 from memagent.agent.evaluation.scenarios.expect import Expectation, Matcher, ReplyExpectation
 from memagent.agent.evaluation.scenarios.schema import (
-    Ask,
-    Distract,
+    AskStep,
     DistractorSpec,
-    Do,
-    Forget,
-    Said,
-    Say,
-    Wait,
+    DistractorStep,
+    ForgetStep,
+    MaintenanceStep,
+    SayStep,
+    TurnSpec,
+    WaitStep,
 )
-from tests.agent.evaluation.scenarios import one
+from tests.agent.evaluation.scenarios import only_scenario
 
 ASK = {"ask": "Where?", "expect": {"recalled": "Porto"}}
 EVERYTHING = """
@@ -74,17 +74,28 @@ def expectation(**fields: Any) -> Expectation:
     return Expectation.model_validate(fields)
 
 
-def said(value: object) -> Said:
-    return Said.model_validate(value)
+def turn_spec(value: object) -> TurnSpec:
+    return TurnSpec.model_validate(value)
 
 
 def test_each_kind_of_step_is_told_by_its_action(tmp_path: Path) -> None:
-    steps = one(tmp_path, EVERYTHING).scenario.steps
-    assert [type(step) for step in steps] == [Say, Distract, Wait, Forget, Forget, Do, Do, Wait, Ask, Ask]
+    steps = only_scenario(tmp_path, EVERYTHING).scenario.steps
+    assert [type(step) for step in steps] == [
+        SayStep,
+        DistractorStep,
+        WaitStep,
+        ForgetStep,
+        ForgetStep,
+        MaintenanceStep,
+        MaintenanceStep,
+        WaitStep,
+        AskStep,
+        AskStep,
+    ]
 
 
 def test_a_scenario_survives_the_way_through_json(tmp_path: Path) -> None:
-    made = one(tmp_path, EVERYTHING).scenario
+    made = only_scenario(tmp_path, EVERYTHING).scenario
     dumped = made.model_dump(mode="json", exclude_defaults=True)
     assert Scenario.model_validate(json.loads(json.dumps(dumped))) == made
 
@@ -94,7 +105,7 @@ def test_what_was_not_said_has_its_default() -> None:
     assert (made.about, made.tags, made.backends, made.user) == ("", (), (), "ana")
     assert made.start == datetime(2026, 1, 5, 9, tzinfo=UTC)
     (ask,) = made.steps
-    assert isinstance(ask, Ask)
+    assert isinstance(ask, AskStep)
     assert (ask.user, ask.session, ask.limit) == (None, None, 5)
 
 
@@ -102,8 +113,8 @@ def test_one_thing_stands_for_a_list_of_one() -> None:
     made = scenario({"session": "s", "say": "I moved."}, tags="update", backends="rag")
     assert (made.tags, made.backends) == (("update",), ("rag",))
     say = made.steps[0]
-    assert isinstance(say, Say)
-    assert say.say == (Said(text="I moved."),)
+    assert isinstance(say, SayStep)
+    assert say.say == (TurnSpec(text="I moved."),)
     assert expectation(recalled="x").recalled == (Matcher(contains=("x",)),)
     assert expectation(recalled={"contains": ["x", "y"]}).recalled == (Matcher(contains=("x", "y")),)
     assert expectation(reply=["x", "y"]).reply == ReplyExpectation(contains=("x", "y"))
@@ -111,20 +122,22 @@ def test_one_thing_stands_for_a_list_of_one() -> None:
 
 
 def test_a_turn_is_the_users_or_of_the_role_it_names() -> None:
-    assert said("hi") == Said(role="user", text="hi")
-    assert said({"assistant": "hi", "speaker": "Bot"}) == Said(role="assistant", text="hi", speaker="Bot")
-    assert said({"text": "hi", "role": "tool"}) == Said(role="tool", text="hi")
+    assert turn_spec("hi") == TurnSpec(role="user", text="hi")
+    assert turn_spec({"assistant": "hi", "speaker": "Bot"}) == TurnSpec(
+        role="assistant", text="hi", speaker="Bot"
+    )
+    assert turn_spec({"text": "hi", "role": "tool"}) == TurnSpec(role="tool", text="hi")
 
 
 @pytest.mark.parametrize("wrong", [{}, {"user": "a", "assistant": "b"}, {"speaker": "Bot"}, ["a"], 3])
 def test_a_turn_of_no_role_or_of_two_is_refused(wrong: object) -> None:
     with pytest.raises(ValidationError):
-        said(wrong)
+        turn_spec(wrong)
 
 
 def test_a_time_without_zone_is_utc() -> None:
-    assert said({"user": "hi", "at": "2025-01-01T10:00"}).at == datetime(2025, 1, 1, 10, tzinfo=UTC)
-    with_zone = said({"user": "hi", "at": "2025-01-01T10:00+02:00"}).at
+    assert turn_spec({"user": "hi", "at": "2025-01-01T10:00"}).at == datetime(2025, 1, 1, 10, tzinfo=UTC)
+    with_zone = turn_spec({"user": "hi", "at": "2025-01-01T10:00+02:00"}).at
     assert with_zone == datetime(2025, 1, 1, 8, tzinfo=UTC)
     assert scenario(start="2025-01-01T10:00").start == datetime(2025, 1, 1, 10, tzinfo=UTC)
 
@@ -132,7 +145,7 @@ def test_a_time_without_zone_is_utc() -> None:
 @pytest.mark.parametrize("wrong", ["2026", "20260105", "-5", "1.5", "1e9", "+100", "9" * 400, "now"])
 def test_a_bare_number_is_no_time_and_no_day(wrong: str) -> None:
     with pytest.raises(ValidationError, match="expected a date, as in '2026-03-01'"):
-        said({"user": "hi", "at": wrong})
+        turn_spec({"user": "hi", "at": wrong})
     with pytest.raises(ValidationError, match="expected a date, as in '2026-03-01'"):
         Matcher.model_validate({"contains": "x", "on": wrong})
 
@@ -140,7 +153,7 @@ def test_a_bare_number_is_no_time_and_no_day(wrong: str) -> None:
 @pytest.mark.parametrize("wrong", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
 def test_a_time_that_utc_does_not_have_is_refused(wrong: str) -> None:
     with pytest.raises(ValidationError, match="outside the years 1 to 9999 in UTC"):
-        said({"user": "hi", "at": wrong})
+        turn_spec({"user": "hi", "at": wrong})
     with pytest.raises(ValidationError, match="outside the years 1 to 9999 in UTC"):
         scenario(start=wrong)
 
@@ -188,7 +201,7 @@ def test_a_word_is_more_than_white_space(blank: str) -> None:
     ],
 )
 def test_a_duration_is_a_number_and_a_unit(text: str, meant: timedelta) -> None:
-    assert Wait.model_validate({"wait": text}).wait == meant
+    assert WaitStep.model_validate({"wait": text}).wait == meant
 
 
 @pytest.mark.parametrize(
@@ -197,7 +210,7 @@ def test_a_duration_is_a_number_and_a_unit(text: str, meant: timedelta) -> None:
 )
 def test_any_other_duration_is_refused_with_an_example(wrong: str) -> None:
     with pytest.raises(ValidationError, match="as in '3 weeks'"):
-        Wait.model_validate({"wait": wrong})
+        WaitStep.model_validate({"wait": wrong})
 
 
 @pytest.mark.parametrize(
@@ -301,5 +314,5 @@ def test_values_do_not_change() -> None:
 
 def test_the_documented_example_is_a_scenario(tmp_path: Path) -> None:
     example = (schema.__doc__ or "").partition("\n\n")[2].partition("\n\nEvery")[0]
-    made = one(tmp_path, example).scenario
-    assert [type(step) for step in made.steps] == [Say, Distract, Wait, Say, Ask]
+    made = only_scenario(tmp_path, example).scenario
+    assert [type(step) for step in made.steps] == [SayStep, DistractorStep, WaitStep, SayStep, AskStep]

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from memagent.agent.evaluation.benchmarks.measure import BM25, CHANCE, chosen, measure, work
-from memagent.agent.evaluation.benchmarks.run import Plan, Run
+from memagent.agent.evaluation.baselines import CHANCE, SESSION_BM25
 from memagent.agent.evaluation.datasets.locomo import load
+from memagent.agent.evaluation.measure import count_steps, measure, selected_questions
+from memagent.agent.evaluation.rows import JudgeRow, RankRow, Row, SizeRow, WriteRow
+from memagent.agent.evaluation.run import REFERENCE, Plan, Run
 from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory
 from memagent.backends.protocol import Hit, Turn, WriteResult
-from tests.agent.evaluation.benchmarks import LOCOMO, locomo_file, write
+from tests.agent.evaluation.datasets.files import LOCOMO, locomo_file, write
 
-Row = dict[str, Any]
+Kind = TypeVar("Kind", bound=Row)
 
 
 @pytest.fixture
@@ -33,8 +35,8 @@ def plan(tmp_path: Path) -> Plan:
     return Plan(load(locomo_file(tmp_path)), backends, "hashing 1", model="echo")
 
 
-def timeless(rows: Sequence[Row]) -> list[Row]:
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+def without(rows: Sequence[Row], *names: str) -> list[dict[str, Any]]:
+    return [row.model_dump(exclude=set(names)) for row in rows]
 
 
 def measured(plan: Plan, models: Models, runs: Path) -> list[Row]:
@@ -44,53 +46,81 @@ def measured(plan: Plan, models: Models, runs: Path) -> list[Row]:
         return run.rows
 
 
-def of(rows: Sequence[Row], kind: str, method: str) -> dict[tuple[str, str], Row]:
-    found = [row for row in rows if row["kind"] == kind and row["method"] == method]
-    keyed = {(row["case"], row["item"]): row for row in found}
-    assert len(keyed) == len(found)
+def turn_scores(row: RankRow) -> dict[str, float]:
+    assert row.turn is not None
+    return row.turn.model_dump()
+
+
+def session_scores(row: RankRow) -> dict[str, float]:
+    assert row.session is not None
+    return row.session.model_dump()
+
+
+def of(rows: Sequence[Row], kind: type[Kind], method: str) -> dict[tuple[str, str], Kind]:
+    wanted = [row for row in rows if isinstance(row, kind) and row.method == method]
+    keyed: dict[tuple[str, str], Kind] = {(row.case, row.item): row for row in wanted}
+    assert len(keyed) == len(wanted)
     return keyed
 
 
 def test_all_methods_are_asked_the_same_questions(tmp_path: Path, plan: Plan, models: Models) -> None:
     rows = measured(plan, models, tmp_path / "runs")
-    for method in (CHANCE, BM25, "none", "in_memory"):
-        assert tuple(of(rows, "rank", method)) == plan.dataset.questions
-    for method in ("none", "in_memory"):
-        assert tuple(of(rows, "judge", method)) == plan.dataset.questions
-        assert {key: row["turns"] for key, row in of(rows, "write", method).items()} == {
+    for method in (CHANCE, SESSION_BM25, REFERENCE, "none", "in_memory"):
+        assert tuple(of(rows, RankRow, method)) == plan.dataset.questions
+    for method in (REFERENCE, "none", "in_memory"):
+        assert tuple(of(rows, JudgeRow, method)) == plan.dataset.questions
+        assert {key: row.turns for key, row in of(rows, WriteRow, method).items()} == {
             ("conv-1", "session_1"): 3,
             ("conv-1", "session_2"): 2,
             ("conv-1", "session_10"): 1,
             ("conv-2", "session_1"): 2,
         }
-        assert list(of(rows, "size", method)) == [("conv-1", "state"), ("conv-2", "state")]
+        assert list(of(rows, SizeRow, method)) == [("conv-1", "state"), ("conv-2", "state")]
 
 
 def test_as_many_steps_are_made_as_announced(tmp_path: Path, plan: Plan, models: Models) -> None:
     for one in (plan, replace(plan, sample=2)):
         with Run(one, tmp_path / "runs") as run:
-            assert sum(1 for _ in measure(one, run, models)) == work(one)
-            assert sum(1 for _ in measure(one, run, models)) == work(one)
+            assert sum(1 for _ in measure(one, run, models)) == count_steps(one)
+            assert sum(1 for _ in measure(one, run, models)) == count_steps(one)
 
 
 def test_rankings_are_what_the_memory_recalled(tmp_path: Path, plan: Plan, models: Models) -> None:
     rows = measured(plan, models, tmp_path / "runs")
-    ranked = of(rows, "rank", "in_memory")
+    ranked = of(rows, RankRow, "in_memory")
     called = {"recall@1": 1.0, "recall@5": 1.0, "recall@10": 1.0, "recall@20": 1.0, "rr": 1.0}
-    assert ranked["conv-1", "0"]["turn"] == called
-    assert ranked["conv-1", "0"]["session"] == called
-    shared = ranked["conv-1", "1"]["turn"]  # three turns share one of the question's words each
+    assert turn_scores(ranked["conv-1", "0"]) == called
+    assert session_scores(ranked["conv-1", "0"]) == called
+    shared = turn_scores(ranked["conv-1", "1"])  # three turns share one of the question's words each
     assert (shared["recall@1"], shared["recall@5"], shared["rr"]) == (1 / 3, 1.0, 1.0)
-    assert (ranked["conv-1", "3"]["turn"], ranked["conv-1", "3"]["session"]) == (None, None)
-    assert ranked["conv-1", "4"]["turn"] is not None  # a row has its evidence; reports leave it out
-    nothing = of(rows, "rank", "none")["conv-1", "0"]
-    assert set(nothing["turn"].values()) == {0.0}
+    assert (ranked["conv-1", "3"].turn, ranked["conv-1", "3"].session) == (None, None)
+    assert ranked["conv-1", "4"].turn is not None  # a row has its evidence; reports leave it out
+    nothing = of(rows, RankRow, "none")["conv-1", "0"]
+    assert set(turn_scores(nothing).values()) == {0.0}
 
 
 def test_chance_is_k_of_the_turns_and_of_the_sessions(tmp_path: Path, plan: Plan, models: Models) -> None:
-    row = of(measured(plan, models, tmp_path / "runs"), "rank", CHANCE)["conv-1", "0"]
-    assert row["turn"] == {"recall@1": 1 / 6, "recall@5": 5 / 6, "recall@10": 1.0, "recall@20": 1.0}
-    assert row["session"] == {"recall@1": 1 / 3, "recall@5": 1.0, "recall@10": 1.0, "recall@20": 1.0}
+    row = of(measured(plan, models, tmp_path / "runs"), RankRow, CHANCE)["conv-1", "0"]
+    assert turn_scores(row) == {"recall@1": 1 / 6, "recall@5": 5 / 6, "recall@10": 1.0, "recall@20": 1.0}
+    assert session_scores(row) == {"recall@1": 1 / 3, "recall@5": 1.0, "recall@10": 1.0, "recall@20": 1.0}
+
+
+def test_the_reference_is_measured_once_whether_asked_for_or_not(
+    tmp_path: Path, plan: Plan, models: Models
+) -> None:
+    beside = replace(plan, backends={"none": {}})
+    asked_for = replace(plan, backends={"none": {}, REFERENCE: {"threshold": "1"}})
+    assert list(beside.measured) == list(asked_for.measured) == [REFERENCE, "none"]
+    assert asked_for.measured[REFERENCE] == {"threshold": "1"}
+    rows = [measured(each, models, tmp_path / "runs") for each in (beside, asked_for)]
+    ours, theirs = (without(list(of(some, RankRow, REFERENCE).values()), "seconds") for some in rows)
+    assert ours == theirs
+
+
+def test_the_session_baseline_has_no_ranking_of_turns(tmp_path: Path, plan: Plan, models: Models) -> None:
+    row = of(measured(plan, models, tmp_path / "runs"), RankRow, SESSION_BM25)["conv-1", "0"]
+    assert row.turn is None
+    assert session_scores(row)["rr"] == 1.0
 
 
 def test_abstention_is_judged_with_it_on_and_ranking_with_it_off(
@@ -98,50 +128,55 @@ def test_abstention_is_judged_with_it_on_and_ranking_with_it_off(
 ) -> None:
     strict = replace(plan, backends={"in_memory": {"threshold": "0.9"}})
     rows = measured(strict, models, tmp_path / "runs")
-    assert of(rows, "rank", "in_memory")["conv-1", "1"]["turn"]["recall@5"] == 1.0
-    judged = of(rows, "judge", "in_memory")
-    assert judged["conv-1", "1"]["abstained"]
-    assert judged["conv-1", "4"]["abstained"]
-    assert not judged["conv-1", "4"]["answerable"]
-    lenient = of(measured(plan, models, tmp_path / "runs"), "judge", "in_memory")
-    assert not lenient["conv-1", "0"]["abstained"]
-    assert all(
-        row["abstained"] for row in of(measured(plan, models, tmp_path / "n"), "judge", "none").values()
-    )
+    assert turn_scores(of(rows, RankRow, "in_memory")["conv-1", "1"])["recall@5"] == 1.0
+    judged = of(rows, JudgeRow, "in_memory")
+    assert judged["conv-1", "1"].abstained
+    assert judged["conv-1", "4"].abstained
+    assert not judged["conv-1", "4"].answerable
+    lenient = of(measured(plan, models, tmp_path / "runs"), JudgeRow, "in_memory")
+    assert not lenient["conv-1", "0"].abstained
+    assert all(row.abstained for row in of(measured(plan, models, tmp_path / "n"), JudgeRow, "none").values())
 
 
 def test_a_sample_is_drawn_by_the_seed(plan: Plan) -> None:
-    everything = frozenset(plan.dataset.questions)
-    assert chosen(plan) == chosen(replace(plan, sample=6)) == chosen(replace(plan, sample=99)) == everything
-    samples = {chosen(replace(plan, sample=3, seed=seed)) for seed in range(8)}
-    assert all(len(sample) == 3 and sample < everything for sample in samples)
+    all_questions = frozenset(plan.dataset.questions)
+    assert (
+        selected_questions(plan)
+        == selected_questions(replace(plan, sample=6))
+        == selected_questions(replace(plan, sample=99))
+        == all_questions
+    )
+    samples = {selected_questions(replace(plan, sample=3, seed=seed)) for seed in range(8)}
+    assert all(len(sample) == 3 and sample < all_questions for sample in samples)
     assert len(samples) > 1
-    assert chosen(replace(plan, sample=3, seed=4)) == chosen(replace(plan, sample=3, seed=4))
+    assert selected_questions(replace(plan, sample=3, seed=4)) == selected_questions(
+        replace(plan, sample=3, seed=4)
+    )
 
 
 def test_only_the_sample_is_measured(tmp_path: Path, plan: Plan, models: Models) -> None:
-    some = replace(plan, sample=2)
-    rows = measured(some, models, tmp_path / "runs")
-    for method in (CHANCE, BM25, "none", "in_memory"):
-        assert of(rows, "rank", method).keys() == chosen(some)
+    sampled = replace(plan, sample=2)
+    rows = measured(sampled, models, tmp_path / "runs")
+    for method in (CHANCE, SESSION_BM25, REFERENCE, "none", "in_memory"):
+        assert of(rows, RankRow, method).keys() == selected_questions(sampled)
 
 
 def test_answers_are_scored_where_there_is_one(tmp_path: Path, plan: Plan, models: Models) -> None:
     rows = measured(replace(plan, answers=True), models, tmp_path / "runs")
-    judged = of(rows, "judge", "in_memory")
-    assert "Biscuit" in judged["conv-1", "0"]["reply"]
-    assert 0 < judged["conv-1", "0"]["f1"] <= 1
-    assert "f1" not in judged["conv-1", "4"]
-    assert sum("f1" in row for row in judged.values()) == 5
-    assert not any("f1" in row for row in of(rows, "judge", BM25).values())
+    judged = of(rows, JudgeRow, "in_memory")
+    assert "Biscuit" in (judged["conv-1", "0"].reply or "")
+    assert 0 < (judged["conv-1", "0"].f1 or 0) <= 1
+    assert judged["conv-1", "4"].f1 is None
+    assert sum(row.f1 is not None for row in judged.values()) == 5
+    assert all(row.reply is None for row in of(rows, JudgeRow, REFERENCE).values())
 
 
 def test_rag_counts_its_calls_and_weighs_something(tmp_path: Path, plan: Plan, models: Models) -> None:
     rows = measured(replace(plan, backends={"rag": {}}), models, tmp_path / "runs")
-    assert all(row["calls"] >= 1 for row in of(rows, "write", "rag").values())
-    assert all(row["calls"] >= 1 for row in of(rows, "rank", "rag").values())
-    assert all(row["bytes"] > 0 for row in of(rows, "size", "rag").values())
-    assert of(rows, "rank", "rag")["conv-1", "0"]["turn"]["recall@5"] == 1.0
+    assert all(row.calls >= 1 for row in of(rows, WriteRow, "rag").values())
+    assert all((row.calls or 0) >= 1 for row in of(rows, RankRow, "rag").values())
+    assert all(row.bytes > 0 for row in of(rows, SizeRow, "rag").values())
+    assert turn_scores(of(rows, RankRow, "rag")["conv-1", "0"])["recall@5"] == 1.0
 
 
 # stand-ins for a memory
@@ -153,23 +188,23 @@ class PlainConfig:
 
 
 class Folding(InMemory):
-    """Recalls long recollections, and keeps what it was told and asked."""
+    """Recalls recollections of several turns, and keeps every turn and query it was handed."""
 
     name: ClassVar[str] = "folding"
     Config: ClassVar[Any] = PlainConfig
-    heard: ClassVar[list[str]] = []
+    handed: ClassVar[list[str]] = []
 
     def __init__(self, config: Any, resources: Any) -> None:
         self.config = config
-        self._turns = {}
+        self.turns = {}
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        self.heard.extend(turn.text for turn in turns)
+        self.handed.extend(turn.text for turn in turns)
         return super().remember(turns)
 
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
-        self.heard.append(query)
-        groups = [seqs for seqs in ((4, 5), (2, 5, 1), (6, 3)) if all(seq in self._turns for seq in seqs)]
+        self.handed.append(query)
+        groups = [seqs for seqs in ((4, 5), (2, 5, 1), (6, 3)) if all(seq in self.turns for seq in seqs)]
         return [Hit(seqs, 1.0, "A stand-in.", text="…") for seqs in groups][:limit]
 
 
@@ -177,7 +212,7 @@ class Folding(InMemory):
 def folding(monkeypatch: pytest.MonkeyPatch) -> type[Folding]:
     get = registry.get
     monkeypatch.setattr(registry, "get", lambda name: Folding if name == "folding" else get(name))
-    monkeypatch.setattr(Folding, "heard", [])
+    monkeypatch.setattr(Folding, "handed", [])
     return Folding
 
 
@@ -186,13 +221,14 @@ def test_a_recollection_of_several_turns_takes_several_places(
 ) -> None:
     """Recalled: turns 4 5, 2 (5) 1, 6 3; so 4 5 2 1 6 3, in session_2 2 1 1 10 1."""
     rows = measured(replace(plan, backends={"folding": {}}), models, tmp_path / "runs")
-    ranked = of(rows, "rank", "folding")
+    ranked = of(rows, RankRow, "folding")
     first = ranked["conv-1", "0"]  # evidence: turn 1, place 4
-    assert (first["turn"]["rr"], first["turn"]["recall@5"]) == (1 / 4, 1.0)
-    assert first["session"]["rr"] == 1 / 2
+    assert (turn_scores(first)["rr"], turn_scores(first)["recall@5"]) == (1 / 4, 1.0)
+    assert session_scores(first)["rr"] == 1 / 2
     shared = ranked["conv-1", "1"]  # evidence: turns 1, 5 and 6, places 4, 2 and 5
-    assert (shared["turn"]["rr"], shared["turn"]["recall@1"], shared["turn"]["recall@5"]) == (1 / 2, 0.0, 1.0)
-    assert shared["session"]["recall@1"] == 1 / 3
+    turns = turn_scores(shared)
+    assert (turns["rr"], turns["recall@1"], turns["recall@5"]) == (1 / 2, 0.0, 1.0)
+    assert session_scores(shared)["recall@1"] == 1 / 3
 
 
 def test_a_memory_hears_all_sessions_before_the_first_question(
@@ -200,10 +236,10 @@ def test_a_memory_hears_all_sessions_before_the_first_question(
 ) -> None:
     measured(replace(plan, backends={"folding": {}}), models, tmp_path / "runs")
     case = next(iter(plan.dataset))
-    said = [turn.text for session in case.sessions for turn in session]
-    asked = [question.text for question in case.questions]
-    assert folding.heard[: len(said) + len(asked)] == said + asked
-    assert [text for text in folding.heard if text in asked] == asked * 2
+    turns = [turn.text for session in case.sessions for turn in session]
+    questions = [question.text for question in case.questions]
+    assert folding.handed[: len(turns) + len(questions)] == turns + questions
+    assert [text for text in folding.handed if text in questions] == questions * 2
 
 
 def test_a_memory_that_needs_the_model_is_measured_with_the_one_of_the_plan(
@@ -212,7 +248,7 @@ def test_a_memory_that_needs_the_model_is_measured_with_the_one_of_the_plan(
     """Its figures depend on the model even if no answers are asked for, so the run's name must too."""
     monkeypatch.setattr(folding, "needs", frozenset({"local_model"}))
     ours = replace(plan, backends={"folding": {}}, model="a")
-    assert ours.fields() != replace(ours, model="b").fields()
+    assert ours.description() != replace(ours, model="b").description()
 
 
 # stopping and going on
@@ -221,25 +257,25 @@ def test_a_memory_that_needs_the_model_is_measured_with_the_one_of_the_plan(
 def stopped(plan: Plan, models: Models, runs: Path, steps: int) -> int:
     """Measure so many steps; how many rows are there then."""
     with Run(plan, runs) as run:
-        going = measure(plan, run, models)
-        assert isinstance(going, Iterator)
+        progress = measure(plan, run, models)
+        assert isinstance(progress, Iterator)
         for _ in range(steps):
-            next(going)
-        going.close()  # type: ignore[attr-defined]
+            next(progress)
+        progress.close()  # type: ignore[attr-defined]
         return len(run.rows)
 
 
 def test_a_run_stopped_anywhere_goes_on_to_the_same_rows(tmp_path: Path, plan: Plan, models: Models) -> None:
     plan = replace(plan, backends={"in_memory": {}}, answers=True)
-    whole = timeless(measured(plan, models, tmp_path / "whole"))
-    for steps in range(1, work(plan), 2):
+    whole = without(measured(plan, models, tmp_path / "whole"), "seconds")
+    for steps in range(1, count_steps(plan), 4):
         runs = tmp_path / f"after-{steps}"
         there = stopped(plan, models, runs, steps)
         with Run(plan, runs) as run:
             assert run.resumed == there
             for _ in measure(plan, run, models):
                 pass
-            assert timeless(run.rows) == whole, f"stopped after {steps} steps"
+            assert without(run.rows, "seconds") == whole, f"stopped after {steps} steps"
 
 
 def test_a_run_stopped_again_and_again_goes_on_with_all_memories(
@@ -250,20 +286,14 @@ def test_a_run_stopped_again_and_again_goes_on_with_all_memories(
     for steps in (3, 17, 31, 38, 50):
         stopped(plan, models, tmp_path / "often", steps)
     rows = measured(plan, models, tmp_path / "often")
-    assert [without(row, "bytes") for row in timeless(rows)] == [
-        without(row, "bytes") for row in timeless(whole)
-    ]
-
-
-def without(row: Row, key: str) -> Row:
-    return {name: value for name, value in row.items() if name != key}
+    assert without(rows, "seconds", "bytes") == without(whole, "seconds", "bytes")
 
 
 class Died(Exception):  # noqa: N818
     """The process is gone."""
 
 
-@pytest.mark.parametrize("at", range(0, 40, 3))
+@pytest.mark.parametrize("at", range(0, 60, 4))
 def test_a_death_before_a_row_is_written_changes_no_figure(
     tmp_path: Path, plan: Plan, models: Models, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -287,11 +317,11 @@ def test_a_death_before_a_row_is_written_changes_no_figure(
         except Died:
             pass
     rows = measured(plan, models, tmp_path / "cut")
-    for kind in ("rank", "judge", "size"):
-        for method in (CHANCE, BM25, "in_memory"):
+    for kind in (RankRow, JudgeRow, SizeRow):
+        for method in (CHANCE, SESSION_BM25, REFERENCE, "in_memory"):
             ours, theirs = of(rows, kind, method), of(whole, kind, method)
-            assert timeless(list(ours.values())) == timeless(list(theirs.values()))
-    of(rows, "write", "in_memory")
+            assert without(list(ours.values()), "seconds") == without(list(theirs.values()), "seconds")
+    of(rows, WriteRow, "in_memory")
 
 
 def test_nothing_is_measured_twice(
@@ -299,15 +329,16 @@ def test_nothing_is_measured_twice(
 ) -> None:
     plan = replace(plan, backends={"folding": {}})
     measured(plan, models, tmp_path / "runs")
-    folding.heard.clear()
+    folding.handed.clear()
     measured(plan, models, tmp_path / "runs")
-    assert folding.heard == []
-    stopped(plan, models, tmp_path / "half", 7)  # a baseline, three sessions, three questions
-    folding.heard.clear()
+    assert folding.handed == []
+    # The baselines, 13 steps of the reference, three sessions, three questions.
+    stopped(plan, models, tmp_path / "half", 20)
+    folding.handed.clear()
     measured(plan, models, tmp_path / "half")
     case = next(iter(plan.dataset))
     texts = [question.text for question in case.questions]
-    asked = [text for text in folding.heard if text in texts]
+    asked = [text for text in folding.handed if text in texts]
     assert asked == texts[3:] + texts
 
 
@@ -334,4 +365,4 @@ def test_a_conversation_without_turns_is_measured_too(tmp_path: Path, models: Mo
     record = {**LOCOMO[0], "conversation": {"speaker_a": "Ana", "speaker_b": "Ben"}}
     plan = Plan(load(write(tmp_path / "empty.json", [record])), {"in_memory": {}}, "hashing 1")
     rows = measured(plan, models, tmp_path / "runs")
-    assert all(row["turn"] is None for row in of(rows, "rank", "in_memory").values())
+    assert all(row.turn is None for row in of(rows, RankRow, "in_memory").values())

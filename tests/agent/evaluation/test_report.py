@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from memagent.agent.evaluation.benchmarks.measure import measure
-from memagent.agent.evaluation.benchmarks.report import summarise
-from memagent.agent.evaluation.benchmarks.run import Plan, Run
 from memagent.agent.evaluation.datasets.locomo import load
+from memagent.agent.evaluation.measure import measure
+from memagent.agent.evaluation.report import summarise
+from memagent.agent.evaluation.rows import JudgeRow, RankRow, Scores, SizeRow, WriteRow
+from memagent.agent.evaluation.run import Plan, Run
 from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
-from tests.agent.evaluation.benchmarks import locomo_file
+from tests.agent.evaluation.datasets.files import locomo_file
 
 
 @pytest.fixture
@@ -24,48 +25,36 @@ def run(tmp_path: Path) -> Iterator[Run]:
         yield run
 
 
-def rank(method: str, item: str, recall: float | None, **values: Any) -> dict[str, Any]:
-    found = None if recall is None else {f"recall@{k}": recall for k in (1, 5, 10, 20)} | {"rr": recall / 2}
-    return {
-        "kind": "rank",
-        "method": method,
-        "case": "c",
-        "item": item,
-        "category": "1",
-        "answerable": True,
-        "turn": found,
-        "session": None,
-        "seconds": 0.001,
-        "calls": 0,
-        **values,
-    }
+def rank(method: str, item: str, recall: float | None, **values: Any) -> RankRow:
+    scores = {k: recall or 0.0 for k in (1, 5, 10, 20)}
+    fields: dict[str, Any] = {"category": "1", "answerable": True, "seconds": 0.001, "calls": 0}
+    turn = None if recall is None else Scores(recall=scores, reciprocal_rank=recall / 2)
+    return RankRow(method=method, case="c", item=item, turn=turn, **(fields | values))
 
 
 def add_rank(run: Run, item: str, recall: float | None, **values: Any) -> None:
-    """Add a question's row for every method, as a run that is through has them."""
+    """Add a question's row for every method, as a finished run has them."""
     for method in ("bm25", "none", "in_memory"):
         run.add(rank(method, item, recall, **values))
 
 
-def judge(item: str, answerable: bool, abstained: bool, **values: Any) -> dict[str, Any]:
-    return {
-        "kind": "judge",
-        "method": "in_memory",
-        "case": "c",
-        "item": item,
-        "category": "1",
-        "answerable": answerable,
-        "abstained": abstained,
+def judge(item: str, answerable: bool, abstained: bool, **values: Any) -> JudgeRow:
+    return JudgeRow(
+        method="in_memory",
+        case="c",
+        item=item,
+        category="1",
+        answerable=answerable,
+        abstained=abstained,
         **values,
-    }
+    )
 
 
 def result(run: Run, method: str = "in_memory", level: str = "turn") -> dict[str, Any]:
-    (found,) = [
-        row for row in summarise(run, "1-4")["results"] if (row["backend"], row["level"]) == (method, level)
-    ]
-    assert isinstance(found, dict)
-    return found
+    results = summarise(run, "1-4").fields()["results"]
+    (row,) = [row for row in results if (row["backend"], row["level"]) == (method, level)]
+    assert isinstance(row, dict)
+    return row
 
 
 def test_means_count_answerable_questions_with_evidence(run: Run) -> None:
@@ -74,26 +63,33 @@ def test_means_count_answerable_questions_with_evidence(run: Run) -> None:
     add_rank(run, "2", None)
     add_rank(run, "3", 0.0, answerable=False, category="5")
     add_rank(run, "4", 0.0)
-    found = result(run)
-    assert (found["questions"], found["categories"]) == (3, "1-4")
-    assert (found["recall@1"], found["recall@20"], found["mrr"]) == (0.5, 0.5, 0.25)
-    assert {name: (its["questions"], its["recall@10"]) for name, its in found["by_category"].items()} == {
+    figures = result(run)
+    assert (figures["questions"], figures["categories"]) == (3, "1-4")
+    assert (figures["recall@1"], figures["recall@20"], figures["mrr"]) == (0.5, 0.5, 0.25)
+    assert {name: (its["questions"], its["recall@10"]) for name, its in figures["by_category"].items()} == {
         "1": (2, 0.5),
         "2": (1, 0.5),
     }
 
 
-def test_chance_and_bm25_stand_first_and_the_control_before_the_memories(run: Run) -> None:
-    found = summarise(run, "1-4")
-    assert [row["backend"] for row in found["results"]] == ["chance", "bm25", "none", "in_memory"] * 2
-    assert [row["level"] for row in found["results"]] == ["turn"] * 4 + ["session"] * 4
-    assert found["manifest"] == run.manifest
+def test_baselines_stand_first_then_the_reference_and_the_control(run: Run) -> None:
+    summary = summarise(run, "1-4").fields()
+    rows = [(row["level"], row["backend"]) for row in summary["results"]]
+    assert [name for level, name in rows if level == "turn"] == ["chance", "bm25", "none", "in_memory"]
+    assert [name for level, name in rows if level == "session"] == [
+        "chance",
+        "bm25_sessions",
+        "bm25",
+        "none",
+        "in_memory",
+    ]
+    assert summary["manifest"] == run.manifest.model_dump()
 
 
 def test_nothing_measured_gives_no_figures(run: Run) -> None:
-    found = summarise(run, "1-4")
-    assert found["differences"] == []
-    assert {row["recall@10"] for row in found["results"]} == {None}
+    summary = summarise(run, "1-4").fields()
+    assert summary["differences"] == []
+    assert {row["recall@10"] for row in summary["results"]} == {None}
     assert result(run)["abstention"] is None
     assert set(result(run)["cost"].values()) == {None}
 
@@ -103,16 +99,16 @@ def test_differences_pair_questions(run: Run) -> None:
         run.add(rank("bm25", str(number), 0.5))
         run.add(rank("none", str(3 - number), 0.0))
         run.add(rank("in_memory", str(3 - number), 1.0 if number == 0 else 0.5))
-    found = summarise(run, "1-4")["differences"]
-    assert [(one["backend"], one["against"], one["level"]) for one in found] == [
+    figures = summarise(run, "1-4").fields()["differences"]
+    assert [(one["backend"], one["against"], one["level"]) for one in figures] == [
         ("none", "bm25", "turn"),
         ("in_memory", "bm25", "turn"),
         ("in_memory", "none", "turn"),
     ]
-    assert [one["difference"] for one in found] == [-0.5, 0.125, 0.625]
-    assert (found[0]["low"], found[0]["high"]) == (-0.5, -0.5)
-    assert found[1]["low"] == 0.0
-    assert 0.125 < found[1]["high"] <= 0.5
+    assert [one["difference"] for one in figures] == [-0.5, 0.125, 0.625]
+    assert (figures[0]["low"], figures[0]["high"]) == (-0.5, -0.5)
+    assert figures[1]["low"] == 0.0
+    assert 0.125 < figures[1]["high"] <= 0.5
 
 
 def test_abstention_counts_what_was_right(run: Run) -> None:
@@ -142,10 +138,9 @@ def test_abstention_without_any_has_no_precision(run: Run) -> None:
 
 
 def test_costs_are_weighted_by_turns(run: Run) -> None:
-    same = {"method": "in_memory", "case": "c"}
-    run.add({"kind": "write", **same, "item": "s1", "turns": 3, "seconds": 0.003, "calls": 6})
-    run.add({"kind": "write", **same, "item": "s2", "turns": 1, "seconds": 0.005, "calls": 0})
-    run.add({"kind": "size", **same, "item": "state", "turns": 4, "bytes": 100})
+    run.add(WriteRow(method="in_memory", case="c", item="s1", turns=3, seconds=0.003, calls=6))
+    run.add(WriteRow(method="in_memory", case="c", item="s2", turns=1, seconds=0.005, calls=0))
+    run.add(SizeRow(method="in_memory", case="c", item="state", turns=4, bytes=100))
     for number, seconds in enumerate((0.001, 0.002, 0.009)):
         add_rank(run, str(number), 1.0, seconds=seconds, calls=number)
     cost = result(run)["cost"]
@@ -171,7 +166,8 @@ def test_answers_are_averaged_over_those_that_were_asked_for(run: Run) -> None:
     run.add(judge("2", False, False))
     assert result(run)["answers"] == {"questions": 2, "token_f1": 0.75}
     assert "answers" not in result(run, "none")
-    assert "cost" not in result(run, "bm25")
+    assert "cost" in result(run, "bm25")
+    assert "cost" not in result(run, "chance")
     assert "cost" not in result(run, level="session")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memagent.agent.evaluation.benchmarks.metrics import (
+from memagent.agent.evaluation.metrics import (
     KS,
     bootstrap_difference,
     chance_recall_at,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from memagent.agent.evaluation.benchmarks import LOADERS
+from memagent.agent.evaluation.datasets import LOADERS
 from memagent.backends.errors import InputError
-from tests.agent.evaluation.benchmarks import LOCOMO, LONGMEMEVAL
+from tests.agent.evaluation.datasets.files import LOCOMO, LONGMEMEVAL
 from tests.mutation import JSON_TOKENS, Mutator
 
 MUTATIONS = 600

@@ -1,0 +1,52 @@
+"""Errors of the libraries that store a memory, as memagent's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+from memagent.backends.errors import MemagentError, StorageError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+Method = Callable[Arguments, Result]
+
+
+def comes_from(error: BaseException, modules: Collection[str]) -> bool:
+    """Return whether an error's class is defined in one of these top-level modules."""
+    return type(error).__module__.split(".")[0] in modules
+
+
+def translate_errors(
+    backend: str, modules: Collection[str]
+) -> Callable[[Method[Arguments, Result]], Method[Arguments, Result]]:
+    """Return a decorator that turns errors of storage libraries into ``StorageError``.
+
+    Args:
+        backend: the memory's name, for the message.
+        modules: top-level modules of the libraries, for instance ``{"sqlite3"}``.
+
+    Returns:
+        A decorator of methods. Errors of memagent and of other modules pass unchanged.
+    """
+
+    def decorate(method: Method[Arguments, Result]) -> Method[Arguments, Result]:
+        @wraps(method)
+        def call(*args: Arguments.args, **named: Arguments.kwargs) -> Result:
+            try:
+                return method(*args, **named)
+            except MemagentError:
+                raise
+            except BaseException as error:
+                if not comes_from(error, modules):
+                    raise
+                raise StorageError(
+                    f"The stores of the memory {backend} failed: {error}. The journal is kept apart from them, and the "
+                    "memory reads there what it lacks when it is next used. If the disk is full or cannot be written, "
+                    f"mend that first; if it is not, `memagent backends rebuild {backend}` makes the memory anew."
+                ) from error
+
+        return call
+
+    return decorate
