@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 from memagent.backends.shared.text import UNSAFE
 
 

@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from memagent.agent import Agent, Conversation, Home, Journal, Memory
     from memagent.backends.errors import MemagentError
-    from memagent.backends.protocol import MemoryBackend, Recollection, Turn
+    from memagent.backends.protocol import MemoryBackend
+    from memagent.backends.records import Recollection, Turn
 
 _HOME = {
     "Agent": "memagent.agent",
@@ -27,8 +28,8 @@ _HOME = {
     "MemagentError": "memagent.backends.errors",
     "Memory": "memagent.agent",
     "MemoryBackend": "memagent.backends.protocol",
-    "Recollection": "memagent.backends.protocol",
-    "Turn": "memagent.backends.protocol",
+    "Recollection": "memagent.backends.records",
+    "Turn": "memagent.backends.records",
 }
 
 __all__ = [

@@ -15,7 +15,7 @@ from memagent.agent.memory.forgetting import Forgotten
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.loader import as_local, load_chat_model
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 
 @dataclass(frozen=True, slots=True)

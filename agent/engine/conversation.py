@@ -25,7 +25,8 @@ from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import Attached, Memory
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.backends.errors import InputError, SettingError
-from memagent.backends.protocol import LocalModel, Recollection, Turn, WriteResult
+from memagent.backends.protocol import LocalModel
+from memagent.backends.records import Recollection, Turn, WriteResult
 
 Channel = Literal["auto", "text", "model", "both"]
 _RECENT_TURNS = 64

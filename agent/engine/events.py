@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memagent.backends.protocol import Recollection, Turn, WriteResult
+from memagent.backends.records import Recollection, Turn, WriteResult
 
 
 @dataclass(frozen=True, slots=True)

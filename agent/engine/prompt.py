@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from memagent.agent.engine.fences import without_fences
 from memagent.agent.models.chat import ChatModel, Message
 from memagent.backends.errors import InputError, SettingError
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.records import Recollection, Turn
 
 SYSTEM = (
     "You are a helpful assistant who talks with one user over many conversations. "

@@ -31,7 +31,7 @@ from memagent.agent.journal.lines import (
 )
 from memagent.agent.journal.records import Forgetting, NewTurn, Tombstone
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 __all__ = ["Exported", "Imported", "export", "load", "open_source", "prove"]
 

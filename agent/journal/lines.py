@@ -19,7 +19,7 @@ from memagent.agent.journal.chain import GENESIS, turn_head, turn_leaf
 from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.journal.rows import LARGEST_SEQ
 from memagent.backends.errors import InputError, MemagentError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 FORMAT = 2
 _LONGEST_LINE = 64 * 2**20

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 ROLES = ("user", "assistant", "system", "tool")
 _LONGEST_NAME = 255

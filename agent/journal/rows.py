@@ -13,7 +13,7 @@ from sqlalchemy import Row
 from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.database import DamagedDatabaseError
 from memagent.agent.journal.records import ROLES, Forgetting
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 PAGE = 1000
 LARGEST_SEQ = 2**53 - 1

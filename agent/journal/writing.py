@@ -21,7 +21,7 @@ from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombston
 from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
 from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 # A seq asked for by an import is kept up to here, so that a journal never comes near the largest one.
 LARGEST_KEPT_SEQ = 2**52

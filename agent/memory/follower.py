@@ -26,7 +26,8 @@ from memagent.agent.memory.checkpoint import (
 )
 from memagent.agent.memory.workspace import remove_dead_readers
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
-from memagent.backends.protocol import ConsolidationReport, MemoryBackend, Resources, Turn, Use, WriteResult
+from memagent.backends.protocol import MemoryBackend, Resources
+from memagent.backends.records import ConsolidationReport, Turn, Use, WriteResult
 
 _BATCH = 256
 # A checkpoint is worth writing once reading its turns again would take this long.

@@ -20,7 +20,7 @@ from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.backends.errors import BusyError, CheckpointError, JournalDamagedError, MemagentError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 if TYPE_CHECKING:
     from memagent.agent.memory import Memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from memagent.backends.protocol import BackendStats, ConsolidationReport, Hit
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
 
 # As rag's, where it was chosen on LoCoMo's development half: the top ranks count much more than the rest.

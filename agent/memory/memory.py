@@ -35,18 +35,8 @@ from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.picture import Picture
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Hit,
-    LocalModel,
-    ModelMemory,
-    Progress,
-    Recollection,
-    Turn,
-    WriteResult,
-    silent,
-)
+from memagent.backends.protocol import LocalModel, ModelMemory, Progress, silent
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Recollection, Turn, WriteResult
 
 
 @dataclass(frozen=True, slots=True)

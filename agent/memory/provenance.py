@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memagent.agent.journal import JournalReader
-from memagent.backends.protocol import Hit, Recollection
+from memagent.backends.records import Hit, Recollection
 
 
 def with_provenance(journal: JournalReader, hits: Sequence[Hit]) -> list[Recollection]:

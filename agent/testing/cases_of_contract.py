@@ -12,7 +12,8 @@ from memagent.agent.testing.cases_of_recall import FACT, QUESTION, texts
 from memagent.backends import registry
 from memagent.backends.errors import SettingError
 from memagent.backends.picture import Grid, Series, Table
-from memagent.backends.protocol import MemoryBackend, ModelMemory, Use, WriteResult
+from memagent.backends.protocol import MemoryBackend, ModelMemory
+from memagent.backends.records import Use, WriteResult
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from memagent.agent.home import Home
     from memagent.agent.testing.contract import OpenMemory
-    from memagent.backends.protocol import Recollection
+    from memagent.backends.records import Recollection
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is my dog called?"

@@ -15,15 +15,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import (
-    BackendStats,
-    Fingerprint,
-    Hit,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 
 _STOP_TEXT = """
 a an and are as at be but by do does for from had has have how i in is it my of on or that the this

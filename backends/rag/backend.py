@@ -14,19 +14,10 @@ from typing import Annotated, ClassVar, ParamSpec, Self, TypeVar
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Fingerprint,
-    Hit,
-    MemoryBackend,
-    Resources,
-    Turn,
-    Vectors,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Vectors
 from memagent.backends.rag.relevance import Evidence, Relevance, is_question
 from memagent.backends.rag.vectors import VectorIndex, fresh_folder
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Passage, passage_key, split
 from memagent.backends.shared.full_text import LexicalIndex
 from memagent.backends.shared.fusion import reciprocal_rank_fusion

@@ -15,18 +15,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, SettingError
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Fingerprint,
-    Hit,
-    Injection,
-    LocalModel,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.addressing import Addressing
 from memagent.backends.rope_map.chunk_table import Catalogue

@@ -23,7 +23,8 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from memagent.backends.protocol import LocalModel, Progress, Turn
+from memagent.backends.protocol import LocalModel, Progress
+from memagent.backends.records import Turn
 from memagent.backends.rope_map import calibration_data as generated
 from memagent.backends.rope_map import fitting
 from memagent.backends.rope_map import head_selection as choosing

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 SOURCE = Path(__file__).with_name("calibration.yaml")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

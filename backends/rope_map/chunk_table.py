@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.attention.chunks import Piece, Writer
 
 

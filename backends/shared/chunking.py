@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 # 256 word pieces, the embedder's limit, are about 1,000 characters of English.
 LONGEST = 800

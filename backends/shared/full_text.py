@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from memagent.backends.errors import CheckpointError, StorageError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import LONGEST, Passage
 
 _SCHEMA = """

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.titans.write_statistics import Written
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")

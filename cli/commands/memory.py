@@ -41,7 +41,7 @@ _SQLITE = b"SQLite format 3\0"
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
     from memagent.agent.journal.export import Exported
-    from memagent.backends.protocol import Turn
+    from memagent.backends.records import Turn
 
 
 def remember(

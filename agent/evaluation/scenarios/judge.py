@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from memagent.agent.evaluation.scenarios.expect import Expectation, Matcher
 from memagent.agent.evaluation.scenarios.patterns import SECONDS, is_found
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 
 def judge_recall(expect: Expectation, found: Sequence[Recollection], seconds: float) -> list[str]:

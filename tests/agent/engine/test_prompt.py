@@ -13,7 +13,7 @@ from memagent.agent.engine.prompt import SYSTEM, Budget, Prompt, assemble, fence
 from memagent.agent.models.chat import Message
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.records import Recollection, Turn
 
 WHEN = datetime(2024, 5, 1, 23, 30, tzinfo=UTC)
 WIDE = Budget(recollections=10_000, recent=10_000)

@@ -12,7 +12,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.memory.checkpoint import Position
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Turn, WriteResult
+from memagent.backends.records import Turn, WriteResult
 from tests.agent.memories import (
     FACT,
     QUESTION,

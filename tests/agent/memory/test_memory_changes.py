@@ -15,7 +15,7 @@ from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.lock import backend_lock
 from memagent.backends.errors import BusyError, NotFoundError, SettingError, StorageError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Turn, WriteResult
+from memagent.backends.records import Turn, WriteResult
 from tests.agent.memories import (
     FACT,
     QUESTION,

@@ -27,7 +27,7 @@ from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
 from memagent.backends.errors import StorageError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Hit
+from memagent.backends.records import Hit
 from tests.agent.memories import FACT, offer, store_of
 from tests.conftest import OpenMemory
 

@@ -12,8 +12,9 @@ import pytest
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError, StorageError
-from memagent.backends.protocol import Resources, Turn
+from memagent.backends.protocol import Resources
 from memagent.backends.rag import Rag, RagConfig
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import LONGEST
 
 FACTS = [

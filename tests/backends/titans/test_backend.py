@@ -13,7 +13,8 @@ from torch.nn.functional import normalize
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Resources, Turn
+from memagent.backends.protocol import Resources
+from memagent.backends.records import Turn
 from memagent.backends.titans import Titans, TitansConfig
 from memagent.backends.titans.chunks import cut
 from memagent.backends.titans.memory import TestTimeMemory

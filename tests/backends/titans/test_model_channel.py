@@ -11,7 +11,8 @@ import torch
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import SettingError
-from memagent.backends.protocol import Injection, ModelMemory, Resources, Turn
+from memagent.backends.protocol import Injection, ModelMemory, Resources
+from memagent.backends.records import Turn
 from memagent.backends.titans import Titans, TitansConfig
 from tests.backends.rope_map.test_generating import generated
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, said, tiny, tokens

@@ -23,7 +23,8 @@ from memagent.agent.models.fakes import EchoModel, ScriptedModel
 from memagent.backends import registry
 from memagent.backends.errors import InputError, NotFoundError, SettingError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import ConsolidationReport, MemoryBackend
+from memagent.backends.protocol import MemoryBackend
+from memagent.backends.records import ConsolidationReport
 from tests.conftest import OpenMemory
 
 FACT, QUESTION = "My dog is called Biscuit.", "What is my dog called?"
