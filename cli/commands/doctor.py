@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -26,7 +25,9 @@ def doctor(
 
     found = list(examine(home(), mend=mend))
     if output is Output.JSON:
-        as_json([asdict(one) for one in found])
+        as_json(
+            [{"area": one.area, "level": one.level, "said": one.message, "mend": one.mend} for one in found]
+        )
     else:
         from rich.text import Text
 
@@ -36,7 +37,7 @@ def doctor(
         marks = {"good": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
         for one in found:
             mark, style = marks[one.level]
-            out.print(Text.assemble((mark, style), one_line(f" {one.area:<8} {one.said}")), soft_wrap=True)
+            out.print(Text.assemble((mark, style), one_line(f" {one.area:<8} {one.message}")), soft_wrap=True)
             if one.mend:
                 out.print(Text(one_line(f"               -> {one.mend}"), style="dim"), soft_wrap=True)
     raise typer.Exit(1 if any(one.level == "wrong" for one in found) else 0)

@@ -113,7 +113,7 @@ def test_reading_changes_no_old_journal_and_says_what_does(home: Home, old: Path
         OutdatedSchemaError, match=f"schema version 1; reading it needs version {VERSION}.*doctor --mend"
     ):
         open_journal(home, "ana", read_only=True)
-    notes = [one.said for one in examine(home) if one.area == "journal" and one.level == "note"]
+    notes = [one.message for one in examine(home) if one.area == "journal" and one.level == "note"]
     assert len(notes) == 1
     assert "schema version 1" in notes[0]
     assert old.read_bytes() == before
