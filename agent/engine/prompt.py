@@ -155,8 +155,8 @@ def fenced(recollections: Sequence[Recollection]) -> str:
     if not recollections:
         return ""
     lines = [
-        f"- [{item.created_at:%Y-%m-%d}, session {_one_safe_line(item.session)}, {_one_safe_line(item.speaker or item.role)}"
-        f"{_superseded(item)}] {_one_safe_line(item.text)}"
+        f"- [{item.created_at:%Y-%m-%d}, session {_safe_line(item.session)}, {_safe_line(item.speaker or item.role)}"
+        f"{_superseded(item)}] {_safe_line(item.text)}"
         for item in sorted(recollections, key=lambda item: (item.created_at, item.seqs))
     ]
     return "<memory>\n" + "\n".join(lines) + "\n</memory>\n" + (_LATER if len(lines) > 1 else "") + "\n"
@@ -166,7 +166,7 @@ def _superseded(item: Recollection) -> str:
     return "" if item.superseded_at is None else f", no longer so since {item.superseded_at:%Y-%m-%d}"
 
 
-def _one_safe_line(text: str) -> str:
+def _safe_line(text: str) -> str:
     """Return a text as one line that can neither close the block nor open another."""
     return without_fences([" ".join(text.split())])[0]
 

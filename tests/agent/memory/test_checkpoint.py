@@ -69,9 +69,9 @@ def test_nothing_is_stored_at_first(store: CheckpointStore) -> None:
 
 
 def test_what_was_written_is_verified(store: CheckpointStore) -> None:
-    written = write(store)
+    stored = write(store)
     checkpoint = verify(CheckpointStore(store.folder))
-    assert checkpoint == written
+    assert checkpoint == stored
     assert checkpoint.position == Position(7, 2)
     assert (checkpoint.user, dict(checkpoint.fingerprint)) == ("ana", FINGERPRINT)
     assert (checkpoint.directory / "index" / "deep" / "vectors.bin").read_bytes() == bytes(range(256)) * 300
