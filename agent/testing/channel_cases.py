@@ -64,7 +64,7 @@ class ChannelCases:
         assert torch.equal(before, during) == (not injection.seqs)
         assert torch.equal(before, logits(local.model))
 
-    def test_nothing_is_left_after_an_exception(self, channel: ModelMemory) -> None:
+    def test_an_exception_restores_the_model(self, channel: ModelMemory) -> None:
         """After an exception, the model computes what it computed before."""
         import torch
 
@@ -74,7 +74,7 @@ class ChannelCases:
             raise ZeroDivisionError
         assert torch.equal(before, logits(local.model))
 
-    def test_what_is_excluded_is_not_attended(self, channel: ModelMemory) -> None:
+    def test_excluded_turns_do_not_change_the_model(self, channel: ModelMemory) -> None:
         """Excluded turns are not attached and do not change the logits."""
         import torch
 

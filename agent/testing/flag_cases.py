@@ -150,7 +150,7 @@ class FlagCases:
         if not self.kind().regenerates:
             assert not any(item.regenerated for item in memory.recall(QUESTION))
 
-    def test_the_use_of_a_forgotten_reply_is_taken_back(self, open_memory: OpenMemory) -> None:
+    def test_forgetting_a_reply_undoes_its_use(self, open_memory: OpenMemory) -> None:
         """Forgetting a reply undoes what ``note_use`` changed for it."""
         if not self.kind().follows_use:
             pytest.skip("it does not follow use")

@@ -133,7 +133,7 @@ class RecallCases:
         assert next(memory.journal.turns()).text == text
         assert (FACT in texts(memory.recall(QUESTION))) == self.recalls
 
-    def test_several_memories_are_opened_as_one(self, open_to_recall: OpenMemory) -> None:
+    def test_works_beside_another_backend(self, open_to_recall: OpenMemory) -> None:
         """The backend can be opened together with another one; the hits are fused."""
         other = "none" if self.backend == "in_memory" else "in_memory"
         settings = {f"{self.backend}.{key}": value for key, value in self.settings.items()}

@@ -84,7 +84,7 @@ class StateCases:
     @pytest.mark.parametrize(
         "text", ["", "  \n", "\ud800", "a\0b"], ids=["empty", "blank", "surrogate", "NUL"]
     )
-    def test_what_cannot_be_kept_is_refused(self, open_memory: OpenMemory, text: str) -> None:
+    def test_invalid_text_is_refused(self, open_memory: OpenMemory, text: str) -> None:
         """A text that the journal cannot store is refused, and nothing is stored."""
         memory = open_memory()
         with pytest.raises(InputError):
