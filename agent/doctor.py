@@ -6,9 +6,10 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,12 @@ from memagent.agent.journal.mark import UnreadableMarkError
 from memagent.agent.journal.schema import NoJournalError, OutdatedSchemaError
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.memory.checkpoint import CheckpointStore
-from memagent.agent.memory.forgetting import finish
-from memagent.agent.memory.lock import BackendLock, backend_lock
+from memagent.agent.memory.forgetting import OpenBeside, finish
+from memagent.agent.memory.lock import backend_lock
 from memagent.agent.memory.loss import examine_loss
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
-from memagent.agent.models.convert import damage
+from memagent.agent.models.convert import find_damage
 from memagent.agent.models.hub import check
 from memagent.agent.models.loader import transformers_folder
 from memagent.backends import registry
@@ -53,19 +54,23 @@ class Finding:
     mend: str = ""
 
 
-def examine(home: Home, *, mend: bool = False) -> Iterator[Finding]:
+def examine(
+    home: Home, *, mend: bool = False, open_beside: Callable[[str], OpenBeside] | None = None
+) -> Iterator[Finding]:
     """Check versions, home folder, journals, stored memories and models, and yield the findings.
 
     Args:
         home: the folders of the installation.
         mend: also remove files that only waste space or are damaged and can be rebuilt, restrict the modes of memagent's
             own files, migrate journals to this version, and finish interrupted forgettings. False: nothing changes.
+        open_beside: for a user, returns the function that opens stored memories so that they can forget. None: they are
+            opened with the embedder that the environment names, and without a local model.
     """
     yield from _versions()
     yield from _home(home, mend)
     if home.root.is_dir() and os.access(home.root, os.R_OK | os.X_OK):
         for user in home.users():
-            yield from _user(home, user, mend)
+            yield from _user(home, user, mend, open_beside or partial(_open_beside, home))
     yield from _models(home)
 
 
@@ -136,7 +141,7 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _user(home: Home, user: str, mend: bool) -> Iterator[Finding]:
+def _user(home: Home, user: str, mend: bool, open_beside: Callable[[str], OpenBeside]) -> Iterator[Finding]:
     loss = examine_loss(home, user)
     if home.journal_url is None and not home.journal_file(user).exists() and not (loss and loss.claims):
         yield Finding("journal", "note", f"{home.user_folder(user)} holds no journal; it is left alone.")
@@ -144,7 +149,7 @@ def _user(home: Home, user: str, mend: bool) -> Iterator[Finding]:
     if loss is not None:
         yield from _loss(user, loss.journal, [claim.claimant for claim in loss.claims])
     if loss is None or not loss.journal:
-        yield from _journal(home, user, mend and loss is None)
+        yield from _journal(home, user, mend and loss is None, open_beside)
     if loss is None:
         for backend in home.backends_of(user):
             yield from _backend(home, user, backend, mend)
@@ -165,7 +170,9 @@ def _loss(user: str, journal: str, claimants: list[str]) -> Iterator[Finding]:
     )
 
 
-def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
+def _journal(
+    home: Home, user: str, mend: bool, open_beside: Callable[[str], OpenBeside]
+) -> Iterator[Finding]:
     try:
         with open_journal(home, user, read_only=not mend, trusting=True) as journal:
             wrong = journal.audit()
@@ -179,7 +186,7 @@ def _journal(home: Home, user: str, mend: bool) -> Iterator[Finding]:
             if wrong:
                 return
             yield from _mark(journal, user, mend)
-            yield from _unfinished(home, journal, mend)
+            yield from _unfinished(home, journal, mend, open_beside)
             for backend, place, seq in journal.checkpoints():
                 where = f" at {place}" if place else ""
                 yield Finding("journal", "good", f"{user}: {backend}{where} was stored up to turn {seq:,}")
@@ -211,16 +218,22 @@ def _mark(journal: Journal, user: str, mend: bool) -> Iterator[Finding]:
         )
 
 
-def _unfinished(home: Home, journal: Journal, mend: bool) -> Iterator[Finding]:
+def _open_beside(home: Home, user: str) -> OpenBeside:
+    return lambda backend, settings, lock: Memory.open(
+        home, user, backend, settings, lock=lock, strict=True, follow=False
+    )
+
+
+def _unfinished(
+    home: Home, journal: Journal, mend: bool, open_beside: Callable[[str], OpenBeside]
+) -> Iterator[Finding]:
     """Finish interrupted forgettings, or report them."""
-
-    def open_beside(backend: str, settings: object, lock: BackendLock) -> Memory:
-        return Memory.open(home, journal.user, backend, settings, lock=lock, strict=True, follow=False)  # type: ignore[arg-type]
-
     if mend:
         if not journal.unfinished():
             journal.purge()
-        discarded, remaining = finish(home, journal, open_beside)
+        if not journal.unfinished():
+            return
+        discarded, remaining = finish(home, journal, open_beside(journal.user))
         for name in discarded:
             yield Finding(
                 "journal", "note", f"{journal.user}: removed the state of {name}, which could not forget."
@@ -325,7 +338,7 @@ def _models(home: Home) -> Iterator[Finding]:
             yield Finding("model", "wrong", str(error), f"memagent models pull {model.name}")
             continue
         ready = transformers_folder(model, home.models)
-        wrong = damage(ready, model.weights.sha256) if ready.exists() else ""
+        wrong = find_damage(ready, model.weights.sha256) if ready.exists() else ""
         yield Finding(
             "model",
             "note" if wrong else "good",

@@ -16,12 +16,15 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
 from memagent.agent.files import make_private, write_private
-from memagent.agent.journal.url import check_journal_url
 from memagent.backends.errors import InputError, SettingError
+
+if TYPE_CHECKING:
+    from memagent.agent.settings import UserSettings
 
 # Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -55,9 +58,14 @@ def folder_name(name: str) -> str:
     return encoded
 
 
-def _folder_from_environment(variable: str, default: Callable[[], Path]) -> Path:
-    """Return the folder that an environment variable names, made absolute; it need not exist yet."""
-    value = os.environ.get(variable)
+def _folder(value: str | None, variable: str, default: Callable[[], Path]) -> Path:
+    """Return the folder that a setting names, made absolute; it need not exist yet.
+
+    Args:
+        value: of the setting; None or empty: the default.
+        default: returns the default, which may not exist either.
+        variable: the environment variable of that setting, for the message.
+    """
     try:
         path = (Path(value) if value else default()).expanduser().absolute()
         str(path).encode()
@@ -72,7 +80,10 @@ def _folder_from_environment(variable: str, default: Callable[[], Path]) -> Path
         problem = "it is relative to the current folder, which has been deleted"
     except (OSError, ValueError) as error:  # too long, a part that may not be entered, a NUL character
         problem = f"{getattr(error, 'strerror', None) or error}"
-    place = f"{variable}={value:.200}" if value else f"{variable} is not set, and its default"
+    place = f"{variable} is not set, and its default"
+    if value:
+        name = variable if os.environ.get(variable) else f"The settings file's {variable[9:].lower()}"
+        place = f"{name}={value:.200}"
     raise SettingError(f"{place} cannot be used: {problem}. Set {variable} to a folder by its full path.")
 
 
@@ -92,23 +103,35 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """Read ``MEMAGENT_HOME``, ``MEMAGENT_MODELS`` and ``MEMAGENT_JOURNAL``; nothing is created.
+        """Read ``MEMAGENT_HOME``, ``MEMAGENT_MODELS`` and ``MEMAGENT_JOURNAL``, but no settings file; nothing is created.
 
         Raises:
-            SettingError: ``MEMAGENT_HOME`` or ``MEMAGENT_MODELS`` cannot name a folder; says why.
-            SettingError, MissingExtraError: ``MEMAGENT_JOURNAL`` is refused, see ``check_journal_url``.
+            SettingError, MissingExtraError: see ``from_settings``.
+        """
+        from memagent.agent.settings import UserSettings
+
+        return cls.from_settings(UserSettings.from_environment())
+
+    @classmethod
+    def from_settings(cls, settings: UserSettings) -> Home:
+        """Return the folders that settings name; nothing is created.
+
+        Raises:
+            SettingError: ``home`` or ``models`` cannot be a folder; says why.
+            SettingError, MissingExtraError: ``journal`` is refused, see ``check_journal_url``.
         """
         from platformdirs import user_cache_path, user_data_path
 
-        journal_url = os.environ.get("MEMAGENT_JOURNAL") or None
-        if journal_url is not None:
-            check_journal_url(journal_url)
+        if settings.journal:
+            from memagent.agent.journal.url import check_journal_url  # loads the database library
+
+            check_journal_url(settings.journal)
         return cls(
-            root=_folder_from_environment("MEMAGENT_HOME", lambda: user_data_path("memagent")),
-            models=_folder_from_environment(
-                "MEMAGENT_MODELS", lambda: user_cache_path("memagent") / "models"
+            root=_folder(settings.home, "MEMAGENT_HOME", lambda: user_data_path("memagent")),
+            models=_folder(
+                settings.models, "MEMAGENT_MODELS", lambda: user_cache_path("memagent") / "models"
             ),
-            journal_url=journal_url,
+            journal_url=settings.journal or None,
         )
 
     def user_folder(self, user: str) -> Path:
@@ -123,7 +146,7 @@ class Home:
         """Return the file with the high-water mark of a user's journal; each database has a mark of its own."""
         if self.journal_url is None:
             return self.user_folder(user) / "journal.mark"
-        name = hashlib.sha256(_without_password(self.journal_url).encode()).hexdigest()[:12]
+        name = hashlib.sha256(without_password(self.journal_url).encode()).hexdigest()[:12]
         return self.user_folder(user) / f"journal-{name}.mark"
 
     def place(self) -> str:
@@ -163,7 +186,8 @@ class Home:
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
+    """Return a database URL without its password."""
     before, at, host = url.rpartition("@")
     scheme, _, account = before.partition("://")
     return f"{scheme}://{account.partition(':')[0]}@{host}" if at else url

@@ -101,6 +101,15 @@ def capabilities(backend: type[MemoryBackend]) -> Capabilities:
     )
 
 
+def needs(name: str) -> frozenset[str]:
+    """Return which shared models a backend needs, or several joined by ``+``: of ``embedder`` and ``local_model``.
+
+    Raises:
+        NotFoundError, MissingExtraError: see ``get``.
+    """
+    return frozenset(need for part in name.split(SEPARATOR) for need in get(part).needs)
+
+
 def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
     """Look up one backend, or several whose names are joined by ``+``, and convert their settings.
 

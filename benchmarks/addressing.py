@@ -1,13 +1,13 @@
-"""Addressing a memory of attention keys: our hashing index beside exact search and FAISS, on one table.
+"""Searching stored attention keys: our hashing index, exact search and FAISS compared on one table.
 
     python benchmarks/addressing.py --text book.txt notes.txt --save keys.safetensors     keys of the default model
     python benchmarks/addressing.py --keys keys.safetensors --sizes 10000 100000 1000000
     python benchmarks/addressing.py --keys keys.safetensors --output json
 
 A key file holds `keys` [n, dim], unrotated keys of one head, and `queries` [m, dim], rotated to the offset, in the
-order of the questions' tokens; they are asked in batches. Keys are centred for everyone, which changes no ranking.
-Where fewer keys are given than a size asks for, they are drawn again with a tenth of their spread as noise, and the
-table says so.
+order of the questions' tokens; they are searched in batches. Keys are centred for every method, which changes no
+ranking. Where a size needs more keys than the file holds, keys are drawn again with a tenth of their spread as noise, and
+the table's title tells it.
 
 Recall is against exact search in float32. `touched` counts keys whose inner product was computed, `compared` adds the
 bucket means or centroids. The cheapest setting of each method that reaches `--recall` is marked with *.
@@ -33,7 +33,8 @@ from safetensors.torch import load_file, save_file
 from memagent.agent.home import Home
 from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.shared.attention import rotary
-from memagent.backends.shared.attention.encoder import Reader, Row
+from memagent.backends.shared.attention.chunks import TokenSpan
+from memagent.backends.shared.attention.encoder import AttentionEncoder
 from memagent.backends.shared.tokens import TextTokenizer
 from memagent.kernels.lsh import LSHIndex
 
@@ -57,16 +58,17 @@ class Method:
     touched: Callable[[], float | None] = lambda: None
     means: float = 0.0
     times: list[float] = field(default_factory=list)
-    found: list[float] = field(default_factory=list)
+    recalls: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
 
     def row(self, keys: int) -> dict[str, Any]:
+        """Return the method's row of the table; medians and means over the batches."""
         touched = statistics.mean(self.shares) if self.shares else None
         return {
             "keys": keys,
             "method": self.name,
             "setting": self.setting,
-            "recall": statistics.mean(self.found),
+            "recall": statistics.mean(self.recalls),
             "touched": touched,
             "compared": None if touched is None else touched + self.means,
             "milliseconds": 1000 * statistics.median(self.times),
@@ -76,34 +78,38 @@ class Method:
 
 
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
+    """Return how many seconds an action takes, and its result."""
     began = time.perf_counter()
     result = action()
     return time.perf_counter() - began, result
 
 
 def capture(texts: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Read texts with the default model; return the addressing head's keys, and queries of generated questions.
+    """Encode texts with the default model; return one query head's keys, and its queries of generated questions.
 
-    They are what the RoPE memory map stores and asks: ``keys`` [n, dim] in the model's type, unrotated, and ``queries``
-    [m, dim] float32, rotated to the offset.
+    Returns:
+        ``keys`` [n, dim] in the model's type, unrotated, and ``queries`` [m, dim] float32, rotated to the offset, as the
+        RoPE memory map stores and searches them.
     """
     local = as_local(load_chat_model("qwen2.5-coder-0.5b", Home.from_environment().models, notify=print))
-    reader, tokens = Reader(local), TextTokenizer(local.tokenizer)
-    ids = [token for text in texts for token in tokens.encode(text)]
+    encoder, tokenizer = AttentionEncoder(local), TextTokenizer(local.tokenizer)
+    ids = [token for text in texts for token in tokenizer.encode(text)]
     windows = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
-    rows = [Row(window[:SINKS], window[SINKS:]) for window in windows if len(window) > SINKS]
-    keys = [found.keys[:, LAYER, HEAD // reader.group] for found in reader.read(rows, depth=LAYER + 1)]
+    spans = [TokenSpan(window[:SINKS], window[SINKS:]) for window in windows if len(window) > SINKS]
+    encoded = encoder.encode(spans, num_layers=LAYER + 1)
+    keys = [tensors.keys[:, LAYER, HEAD // encoder.group_size] for tensors in encoded]
     names = sorted({word.strip(".,;:!?'\"") for text in texts for word in text.split() if word[:1].isupper()})
-    asked = [
-        tokens.encode(QUESTIONS[place % len(QUESTIONS)].format(name))
+    question_ids = [
+        tokenizer.encode(QUESTIONS[place % len(QUESTIONS)].format(name))
         for place, name in enumerate(names[:: len(names) // 200 or 1])
     ]
     # The first token is left out: it is a sink itself.
-    questions = reader.ask([Row(one[:1], one[1:]) for one in asked], [LAYER], LAYER + 1)
-    queries = torch.cat([found.queries[0, HEAD] for found in questions])
+    questions = [TokenSpan(ids[:1], ids[1:]) for ids in question_ids]
+    encoded_questions = encoder.encode_queries(questions, [LAYER], LAYER + 1)
+    queries = torch.cat([question.queries[0, HEAD] for question in encoded_questions])
     return {
         "keys": torch.cat(keys),
-        "queries": rotary.rotate(queries, torch.tensor(OFFSET), reader.theta.cpu()),
+        "queries": rotary.rotate(queries, torch.tensor(OFFSET), encoder.theta.cpu()),
     }
 
 
@@ -118,6 +124,7 @@ def stretched(keys: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def ours(keys: torch.Tensor, limit: int, shares: Sequence[float]) -> list[Method]:
+    """Return our index over float32 and bfloat16 keys, once for each share of buckets probed."""
     methods = []
     for name, dtype in (("lsh", torch.float32), ("lsh bfloat16", torch.bfloat16)):
         index = LSHIndex()
@@ -142,6 +149,7 @@ def _probing(name: str, index: LSHIndex, probes: int, limit: int, seconds: float
 
 
 def faiss_methods(keys: torch.Tensor, limit: int, threads: int, hnsw_limit: int) -> list[Method]:
+    """Return FAISS' exact, LSH, IVF and HNSW indexes at several settings; none if FAISS is not installed."""
     try:
         import faiss  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
@@ -182,12 +190,12 @@ def faiss_methods(keys: torch.Tensor, limit: int, threads: int, hnsw_limit: int)
     inverted = built(faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, inner))
     for share in (0.01, 0.03, 0.1):
         probed = max(int(share * lists), 1)
-        found = method("FAISS IndexIVFFlat", f"{probed} of {lists} lists", inverted, None, nprobe=probed)
-        found.touched, found.means = (
+        searched = method("FAISS IndexIVFFlat", f"{probed} of {lists} lists", inverted, None, nprobe=probed)
+        searched.touched, searched.means = (
             _scanned(statistics_of_lists.indexIVF_stats, len(keys)),
             lists / len(keys),
         )
-        methods.append(found)
+        methods.append(searched)
     if len(keys) <= hnsw_limit:
         graph = faiss.IndexHNSWFlat(dim, 32, inner)
         graph.hnsw.efConstruction = 80
@@ -212,7 +220,7 @@ def _scanned(statistic: Any, keys: int) -> Callable[[], float | None]:
 def measure(
     methods: Sequence[Method], batches: Sequence[torch.Tensor], truth: Sequence[torch.Tensor]
 ) -> None:
-    """Ask every method every batch, one after the other, so that the machine's moods strike all alike."""
+    """Search every batch with every method, in turns, so that other work on the machine slows all of them alike."""
     for method in methods:
         method.search(batches[0])
         method.touched()
@@ -220,17 +228,18 @@ def measure(
         for method in methods:
             seconds, ids = timed(partial(method.search, batch))
             method.times.append(seconds)
-            method.found.append(float((nearest[:, :, None] == ids[:, None, :]).any(2).float().mean()))
+            method.recalls.append(float((nearest[:, :, None] == ids[:, None, :]).any(2).float().mean()))
             share = method.touched()
             if share is not None:
                 method.shares.append(share)
 
 
 def compare(keys: torch.Tensor, queries: torch.Tensor, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure all methods on the same keys and queries; mark the fastest of each that reaches the wanted recall."""
     limit, count = arguments.limit, arguments.batch
     keys = keys - keys.mean(0)
-    asked = torch.split(queries[: len(queries) // count * count], count)
-    batches = asked[:: max(len(asked) // arguments.repeats, 1)][: arguments.repeats]
+    all_batches = torch.split(queries[: len(queries) // count * count], count)
+    batches = all_batches[:: max(len(all_batches) // arguments.repeats, 1)][: arguments.repeats]
     exact = Method(
         "exact",
         "matmul and topk",
@@ -251,6 +260,7 @@ def compare(keys: torch.Tensor, queries: torch.Tensor, arguments: argparse.Names
 
 
 def show(rows: Sequence[dict[str, Any]], title: str, limit: int, batch: int) -> None:
+    """Print the rows as a table."""
     table = Table(title=title)
     for heading in ("keys", "method", "setting"):
         table.add_column(heading)
@@ -274,6 +284,7 @@ def show(rows: Sequence[dict[str, Any]], title: str, limit: int, batch: int) -> 
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -283,8 +294,10 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="keep what was captured from --text")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--limit", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=15, help="queries asked together: a question's tokens")
-    parser.add_argument("--repeats", type=int, default=21, help="batches asked of every method")
+    parser.add_argument(
+        "--batch", type=int, default=15, help="queries searched together: a question's tokens"
+    )
+    parser.add_argument("--repeats", type=int, default=21, help="batches searched by every method")
     parser.add_argument(
         "--shares", type=float, nargs="+", default=[0.003, 0.006, 0.01, 0.02, 0.04], help="of buckets probed"
     )

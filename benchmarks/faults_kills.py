@@ -175,6 +175,8 @@ def _before_migration(home: Home, models: Models, backend: str, ledger: Ledger) 
             ledger.note(did="turn", seq=journal.append("s", "user", text).seq, text=text)
     with closing(sqlite3.connect(home.journal_file(USER))) as connection:
         connection.executescript(
+            "DROP TABLE attachments;"
+            "ALTER TABLE turns DROP COLUMN recalled; ALTER TABLE turns DROP COLUMN attachment_count;"
             "DROP TABLE chain; DROP TABLE unfinished; DROP INDEX forgettings_by_seq;"
             "ALTER TABLE turns DROP COLUMN salt; ALTER TABLE forgettings DROP COLUMN head;"
             "ALTER TABLE users DROP COLUMN head; ALTER TABLE users DROP COLUMN forgetting_head;"

@@ -23,9 +23,9 @@ from faults_common import USER, Models, forked, sentence
 
 from memagent.agent.evaluation.scenarios import read, suite
 from memagent.agent.home import Home
-from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal.export import export, load
-from memagent.agent.journal.lines import Source, prove
+from memagent.agent.journal.proof import Source, prove
 from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.backends.errors import MemagentError
 from tests.mutation import JSON_TOKENS, YAML_TOKENS, Mutator
@@ -139,11 +139,22 @@ def _exports(folder: Path) -> Iterator[bytes]:
 def _fill(journal: Journal) -> None:
     random_ = random.Random(0)
     for place in range(8):
-        asked = journal.append(
-            f"s{place % 3}", "user", sentence(random_), speaker="Ana" if place % 2 else None
+        attachments = [NewAttachment("image/png", random_.randbytes(40))] * (place % 3)
+        question = journal.append(
+            f"s{place % 3}",
+            "user",
+            sentence(random_),
+            speaker="Ana" if place % 2 else None,
+            attachments=attachments,
         )
+        is_derived = bool(place % 2)
         journal.append(
-            f"s{place % 3}", "assistant", sentence(random_), in_view=(asked.seq,), derived=bool(place % 2)
+            f"s{place % 3}",
+            "assistant",
+            sentence(random_),
+            in_view=(question.seq,),
+            derived=is_derived,
+            recalled=(question.seq,) if is_derived else (),
         )
     journal.forget([3, 8])
 

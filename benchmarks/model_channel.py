@@ -1,13 +1,13 @@
-"""What a memory inside the model remembers, and what it costs, on the default model.
+"""Recall and cost of a memory inside the model, with the default model.
 
     python benchmarks/model_channel.py facts --among 200 1000                twelve facts among other statements
-    python benchmarks/model_channel.py facts --among 10000 --no-answers      only whether the right piece is among the best
+    python benchmarks/model_channel.py facts --among 10000 --no-answers      only whether the right chunk is among the best
     python benchmarks/model_channel.py passkey --text tale.txt --tokens 100000
     python benchmarks/model_channel.py pairs --count 50                      key-value pairs of UUIDs (InfiniteBench's KV)
     python benchmarks/model_channel.py cost                                  time a generated token, bytes a stored token
 
 Facts, passkey and pairs are never in the prompt: memory reaches the model inside its attention (channel ``model``).
-``--backend titans`` asks another memory than the RoPE memory map, ``--channel text`` the way through the prompt.
+``--backend titans`` measures another memory than the RoPE memory map, ``--channel text`` puts memory into the prompt.
 ``--set`` passes settings on, for instance ``--set mode=token`` for the paper's plain form of the map.
 """
 
@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,17 @@ _TOP = 3
 _REPEATS = 7
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, the stored text that answers it, and the answers that count as right, case folded."""
+
+    text: str
+    answering_text: str
+    answers: list[str]
+
+
 def main() -> None:
+    """Run the command line."""
     arguments = _arguments()
     model = load_chat_model(DEFAULT_MODEL, Home.from_environment().models, notify=print)
     rows = list(_RUNS[arguments.command](arguments, model))
@@ -66,12 +77,12 @@ def facts(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str,
     for among in arguments.among:
         others = [*data["statements"], *generate(max(0, among - len(data["statements"])))][:among]
         texts = _spread(others, [fact["text"] for fact in data["facts"]])
-        asked = [(fact["question"], fact["text"], fact["answers"]) for fact in data["facts"]]
-        yield {"facts among": among, **_examined(texts, asked, arguments, model)}
+        questions = [Question(fact["question"], fact["text"], fact["answers"]) for fact in data["facts"]]
+        yield {"facts among": among, **_measure(texts, questions, arguments, model)}
 
 
 def passkey(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
-    """Three pass keys, each told once, at several depths of a long text."""
+    """Three pass keys, each stated once, at several depths of a long text."""
     lines = [line for path in arguments.text for line in path.read_text(encoding="utf-8").splitlines()]
     paragraphs = [line for line in lines if line.strip()]
     text: list[str] = []
@@ -79,30 +90,30 @@ def passkey(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[st
     while tokens < arguments.tokens:
         text.append(paragraphs[len(text) % len(paragraphs)])
         tokens += model.count_text(text[-1])
-    chance = random.Random(0)
-    asked = []
+    rng = random.Random(0)
+    questions = []
     for depth, gate in ((0.9, "north"), (0.5, "east"), (0.1, "south")):
-        key = str(chance.randrange(10_000, 100_000))
-        told = f"The pass key of the {gate} gate is {key}. Remember it: {key} is the pass key."
-        text.insert(int(depth * len(text)), told)
-        asked.append((f"What is the pass key of the {gate} gate?", told, [key]))
-    yield {"tokens": tokens, **_examined(text, asked, arguments, model)}
+        key = str(rng.randrange(10_000, 100_000))
+        statement = f"The pass key of the {gate} gate is {key}. Remember it: {key} is the pass key."
+        text.insert(int(depth * len(text)), statement)
+        questions.append(Question(f"What is the pass key of the {gate} gate?", statement, [key]))
+    yield {"tokens": tokens, **_measure(text, questions, arguments, model)}
 
 
 def pairs(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
-    """Random UUIDs, each told with another one as its value."""
-    chance = random.Random(0)
-    made = [(_uuid(chance), _uuid(chance)) for _ in range(arguments.count)]
-    texts = [f"The value of the key {key} is {value}." for key, value in made]
-    asked = [
-        (f"What is the value of the key {key}?", text, [value])
-        for text, (key, value) in zip(texts, made, strict=True)
+    """Random UUIDs as keys, each stated with another UUID as its value."""
+    rng = random.Random(0)
+    items = [(_uuid(rng), _uuid(rng)) for _ in range(arguments.count)]
+    texts = [f"The value of the key {key} is {value}." for key, value in items]
+    questions = [
+        Question(f"What is the value of the key {key}?", text, [value])
+        for text, (key, value) in zip(texts, items, strict=True)
     ]
-    yield {"pairs": arguments.count, **_examined(texts, asked, arguments, model)}
+    yield {"pairs": arguments.count, **_measure(texts, questions, arguments, model)}
 
 
 def cost(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, Any]]:
-    """Generated tokens a second with three pieces attended and without, in turns; bytes a token by precision."""
+    """Time of a generated token with and without three attended chunks, in turns; bytes per token by precision."""
     data = json.loads(FACTS.read_text(encoding="utf-8"))
     question = data["facts"][0]["question"]
     for precision in ("bf16", "int8", "int4"):
@@ -126,41 +137,41 @@ def cost(arguments: argparse.Namespace, model: ChatModel) -> Iterator[dict[str, 
 _RUNS = {"facts": facts, "passkey": passkey, "pairs": pairs, "cost": cost}
 
 
-def _examined(
+def _measure(
     texts: Sequence[str],
-    asked: Sequence[tuple[str, str, list[str]]],
+    questions: Sequence[Question],
     arguments: argparse.Namespace,
     model: ChatModel,
 ) -> dict[str, Any]:
-    """Store texts, ask questions given as (question, text that answers, accepted answers), and count what is right."""
+    """Store texts, ask questions, and count the right recollections and answers."""
     began = time.monotonic()
     with _memory(texts, arguments, model) as memory:
-        read = time.monotonic() - began
+        reading_seconds = time.monotonic() - began
         stats = memory.stats()
-        found, times, right = 0, [], 0
+        recalled, recall_seconds, answered = 0, [], 0
         conversation = Conversation(
             memory,
             model,
             "asking",
             Settings(channel=arguments.channel, sampling=Sampling(max_tokens=arguments.reply)),
         )
-        for question, text, answers in track(asked, total=len(asked), label="Asking"):
+        for question in track(questions, total=len(questions), label="Asking"):
             began = time.monotonic()
-            best = memory.recall(question, limit=_TOP)
-            times.append(time.monotonic() - began)
-            found += any(item.text in text for item in best)
+            best = memory.recall(question.text, limit=_TOP)
+            recall_seconds.append(time.monotonic() - began)
+            recalled += any(item.text in question.answering_text for item in best)
             if arguments.answers:
-                reply = next(e.reply for e in conversation.probe(question) if isinstance(e, TurnEnded))
-                correct = any(answer in reply.casefold() for answer in answers)
-                right += correct
-                if not correct:
-                    Console(stderr=True).print(f"missed: {question} -> {reply}", markup=False)
+                reply = next(e.reply for e in conversation.probe(question.text) if isinstance(e, TurnEnded))
+                is_right = any(answer in reply.casefold() for answer in question.answers)
+                answered += is_right
+                if not is_right:
+                    Console(stderr=True).print(f"missed: {question.text} -> {reply}", markup=False)
     return {
         "stored tokens": stats.tokens,
-        f"in the best {_TOP}": f"{found} of {len(asked)}",
-        "answered": f"{right} of {len(asked)}" if arguments.answers else "-",
-        "reading s": read,
-        "recall ms": 1000 * statistics.median(times),
+        f"in the best {_TOP}": f"{recalled} of {len(questions)}",
+        "answered": f"{answered} of {len(questions)}" if arguments.answers else "-",
+        "reading s": reading_seconds,
+        "recall ms": 1000 * statistics.median(recall_seconds),
         "MB on disk": stats.bytes_on_disk / 1e6,
     }
 
@@ -170,7 +181,7 @@ def _memory(
     texts: Sequence[str], arguments: argparse.Namespace, model: ChatModel, precision: str | None = None
 ) -> Iterator[Memory]:
     """A memory in a folder of its own that has read ``texts``, one turn each, twenty a session."""
-    settings = {"abstain": "false"} | dict(one.split("=", 1) for one in arguments.set)
+    settings = {"abstain": "false"} | dict(setting.split("=", 1) for setting in arguments.set)
     if precision is not None:
         settings["precision"] = precision
     with tempfile.TemporaryDirectory() as folder:
@@ -193,12 +204,12 @@ def _seconds_a_token(memory: Memory, model: ChatModel, question: str, *, attende
     sampling = Sampling(max_tokens=48)
     local = as_local(model)
     with memory.attached(local, question) if attended else _nothing():
-        pieces = model.stream(messages, sampling)
-        text = next(pieces)
+        stream = model.stream(messages, sampling)
+        text = next(stream)
         began = time.monotonic()
-        rest = "".join(pieces)
-        spent = time.monotonic() - began
-    return spent / max(1, model.count_text(text + rest) - model.count_text(text))
+        rest = "".join(stream)
+        seconds = time.monotonic() - began
+    return seconds / max(1, model.count_text(text + rest) - model.count_text(text))
 
 
 @contextmanager
@@ -206,18 +217,18 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def _spread(others: Sequence[str], told: Sequence[str]) -> list[str]:
-    """Put the told among the others at even distances."""
-    step = max(1, len(others) // len(told))
+def _spread(others: Sequence[str], facts: Sequence[str]) -> list[str]:
+    """Put the facts among the others at even distances."""
+    step = max(1, len(others) // len(facts))
     mixed: list[str] = []
-    for place, text in enumerate(told):
-        last = len(others) if place == len(told) - 1 else (place + 1) * step
+    for place, text in enumerate(facts):
+        last = len(others) if place == len(facts) - 1 else (place + 1) * step
         mixed += [*others[place * step : last], text]
     return mixed
 
 
-def _uuid(chance: random.Random) -> str:
-    return str(uuid.UUID(int=chance.getrandbits(128), version=4))
+def _uuid(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,20 +1,20 @@
-"""Speed and memory of the neural memory, beside titans-pytorch on the same weights, in one run.
+"""Measure speed and memory of the neural memory against titans-pytorch on the same weights, in one run.
 
     pip install titans-pytorch==0.5.5
     python benchmarks/neural_memory.py
     python benchmarks/neural_memory.py --chunks 16 --length 8192 --output json
 
-Every version is one layer: norm, projections, gates, memory, output projection; ours borrows all but the memory from
-titans-pytorch's. Only the first of ours computes the same as the first of theirs, and the table's title says how closely:
+Every version is one layer: norm, projections, gates, memory, output projection. memagent's layers take all but the memory from
+titans-pytorch. The first version of each computes the same; the table's title has the largest difference:
 
 - titans-pytorch: one step of momentum and forgetting a chunk, gradients at the chunk's first weights (batch_size =
   chunk size), or refreshed every 128 tokens, or never: at the initial weights, whatever has been learnt since.
 - memagent, a step a chunk: the same as the first.
 - memagent, a step a token: the paper's rule, gradients at the chunk's first weights. titans-pytorch has no such mode.
 
-Versions are timed in turn within each repeat. Figures are medians of tokens a second; `x same` and `x best` are medians
-of the repeats' ratios to titans-pytorch's first mode and to the fastest of its modes. Memory is
-by how much the process (on a GPU, what is allocated there) grew at most during a pass.
+Each repeat times all versions in turn. Figures are medians of tokens per second. `x same` and `x best` are medians of the
+repeats' ratios to titans-pytorch's first mode and to its fastest mode. Memory is the largest growth during a pass of the
+process's resident memory, or of the allocated memory on a GPU.
 """
 
 from __future__ import annotations
@@ -54,32 +54,34 @@ class Version:
     peak: dict[str, int] = field(default_factory=dict)
 
 
-def ours(layer: Any, update: str, sequence: Tensor) -> Tensor:
-    """titans-pytorch's layer with our memory in the place of its own."""
+def layer_with_our_memory(layer: Any, update: str, sequence: Tensor) -> Tensor:
+    """Run titans-pytorch's layer with memagent's memory instead of its own."""
     chunk, heads = layer.store_chunk_size, layer.heads
     length = sequence.shape[1]
-    asked, stored = layer.retrieve_norm(sequence), layer.store_norm(sequence)
+    query_inputs, stored_inputs = layer.retrieve_norm(sequence), layer.store_norm(sequence)
 
     def split(projected: Tensor) -> Tensor:
         return projected.view(*projected.shape[:2], heads, -1).transpose(1, 2)
 
     def per_chunk(linear: Any) -> Tensor:
-        """Gates of a chunk come from the mean of its tokens; of an unfinished chunk none are needed."""
-        whole = length // chunk * chunk
-        pooled = stored[:, :whole].view(len(stored), -1, chunk, stored.shape[2]).mean(2)
+        """Return gates from the mean of a chunk's tokens; an incomplete chunk needs none."""
+        complete = length // chunk * chunk
+        pooled = (
+            stored_inputs[:, :complete].view(len(stored_inputs), -1, chunk, stored_inputs.shape[2]).mean(2)
+        )
         gate = linear(pooled).sigmoid().repeat_interleave(chunk, 1)
-        return pad(gate, (0, 0, 0, length - whole)).transpose(1, 2)
+        return pad(gate, (0, 0, 0, length - complete)).transpose(1, 2)
 
     def per_token(linear: Any) -> Tensor:
-        gate: Tensor = linear(stored).sigmoid().transpose(1, 2)
+        gate: Tensor = linear(stored_inputs).sigmoid().transpose(1, 2)
         return gate
 
-    value = split(layer.to_values(stored))
+    value = split(layer.to_values(stored_inputs))
     theta = per_token(layer.to_adaptive_step[0]) / value.shape[-1]  # titans-pytorch's loss is a mean
     gate = per_chunk if update == "chunk" else per_token
     output, _ = neural_memory(
-        split(layer.to_queries(asked)),
-        split(layer.to_keys(stored)),
+        split(layer.to_queries(query_inputs)),
+        split(layer.to_keys(stored_inputs)),
         value,
         theta,
         gate(layer.to_momentum[0]),
@@ -89,12 +91,12 @@ def ours(layer: Any, update: str, sequence: Tensor) -> Tensor:
         update=update,
     )
     if layer.retrieve_gate is not None:
-        output = output * layer.retrieve_gate(asked)
+        output = output * layer.retrieve_gate(query_inputs)
     combined: Tensor = layer.combine_heads(output.transpose(1, 2).flatten(2))
     return combined
 
 
-def theirs(layer: Any, sequence: Tensor) -> Tensor:
+def titans_pytorch_layer(layer: Any, sequence: Tensor) -> Tensor:
     output: Tensor = layer(sequence)[0]
     return output
 
@@ -122,15 +124,22 @@ def versions(chunk: int, arguments: argparse.Namespace) -> list[Version]:
     modes += [("titans-pytorch, never", None)]
     rows = []
     for name, batch_size in modes:
-        made = layer(batch_size)
-        rows.append(Version(name, made, partial(theirs, made)))
+        torch_layer = layer(batch_size)
+        rows.append(Version(name, torch_layer, partial(titans_pytorch_layer, torch_layer)))
     for update in ("chunk", "token"):
-        made = layer(chunk)
-        rows.append(Version(f"memagent, a step a {update}", made, partial(ours, made, update), update))
+        torch_layer = layer(chunk)
+        rows.append(
+            Version(
+                f"memagent, a step a {update}",
+                torch_layer,
+                partial(layer_with_our_memory, torch_layer, update),
+                update,
+            )
+        )
     return rows
 
 
-def once(version: Version, kind: str, sequence: Tensor) -> None:
+def run_pass(version: Version, kind: str, sequence: Tensor) -> None:
     if kind == "forward":
         with torch.no_grad():
             version.run(sequence)
@@ -142,26 +151,26 @@ def once(version: Version, kind: str, sequence: Tensor) -> None:
 def timed(version: Version, kind: str, sequence: Tensor) -> float:
     if sequence.is_cuda:
         torch.cuda.synchronize()
-    began = time.perf_counter()
-    once(version, kind, sequence)
+    start = time.perf_counter()
+    run_pass(version, kind, sequence)
     if sequence.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def peaks(version: Version, chunk: int, sequence: Tensor) -> dict[str, int]:
-    """By how many bytes memory grew at most during each pass: of the device, or on a CPU of a process of its own."""
+    """Return the largest growth of memory during each pass, in bytes: of the device, or of a process of its own."""
     if not sequence.is_cuda:
-        # Forked before anything ran here: freed memory that a process has kept would hide what it takes.
+        # Forked before anything ran here: memory that a process freed but kept would hide the growth.
         context = multiprocessing.get_context("fork")
         results = context.SimpleQueue()
         child = context.Process(
             target=lambda: results.put(_growth(version, chunk, sequence, _resident)), daemon=True
         )
         child.start()
-        found: dict[str, int] = results.get()
+        growth: dict[str, int] = results.get()
         child.join()
-        return found
+        return growth
     return _growth(version, chunk, sequence, torch.cuda.max_memory_allocated)
 
 
@@ -169,18 +178,18 @@ def _resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _growth(version: Version, chunk: int, sequence: Tensor, most: Callable[[], int]) -> dict[str, int]:
+def _growth(version: Version, chunk: int, sequence: Tensor, peak_bytes: Callable[[], int]) -> dict[str, int]:
     for kind in PASSES:
-        once(version, kind, sequence[:, :chunk])
-    before, found = most(), {}
+        run_pass(version, kind, sequence[:, :chunk])
+    before, growth = peak_bytes(), {}
     for kind in PASSES:
-        once(version, kind, sequence)
-        found[kind] = most() - before
-    return found
+        run_pass(version, kind, sequence)
+        growth[kind] = peak_bytes() - before
+    return growth
 
 
 def flops(update: str, chunk: int, arguments: argparse.Namespace) -> int:
-    """Multiplications and additions of a forward pass of our memory alone, without the projections."""
+    """Return the floating-point operations of a forward pass of memagent's memory, without the projections."""
     head = arguments.dim // arguments.heads
     hidden = int(head * arguments.expansion)
     widths = [head, *[hidden] * (arguments.depth - 1), head]
@@ -201,16 +210,16 @@ def measure(
         difference = float((same - expected).abs().max() / expected.abs().max())
     for version in table:
         for kind in PASSES:
-            once(version, kind, sequence)
+            run_pass(version, kind, sequence)
     for _ in range(arguments.repeats):
         for kind in PASSES:
             for version in table:
                 version.seconds[kind].append(timed(version, kind, sequence))
-    their = [version for version in table if version.update is None]
+    references = [version for version in table if version.update is None]
     rows = []
     for version in table:
         for kind in PASSES:
-            best = min(their, key=lambda one: statistics.median(one.seconds[kind]))
+            best = min(references, key=lambda reference: statistics.median(reference.seconds[kind]))
             seconds = statistics.median(version.seconds[kind])
             row = {
                 "chunk": chunk,
@@ -257,16 +266,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--chunks", type=int, nargs="+", default=[16, 64, 256])
-    parser.add_argument("--length", type=int, default=2048, help="tokens a sequence")
+    parser.add_argument("--length", type=int, default=2048, help="tokens per sequence")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--depth", type=int, default=2, help="layers of the memory")
-    parser.add_argument("--expansion", type=float, default=4.0, help="its hidden width, in widths of a head")
+    parser.add_argument(
+        "--expansion", type=float, default=4.0, help="hidden size of the memory, in sizes of a head"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--peak-tflops", type=float, help="the device's, in float32: adds our share of it")
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        help="peak of the device in float32: adds the share of it that memagent reaches",
+    )
     parser.add_argument("--output", choices=("table", "json"), default="table")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -1,4 +1,4 @@
-"""The ``memagent`` command. Each command imports what it needs when it runs, so that --help is instant."""
+"""The ``memagent`` command. Each command imports what it needs when it runs, so that --help is fast."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import sys
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli.commands import backends, bench, chat, doctor, memory, models, scenario, sessions
+from memagent.cli.commands import backends, bench, chat, config, doctor, memory, models, scenario, sessions
 from memagent.cli.rendering import output
 
 # click's UsageError, of which newer versions of typer hold a copy that has no public name.
 _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+
+# Set by the shell while it asks for completions.
+_COMPLETION = "_MEMAGENT_COMPLETE"
 
 app = typer.Typer(
     name="memagent",
@@ -35,11 +38,12 @@ app.add_typer(backends.app, name="backends")
 app.add_typer(models.app, name="models")
 app.add_typer(scenario.app, name="scenario")
 app.command("bench", cls=bench.PlotCommand)(bench.bench)
+app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from memagent import __version__
 
         output.write(f"memagent {__version__}")
@@ -49,14 +53,14 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
     """Chat with a language model that remembers across sessions, with a choice of memories."""
 
 
 def main() -> None:
-    """Run a command and exit: 0 if it did what was asked, 1 after an error, 2 after a usage error, 130 after Ctrl+C."""
+    """Run a command and exit: 0 after success, 1 after an error, 2 after a usage error, 130 after Ctrl+C."""
     os.umask(0o077)  # memory is private
     output.prepare_streams()
     sys.exit(_run())
@@ -77,8 +81,9 @@ def _run() -> int:
     except _USAGE_ERROR as error:
         output.report_usage(error)
         return 2
-    except Exception as error:  # noqa: BLE001 - nothing may print it as it is
-        output.report_fault(error)
+    except Exception as error:  # noqa: BLE001 - it may hold unsafe characters
+        if _COMPLETION not in os.environ:  # a shell would print it into the line that is being typed
+            output.report_fault(error)
         return 1
     return code or 0  # a number where the command raised typer.Exit or was interrupted
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: collects ``*.recall.yaml`` and plays each scenario on each chosen backend.
+"""The pytest plugin: it collects ``*.recall.yaml`` files and plays each scenario on each chosen backend.
 
     pytest --memagent-backend rag --memagent-backend none tests/
 
@@ -28,6 +28,7 @@ _SUFFIXES = (".recall.yaml", ".recall.yml")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and the configuration values of the plugin."""
     group = parser.getgroup("memagent", "recall scenarios (*.recall.yaml)")
     group.addoption(
         "--memagent-backend",
@@ -47,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collect a file if its name ends in ``.recall.yaml`` or ``.recall.yml``."""
     if not file_path.name.endswith(_SUFFIXES):
         return None
     return RecallFile.from_parent(parent, path=file_path)
@@ -56,24 +58,29 @@ class RecallFile(pytest.File):
     """A scenario file: an item for every scenario on every backend."""
 
     def collect(self) -> Iterator[RecallItem]:
+        """Yield an item for each scenario on each backend that it is meant for."""
         from memagent.agent.evaluation.scenarios import read
         from memagent.backends.errors import MemagentError
         from memagent.cli.rendering.output import one_line, printable
 
         try:
-            found = read(self.path)
+            scenarios = read(self.path)
             backends = _backends(self.config)
         except MemagentError as error:
             raise self.CollectError(printable(str(error))) from error
-        for one in found:
+        for located in scenarios:
             for backend in backends:
-                if not one.scenario.backends or backend in one.scenario.backends:
-                    name = one_line(f"{one.scenario.name}[{backend}]")
-                    yield RecallItem.from_parent(self, name=name, located=one, backend=backend)
+                if not located.scenario.backends or backend in located.scenario.backends:
+                    name = one_line(f"{located.scenario.name}[{backend}]")
+                    yield RecallItem.from_parent(self, name=name, located=located, backend=backend)
 
 
 class RecallError(Exception):
-    """A scenario did not come out as expected."""
+    """A scenario failed.
+
+    Args:
+        result: of the scenario.
+    """
 
     def __init__(self, result: ScenarioResult) -> None:
         super().__init__(result.name)
@@ -81,15 +88,22 @@ class RecallError(Exception):
 
 
 class RecallItem(pytest.Item):
-    """One scenario on one backend."""
+    """One scenario on one backend.
 
-    def __init__(self, *, located: Located, backend: str, **other: Any) -> None:
-        super().__init__(**other)
+    Args:
+        located: the scenario, and where it is written.
+        backend: its name.
+        options: of ``pytest.Item``.
+    """
+
+    def __init__(self, *, located: Located, backend: str, **options: Any) -> None:
+        super().__init__(**options)
         self.located = located
         self.backend = backend
         self.extra_keyword_matches.update(located.scenario.tags)
 
     def runtest(self) -> None:
+        """Play the scenario."""
         from memagent.agent.evaluation.scenarios import Options, run
         from memagent.agent.models.catalogue import DEFAULT_MODEL
 
@@ -105,6 +119,7 @@ class RecallItem(pytest.Item):
             pytest.skip("all its expectations are of replies, and no model was asked")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Return what failed, for pytest's report."""
         from memagent.agent.evaluation.scenarios.report import explain
         from memagent.backends.errors import MemagentError
         from memagent.cli.rendering.output import printable
@@ -116,20 +131,19 @@ class RecallItem(pytest.Item):
         return printable(str(super().repr_failure(excinfo, style)))
 
     def reportinfo(self) -> tuple[Path, int, str]:
+        """Return the scenario's file, line and name."""
         return self.path, self.located.line - 1, f"recall scenario: {self.name}"
 
 
 def _backends(config: pytest.Config) -> list[str]:
-    from memagent.cli.opening import choose_backends
+    from memagent.cli.opening import expand_backends
 
-    return list(
-        choose_backends(config.getoption("memagent_backend") or config.getini("memagent_backends"), None)
-    )
+    return expand_backends(config.getoption("memagent_backend") or config.getini("memagent_backends"))
 
 
 @cache
 def _models() -> Models:
-    """The models of this test run, loaded once."""
+    """Return the models of this test run, loaded once."""
     from memagent.agent.evaluation.scenarios import Models
     from memagent.agent.home import Home
 

@@ -42,7 +42,7 @@ from memagent.agent.home import Home
 from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.errors import MemagentError
 
-MODES = ("span", "token")
+MODES = ("chunk", "token")
 Item = TypeVar("Item")
 
 
@@ -56,7 +56,7 @@ class Settings:
         tales: SHA-256 of each tale, by name.
         questions: their texts.
         max_tokens: longest answer.
-        spans: pieces attended to in mode span.
+        chunks: chunks attended to in mode chunk.
         top_k, offset: tokens each head attends to in mode token, and from how far.
         versions: of memagent, torch and transformers.
     """
@@ -66,7 +66,7 @@ class Settings:
     tales: dict[str, str]
     questions: list[str]
     max_tokens: int
-    spans: int
+    chunks: int
     top_k: int
     offset: int
     versions: dict[str, str]
@@ -76,7 +76,7 @@ class Settings:
         return {
             "mode": mode,
             "abstain": "false",
-            "spans": str(self.spans),
+            "chunks": str(self.chunks),
             "top_k": str(self.top_k),
             "offset": str(self.offset),
         }
@@ -148,7 +148,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tales", type=int, help="the first so many only")
     parser.add_argument("--questions", type=int, default=len(QUESTIONS), help="the first so many only")
     parser.add_argument("--max-tokens", type=int, default=32, help="longest answer")
-    parser.add_argument("--spans", type=int, default=8, help="pieces attended to in mode span")
+    parser.add_argument("--chunks", type=int, default=8, help="chunks attended to in mode chunk")
     parser.add_argument("--top-k", type=int, default=16, help="tokens each head attends to in mode token")
     parser.add_argument("--offset", type=int, default=4096, help="of the queries in mode token")
     return parser.parse_args(arguments)
@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tales={tale.name: tale.sha256 for tale in tales},
         questions=list(QUESTIONS[: options.questions]),
         max_tokens=options.max_tokens,
-        spans=options.spans,
+        chunks=options.chunks,
         top_k=options.top_k,
         offset=options.offset,
         versions={name: version(name) for name in ("memagent", "torch", "transformers")},

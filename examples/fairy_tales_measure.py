@@ -59,12 +59,12 @@ class Measured:
     """One answer.
 
     Attributes:
-        mode: span or token, or none where there was no memory at all.
+        mode: chunk or token, or none where there was no memory at all.
         tale: the one in memory, or none.
         question: its text.
         answer: greedy.
         kl: KL(with memory || without) in nats per token, a mean over the tokens of the answer given without memory.
-        recalled: beginnings of the pieces attended to (mode span).
+        recalled: beginnings of the chunks attended to (mode chunk).
     """
 
     mode: str
@@ -206,13 +206,13 @@ def ask_with(
         home, tale.name, "rope_map", settings, make_model=lambda: subject.local, progress=progress
     ) as memory:
         memory.checkpoint()  # so that the next mode need not read the tale again
-        # Which pieces are attended to depends on the question in mode span only.
+        # Which chunks are attended to depends on the question in mode chunk only.
         batches = [list(places)] if mode == "token" else [[place] for place in places]
         for batch in batches:
             asked = [reference.questions[place] for place in batch]
             with memory.attached(subject.local, asked[0]) as attachment:
                 answers = subject.answer(asked)
                 moved = reference.divergences(subject, batch)
-            recalled = tuple(one.text[:80] for one in attachment.recollections) if mode == "span" else ()
+            recalled = tuple(one.text[:80] for one in attachment.recollections) if mode == "chunk" else ()
             for question, answer, kl in zip(asked, answers, moved, strict=True):
                 yield Measured(mode, tale.name, question, subject.text(answer), kl, recalled)

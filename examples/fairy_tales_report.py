@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 _SAMPLE_TALES = 3
-_COLOURS = {"span": "#0072B2", "token": "#D55E00"}
+_COLOURS = {"chunk": "#0072B2", "token": "#D55E00"}
 _INK = "#222222"
 
 

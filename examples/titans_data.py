@@ -1,6 +1,6 @@
-"""What the Titans examples read: pairs to be recalled after a long distraction, or the bytes of text files.
+"""Data of the Titans examples: key-value pairs to recall after distracting tokens, or the bytes of text files.
 
-A batch is a function of the seed and its number alone, so that a killed run continues with the batches it would have had.
+A batch depends only on the seed and its number, so that a killed run continues with the same batches.
 """
 
 from __future__ import annotations
@@ -12,40 +12,54 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-IGNORED = -100  # of a label that is not to be predicted
+IGNORED = -100  # label of a token that is not predicted
 TRAINING, TESTING = 0, 1
 
 
 class DataError(Exception):
-    """What was asked for cannot be read or made."""
+    """The data cannot be read, or sequences of this length cannot be made."""
 
 
 class Source(ABC):
-    """Where batches come from."""
+    """A source of batches.
+
+    Attributes:
+        vocabulary: The number of tokens; ids are 0 to ``vocabulary - 1``.
+    """
 
     vocabulary: int
-    """Token ids are 0 to ``vocabulary - 1``."""
 
     @abstractmethod
     def batch(self, number: int, size: int, length: int, part: int = TRAINING) -> tuple[Tensor, Tensor]:
-        """Return token ids ``[size, length]`` and labels of the same shape, `IGNORED` where nothing is asked.
+        """Return a batch.
+
+        Args:
+            number: Of the batch, from 0.
+            size: The number of sequences.
+            length: Tokens of a sequence.
+            part: `TRAINING` or `TESTING`; they never share a batch.
+
+        Returns:
+            Token ids and labels, ``[size, length]`` each. Labels are `IGNORED` where nothing is predicted.
 
         Raises:
-            DataError: The length fits nothing.
+            DataError: The length is too small, or larger than the text.
         """
 
 
 class Recall(Source):
-    """Associative recall: keys and their values among random values, then each key again, to be answered.
+    """Associative recall: keys and their values among random values, then each key again, to be answered with its value.
 
-    ``... v v K1 V1 v v v K2 V2 v v ... ASK K2 V2 ASK K1 V1``: only the values after ``ASK K`` are labels. Keys occur
-    nowhere else, and values are everywhere, so that a value is known by the key before it only. One pair is a needle
-    in a haystack.
+    ``... v v K1 V1 v v v K2 V2 v v ... ASK K2 V2 ASK K1 V1``: only the values after ``ASK K`` are labels. Keys occur nowhere
+    else and values everywhere, so only the key before a value identifies it. One pair is a needle in a haystack.
 
     Args:
-        pairs: Pairs in each sequence, all of different keys.
-        keys, values: How many there are to choose from; guessing is right once in ``values`` times.
+        pairs: Pairs in each sequence, 1 to ``keys``, all of different keys.
+        keys, values: The number of different keys and of different values; guessing has accuracy ``1 / values``.
         seed: Of all sequences.
+
+    Raises:
+        DataError: ``pairs`` is out of range.
     """
 
     def __init__(self, pairs: int, keys: int = 16, values: int = 16, seed: int = 0) -> None:
@@ -60,15 +74,15 @@ class Recall(Source):
             raise DataError(
                 f"{self.pairs} pairs need a length of {5 * self.pairs} tokens or more, not {length}."
             )
-        dice = torch.Generator().manual_seed(_mixed(self.seed, number, part))
-        ids = torch.randint(self.values, (size, length), generator=dice)
-        keys = _choices(size, self.keys, self.pairs, dice) + self.values
-        values = torch.randint(self.values, (size, self.pairs), generator=dice)
-        places = 2 * _choices(size, body // 2, self.pairs, dice)
-        ids.scatter_(1, places, keys).scatter_(1, places + 1, values)
-        order = _choices(size, self.pairs, self.pairs, dice)
-        asked = torch.full((size, self.pairs), self.values + self.keys)
-        questions = torch.stack((asked, keys.gather(1, order), values.gather(1, order)), 2)
+        generator = torch.Generator().manual_seed(_combined_seed(self.seed, number, part))
+        ids = torch.randint(self.values, (size, length), generator=generator)
+        keys = _choices(size, self.keys, self.pairs, generator) + self.values
+        values = torch.randint(self.values, (size, self.pairs), generator=generator)
+        positions = 2 * _choices(size, body // 2, self.pairs, generator)
+        ids.scatter_(1, positions, keys).scatter_(1, positions + 1, values)
+        order = _choices(size, self.pairs, self.pairs, generator)
+        ask_tokens = torch.full((size, self.pairs), self.values + self.keys)
+        questions = torch.stack((ask_tokens, keys.gather(1, order), values.gather(1, order)), 2)
         ids[:, body:] = questions.flatten(1)
         labels = torch.full_like(ids, IGNORED)
         labels[:, body + 2 :: 3] = ids[:, body + 2 :: 3]
@@ -76,11 +90,11 @@ class Recall(Source):
 
 
 class Text(Source):
-    """Random stretches of the bytes of text files, joined; their last tenth is kept for testing.
+    """Random sequences of bytes from text files; the last tenth of their joined content is kept for testing.
 
     Args:
-        files: Any files; they are read as they are.
-        seed: Of the stretches.
+        files: Files of any content.
+        seed: Of the sequences' positions.
 
     Raises:
         DataError: A file cannot be read.
@@ -105,17 +119,17 @@ class Text(Source):
                 f"Sequences of {length} bytes need {10 * length:,} bytes of text or more, because a tenth is "
                 f"for testing; there are {sum(map(len, self.parts.values())):,}."
             )
-        dice = torch.Generator().manual_seed(_mixed(self.seed, number, part))
-        starts = torch.randint(len(source) - length + 1, (size, 1), generator=dice)
+        generator = torch.Generator().manual_seed(_combined_seed(self.seed, number, part))
+        starts = torch.randint(len(source) - length + 1, (size, 1), generator=generator)
         ids = source[starts + torch.arange(length)].long()
         return ids, ids
 
 
-def _mixed(seed: int, number: int, part: int) -> int:
-    """One seed of three numbers; training and testing never share one."""
+def _combined_seed(seed: int, number: int, part: int) -> int:
+    """Return one seed for three numbers; training and testing never share one."""
     return ((seed * 1_000_003 + number) * 2 + part) % 2**63
 
 
-def _choices(size: int, among: int, count: int, dice: torch.Generator) -> Tensor:
-    """``[size, count]``: different numbers below ``among`` in each row."""
-    return torch.rand(size, among, generator=dice).argsort(1)[:, :count]
+def _choices(size: int, population: int, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``[size, count]``: different numbers below ``population`` in each row."""
+    return torch.rand(size, population, generator=generator).argsort(1)[:, :count]

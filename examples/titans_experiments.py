@@ -1,4 +1,4 @@
-"""What Titans' memory does for recall: the needle at growing lengths, the ablations, depth.
+"""Measure associative recall of Titans models: one needle at growing lengths, ablations, depth of the memory.
 
     python examples/titans_experiments.py --folder titans --plot titans.png
     python examples/titans_experiments.py --folder titans --experiments needle --seeds 0 1 2 --output json
@@ -10,8 +10,8 @@ values and the keys again at the end, and tested on up to sixteen times as many 
 - ablation: four pairs. The memory alone (lmm), and without one of its parts, as in table 5 of the paper.
 - depth: eight pairs. The memory alone, with an MLP of 1 to 4 layers.
 
-Killed, it continues when the same command is given again: a line of `EXPERIMENT.jsonl` is a model trained and tested,
-and the folder `runs` holds the checkpoints. Experiments of one folder may run beside each other.
+If the process is killed, the same command continues: each line of `EXPERIMENT.jsonl` is a trained and tested model, and the
+folder `runs` holds the checkpoints. Experiments of one folder may run in parallel.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MODEL: dict[str, Any] = {
     "window": 16,
     "persistent_tokens": 4,
 }
-PAIRS = 4  # in a sequence of the training
+PAIRS = 4  # in a training sequence
 LENGTHS = (64, 128, 256, 512, 1024)
 
 
@@ -55,20 +55,20 @@ class Experiment:
     """Models to compare on one task.
 
     Attributes:
-        title: What it shows.
-        tested: Pairs in a sequence of the test.
-        models: What each differs in from `MODEL`, by name.
+        title: The heading of its table and panel.
+        test_pairs: Pairs in a test sequence.
+        models: The differences of each model from `MODEL`, by the model's name.
     """
 
     title: str
-    tested: int
+    test_pairs: int
     models: Mapping[str, Mapping[str, Any]]
 
 
 EXPERIMENTS = {
     "needle": Experiment(
         "One needle",
-        tested=1,
+        test_pairs=1,
         models={
             "MAC": {"variant": "mac"},
             "MAG": {"variant": "mag"},
@@ -79,7 +79,7 @@ EXPERIMENTS = {
     ),
     "ablation": Experiment(
         "LMM without one part, four pairs",
-        tested=4,
+        test_pairs=4,
         models={
             "LMM": {"variant": "lmm"},
             "no decay": {"variant": "lmm", "decay": False},
@@ -90,7 +90,7 @@ EXPERIMENTS = {
     ),
     "depth": Experiment(
         "LMM by depth of its memory, eight pairs",
-        tested=8,
+        test_pairs=8,
         models={
             "1 layer": {"variant": "lmm"},
             **{f"{depth} layers": {"variant": "lmm", "memory_depth": depth} for depth in (2, 3, 4)},
@@ -100,27 +100,29 @@ EXPERIMENTS = {
 
 
 class Results:
-    """The lines of an experiment's file: its settings, then a model trained and tested each.
+    """The lines of an experiment's file: its settings, then one trained and tested model each.
 
     Raises:
-        OtherRunError: The file was begun with other settings, or is none of results.
+        OtherRunError: The file has other settings, or is not a file of results.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
         settings = json.loads(json.dumps(settings))
         content = path.read_bytes() if path.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if len(whole) < len(content):
-            path.write_bytes(whole)  # the last line was cut off
+        complete = content[: content.rfind(b"\n") + 1]
+        if len(complete) < len(content):
+            path.write_bytes(complete)  # a killed process left part of a line
         try:
-            head, *self.rows = [json.loads(line) for line in whole.splitlines()] or [None]
+            head, *self.rows = [json.loads(line) for line in complete.splitlines()] or [None]
         except ValueError as error:
-            raise OtherRunError(f"{path} is no file of results: {error}") from error
+            raise OtherRunError(f"{path} is not a file of results: {error}") from error
         if head is None:
             self._append(settings)
         elif head != settings:
-            raise OtherRunError(f"{path} was begun with other settings. Name another folder, or give those.")
+            raise OtherRunError(
+                f"{path} has other settings. Use another --folder, or the settings the run began with."
+            )
 
     def has(self, name: str, seed: int) -> bool:
         return any((row["name"], row["seed"]) == (name, seed) for row in self.rows)
@@ -135,12 +137,12 @@ class Results:
 
 
 def run(options: argparse.Namespace, training: Training, results: Mapping[str, Results]) -> None:
-    """Train and test every model that is missing among the results."""
+    """Train and test every model that the results lack."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         missing = list(_missing(options, results))
-        every = progress.add_task("Models", total=len(missing))
+        models_task = progress.add_task("Models", total=len(missing))
         for key, name, seed in missing:
             experiment = EXPERIMENTS[key]
             differences = experiment.models[name]
@@ -148,47 +150,47 @@ def run(options: argparse.Namespace, training: Training, results: Mapping[str, R
             config = TitansConfig(vocab_size=source.vocabulary, **{**MODEL, **differences})
             label = "-".join(f"{option}={value}" for option, value in sorted(differences.items()))
             folder = options.folder / "runs" / f"{label}-seed={seed}"
-            began = time.monotonic()
+            start = time.monotonic()
             trainer = Trainer(folder, config, source, replace(training, seed=seed), {"pairs": PAIRS})
             task = progress.add_task(f"{name}, seed {seed}", total=training.steps, completed=trainer.step)
             trainer.run(100, lambda _, task=task: progress.advance(task))  # type: ignore[misc]
-            asked = Recall(experiment.tested, seed=seed)
+            test_source = Recall(experiment.test_pairs, seed=seed)
             accuracy = {
-                str(length): evaluate(trainer.bare, asked, length, options.test_sequences)["accuracy"]
+                str(length): evaluate(trainer.bare, test_source, length, options.test_sequences)["accuracy"]
                 for length in LENGTHS
             }
-            last = trainer.losses[-50:]
+            last_losses = trainer.losses[-50:]
             results[key].add(
                 {
                     "name": name,
                     "seed": seed,
-                    "loss": round(sum(last) / len(last), 4),
+                    "loss": round(sum(last_losses) / len(last_losses), 4),
                     "accuracy": accuracy,
-                    "seconds": round(time.monotonic() - began, 1),
+                    "seconds": round(time.monotonic() - start, 1),
                 }
             )
             progress.remove_task(task)
-            progress.advance(every)
+            progress.advance(models_task)
 
 
 def _missing(options: argparse.Namespace, results: Mapping[str, Results]) -> Iterator[tuple[str, str, int]]:
     for seed in options.seeds:
-        for key, found in results.items():
+        for key, rows in results.items():
             for name in EXPERIMENTS[key].models:
-                if not found.has(name, seed):
+                if not rows.has(name, seed):
                     yield key, name, seed
 
 
 def summarise(settings: Mapping[str, Any], results: Mapping[str, Results]) -> dict[str, Any]:
-    """Accuracy of every model at every length: the mean over seeds, the lowest and the highest."""
+    """Return the accuracy of every model at every length: mean, lowest and highest of all seeds."""
     experiments: dict[str, Any] = {}
-    for key, found in results.items():
+    for key, experiment_results in results.items():
         runs = experiments[EXPERIMENTS[key].title] = {}
         for name in EXPERIMENTS[key].models:
-            rows = [row["accuracy"] for row in found.rows if row["name"] == name]
+            rows = [row["accuracy"] for row in experiment_results.rows if row["name"] == name]
             if rows:
                 runs[name] = {str(length): _spread([row[str(length)] for row in rows]) for length in LENGTHS}
-    models = {key: found.rows for key, found in results.items()}
+    models = {key: experiment_results.rows for key, experiment_results in results.items()}
     return {"settings": settings, "experiments": experiments, "models": models}
 
 
@@ -197,15 +199,15 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def print_report(summary: Mapping[str, Any]) -> None:
-    """A table for each experiment: answers that are right, in percent."""
+    """Print a table for each experiment: accuracy in percent."""
     console = Console()
     for title, runs in summary["experiments"].items():
-        table = Table(title=f"{title}: right answers, % (chance {summary['settings']['chance']:.0%})")
+        table = Table(title=f"{title}: accuracy, % (chance {summary['settings']['chance']:.0%})")
         table.add_column("tokens")
         for length in LENGTHS:
             table.add_column(str(length), justify="right")
-        for name, found in runs.items():
-            table.add_row(name, *(f"{100 * one['mean']:.1f}" for one in found.values()))
+        for name, accuracy in runs.items():
+            table.add_row(name, *(f"{100 * spread['mean']:.1f}" for spread in accuracy.values()))
         console.print(table)
 
 
@@ -243,14 +245,16 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="results and checkpoints; continued")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="results and checkpoints; a run in it continues"
+    )
     parser.add_argument("--experiments", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=1000, help="updates for each model")
+    parser.add_argument("--steps", type=int, default=1000, help="updates of each model")
     parser.add_argument("--learning-rate", type=float, default=5e-3)
-    parser.add_argument("--batch", type=int, default=32, help="sequences an update")
-    parser.add_argument("--test-sequences", type=int, default=128, help="for each length")
-    parser.add_argument("--plot", type=Path, help="draw into this .png file")
+    parser.add_argument("--batch", type=int, default=32, help="sequences per update")
+    parser.add_argument("--test-sequences", type=int, default=128, help="test sequences for each length")
+    parser.add_argument("--plot", type=Path, help="write a plot to this .png file")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     return parser.parse_args(arguments)
 

@@ -1,14 +1,14 @@
-"""Train a Titans language model on your own texts, or on a synthetic task that needs memory.
+"""Train a Titans language model on your own texts, or on a synthetic recall task.
 
     python examples/titans_train.py text book.txt notes/*.md --folder book --variant mag --steps 5000
     python examples/titans_train.py recall --folder recall --variant lmm --pairs 4 --length 64 --steps 1000
     python examples/titans_train.py needle --folder needle --length 128 --set memory_depth=1 --set window=16
     accelerate launch --num_processes 2 examples/titans_train.py text book.txt --folder book
 
-Texts are read as bytes, so that no tokenizer is needed. In `recall`, keys and their values stand among random values,
-and each key is asked for at the end; `needle` is one such pair. Killed, at any moment, it continues from its last
-checkpoint when the same command is given again. The folder then holds `step-N/model`, which
-`AutoModelForCausalLM.from_pretrained` reads once `memagent.backends.neural.titans` is imported, and `loss.png`.
+Texts are read as bytes, so no tokenizer is needed. In `recall`, keys and their values are placed among random values, and the
+model has to answer each key with its value at the end; `needle` has one such pair. If the process is killed, the same command
+continues from the last checkpoint. The folder then holds `loss.png` and `step-N/model`, which
+`AutoModelForCausalLM.from_pretrained` loads once `memagent.backends.neural.titans` is imported.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def source_of(options: argparse.Namespace) -> Source:
-    """What the task reads."""
+    """Return the source of batches of the task."""
     if options.task == "text":
         if not options.files:
             raise DataError("The task text needs files to read.")
@@ -74,25 +74,29 @@ def source_of(options: argparse.Namespace) -> Source:
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """``name=value`` of a `TitansConfig`."""
+    """Parse ``name=value`` of a `TitansConfig`.
+
+    Raises:
+        ValueError: The name is unknown, or the value has another type.
+    """
     name, _, value = text.partition("=")
-    known = TitansConfig()
-    if name in ("variant", "vocab_size") or not hasattr(known, name) or not value:
+    defaults = TitansConfig()
+    if name in ("variant", "vocab_size") or not hasattr(defaults, name) or not value:
         raise ValueError(
-            f"--set {text}: expected name=value, with the name of a hyper-parameter of TitansConfig"
+            f"--set {text}: expected name=value, with the name of a hyperparameter of TitansConfig"
         )
     try:
-        found = json.loads(value)
+        parsed_value = json.loads(value)
     except ValueError:
-        found = value
-    wanted = type(getattr(known, name))
-    if not isinstance(found, wanted) and not (wanted is float and type(found) is int):
-        raise ValueError(f"--set {text}: expected a value of type {wanted.__name__}")
-    return name, wanted(found)
+        parsed_value = value
+    expected = type(getattr(defaults, name))
+    if not isinstance(parsed_value, expected) and not (expected is float and type(parsed_value) is int):
+        raise ValueError(f"--set {text}: expected a value of type {expected.__name__}")
+    return name, expected(parsed_value)
 
 
 def run(trainer: Trainer, save_every: int) -> None:
-    """Train, with a progress bar on stderr where somebody watches."""
+    """Train, with a progress bar on stderr if that is a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -110,31 +114,31 @@ def run(trainer: Trainer, save_every: int) -> None:
 
 
 def summarise(trainer: Trainer, source: Source, options: argparse.Namespace) -> dict[str, Any]:
-    """What the training came to, on sequences it has not seen."""
-    found = evaluate(trainer.bare, source, options.length, options.test_sequences)
-    last = trainer.losses[-50:]
+    """Return the results of the training, on unseen sequences."""
+    test = evaluate(trainer.bare, source, options.length, options.test_sequences)
+    last_losses = trainer.losses[-50:]
     summary: dict[str, Any] = {
         "folder": str(options.folder),
         "task": options.task,
         "variant": options.variant,
         "parameters": sum(parameter.numel() for parameter in trainer.bare.parameters()),
         "steps": trainer.step,
-        "training_loss": sum(last) / max(len(last), 1),
-        "test_loss": found["loss"],
-        "test_accuracy": found["accuracy"],
+        "training_loss": sum(last_losses) / max(len(last_losses), 1),
+        "test_loss": test["loss"],
+        "test_accuracy": test["accuracy"],
     }
     if isinstance(source, Text):
-        summary["test_bits_per_byte"] = found["loss"] / math.log(2)
+        summary["test_bits_per_byte"] = test["loss"] / math.log(2)
         prompt, _ = source.batch(0, 1, min(options.length, 64))
         generate: Any = trainer.bare.generate
         torch.manual_seed(options.seed)
-        said = generate(prompt.to(trainer.bare.device), max_new_tokens=120, do_sample=True, top_k=20)
-        summary["sample"] = bytes(said[0].tolist()).decode("utf-8", "replace")
+        sample = generate(prompt.to(trainer.bare.device), max_new_tokens=120, do_sample=True, top_k=20)
+        summary["sample"] = bytes(sample[0].tolist()).decode("utf-8", "replace")
     return summary
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The summary as a table."""
+    """Print the summary as a table."""
     table = Table(show_header=False)
     for name, value in summary.items():
         table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else f"{value}")
@@ -147,15 +151,17 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("files", type=Path, nargs="*", help="texts, for the task text")
-    parser.add_argument("--folder", type=Path, required=True, help="checkpoints and picture; continued")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="checkpoints and plot; a run in it continues"
+    )
     parser.add_argument("--variant", choices=("mac", "mag", "mal", "lmm"), default="mac")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyper-parameter of TitansConfig"
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a hyperparameter of TitansConfig"
     )
     parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=16, help="sequences an update, in each process")
-    parser.add_argument("--length", type=int, default=128, help="tokens a sequence")
-    parser.add_argument("--pairs", type=int, default=4, help="to be recalled, for the task recall")
+    parser.add_argument("--batch", type=int, default=16, help="sequences per update, in each process")
+    parser.add_argument("--length", type=int, default=128, help="tokens per sequence")
+    parser.add_argument("--pairs", type=int, default=4, help="pairs to recall, for the task recall")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0, help="of weights, batches and sample")
     parser.add_argument("--save-every", type=int, default=100, help="updates between checkpoints")

@@ -27,20 +27,20 @@ _PROGRESS = "progress.json"
 
 
 class OtherRunError(Exception):
-    """The folder holds a run of other settings."""
+    """The folder holds a run with other settings."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How to train.
+    """Settings of a training run.
 
     Attributes:
-        steps: Updates.
-        batch: Sequences an update, in each process.
-        length: Tokens a sequence.
-        learning_rate: The highest; it is reached after a twentieth of the steps, and falls to a tenth along a cosine.
+        steps: Number of updates.
+        batch: Sequences per update, in each process.
+        length: Tokens per sequence.
+        learning_rate: The highest one. It is reached after a twentieth of the steps, then falls to a tenth along a cosine.
         weight_decay: Of AdamW.
-        seed: Of the first weights; the source has its own.
+        seed: Of the initial weights; the source has its own.
     """
 
     steps: int = 1000
@@ -51,27 +51,27 @@ class Training:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, from 0 on."""
-        warm = max(self.steps // 20, 1)
-        fall = 0.55 + 0.45 * math.cos(math.pi * step / max(self.steps, 1))
-        return self.learning_rate * min((step + 1) / warm, 1.0) * fall
+        """Return the learning rate of a step; the first step is 0."""
+        warmup = max(self.steps // 20, 1)
+        decay = 0.55 + 0.45 * math.cos(math.pi * step / max(self.steps, 1))
+        return self.learning_rate * min((step + 1) / warmup, 1.0) * decay
 
 
 class Trainer:
-    """A model in training, in a folder of its own.
+    """A training run in a folder of its own.
 
-    The folder holds ``settings.json`` and the newest checkpoint, ``step-N``. A checkpoint is written beside and then
-    renamed, so that it is whole or not there.
+    The folder holds ``settings.json`` and the newest checkpoint, ``step-N``. A checkpoint is written under another name and then
+    renamed, so that it is never incomplete.
 
     Args:
-        folder: Where; it is made if need be. A checkpoint in it is continued.
-        config: The model.
-        source: Its batches.
-        training: How to train.
-        about: What else the result depends on, for the folder's settings.
+        folder: The run's folder, which is created if it is missing. A checkpoint in it is continued.
+        config: The model's hyperparameters.
+        source: The source of batches.
+        training: Settings of the training.
+        about: Further settings that the result depends on.
 
     Raises:
-        OtherRunError: The folder was begun with other settings.
+        OtherRunError: The folder holds a run with other settings.
     """
 
     def __init__(
@@ -84,10 +84,12 @@ class Trainer:
     ) -> None:
         self.folder, self.source, self.training = folder, source, training
         self.losses: list[float] = []
-        disable_progress_bar()  # type: ignore[no-untyped-call]  # that of writing checkpoints
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # of writing checkpoints
         self.accelerator = Accelerator()
         with self.accelerator.main_process_first():
-            _claim(folder, {"model": config.to_diff_dict(), "training": asdict(training), **(about or {})})
+            _check_settings(
+                folder, {"model": config.to_diff_dict(), "training": asdict(training), **(about or {})}
+            )
         set_seed(training.seed)
         saved = self._newest()
         self.bare: Any = (
@@ -103,21 +105,21 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Updates made so far."""
+        """The number of updates so far."""
         return len(self.losses)
 
-    def run(self, save_every: int, advanced: Callable[[float], None]) -> None:
-        """Make the updates that are missing.
+    def run(self, save_every: int, on_update: Callable[[float], None]) -> None:
+        """Train until all steps are done.
 
         Args:
             save_every: Updates between two checkpoints.
-            advanced: Called after every update with its loss, in nats a label.
+            on_update: Called after every update with its loss, in nats per label.
         """
         self.model.train()
         while self.step < self.training.steps:
             loss = self._update()
             self.losses.append(loss)
-            advanced(loss)
+            on_update(loss)
             if self.step % save_every == 0 or self.step == self.training.steps:
                 self.save()
 
@@ -130,18 +132,18 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self.model.parameters(), 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = training.rate(self.step)
-        # A deep memory may overflow on one batch; a step along its gradients would leave no number in the model.
+        # A deep memory may overflow on a batch; a step along its gradients would turn the whole model into NaN.
         if norm is not None and bool(norm.isfinite()):
             self.optimizer.step()
         self.optimizer.zero_grad()
         return float(accelerator.reduce(loss.detach(), "mean"))
 
     def save(self) -> None:
-        """Write a checkpoint; older ones go when it is there."""
+        """Write a checkpoint, then remove older ones."""
         if not self.accelerator.is_main_process:
             return
-        whole = self.folder / f"step-{self.step}"
-        part = self.folder / f".{whole.name}.part"
+        checkpoint = self.folder / f"step-{self.step}"
+        part = self.folder / f".{checkpoint.name}.part"
         shutil.rmtree(part, ignore_errors=True)
         self.bare.save_pretrained(part / _WEIGHTS)
         save_file(moments(self.optimizer, self.bare), part / _MOMENTS)
@@ -150,18 +152,18 @@ class Trainer:
             if path.is_file():
                 with path.open("rb+") as file:
                     os.fsync(file.fileno())
-        part.rename(whole)
+        part.rename(checkpoint)
         for path in self.folder.glob("step-*"):
-            if path != whole:
+            if path != checkpoint:
                 shutil.rmtree(path)
 
     def _newest(self) -> Path | None:
-        found = [path for path in self.folder.glob("step-*") if path.name[5:].isdigit()]
-        return max(found, key=lambda path: int(path.name[5:]), default=None)
+        checkpoints = [path for path in self.folder.glob("step-*") if path.name[5:].isdigit()]
+        return max(checkpoints, key=lambda path: int(path.name[5:]), default=None)
 
 
 def moments(optimizer: Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """What AdamW remembers of each parameter, by the parameter's name."""
+    """Return AdamW's state of each parameter, by the parameter's name."""
     return {
         f"{name}|{kind}": value.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
@@ -170,44 +172,50 @@ def moments(optimizer: Optimizer, model: torch.nn.Module) -> dict[str, torch.Ten
 
 
 def restore(optimizer: Optimizer, model: torch.nn.Module, path: Path) -> None:
-    """Give AdamW back what `moments` took."""
+    """Load the state that `moments` returned into AdamW."""
     saved = load_file(path)
     for name, parameter in model.named_parameters():
         kinds = ("step", "exp_avg", "exp_avg_sq")
-        if f"{name}|step" in saved:  # it has been updated at all
+        if f"{name}|step" in saved:  # absent before the first update
             optimizer.state[parameter] = {kind: saved[f"{name}|{kind}"] for kind in kinds}
 
 
 @torch.no_grad()
 def evaluate(model: Any, source: Source, length: int, sequences: int, batch: int = 16) -> dict[str, float]:
-    """Loss, nats a label, and accuracy, the share of labels that are the most probable token, on unseen sequences."""
+    """Return loss and accuracy on unseen sequences.
+
+    Returns:
+        ``loss``, in nats per label, and ``accuracy``, the share of labels that the model gives the highest probability.
+    """
     model.eval()
-    right = labels_seen = 0
+    correct = label_count = 0
     loss = 0.0
     for number in range(-(-sequences // batch)):
         ids, labels = source.batch(number, batch, length, TESTING)
         logits = model(ids.to(model.device), use_cache=False).logits[:, :-1].float().cpu()
-        asked = labels[:, 1:] != IGNORED
-        wanted = labels[:, 1:][asked]
-        loss += torch.nn.functional.cross_entropy(logits[asked], wanted, reduction="sum").item()
-        right += int((logits[asked].argmax(-1) == wanted).sum())
-        labels_seen += len(wanted)
-    return {"loss": loss / labels_seen, "accuracy": right / labels_seen}
+        mask = labels[:, 1:] != IGNORED
+        expected = labels[:, 1:][mask]
+        loss += torch.nn.functional.cross_entropy(logits[mask], expected, reduction="sum").item()
+        correct += int((logits[mask].argmax(-1) == expected).sum())
+        label_count += len(expected)
+    return {"loss": loss / label_count, "accuracy": correct / label_count}
 
 
-def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Write down what the folder's run is of, or refuse another."""
+def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the run's settings into the folder; raise OtherRunError if it holds others."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "settings.json"
-    wanted = json.loads(json.dumps(settings))
+    requested = json.loads(json.dumps(settings))
     if not path.exists():
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(wanted, indent=2), encoding="utf-8")
+        part.write_text(json.dumps(requested, indent=2), encoding="utf-8")
         part.replace(path)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    existing = json.loads(path.read_text(encoding="utf-8"))
+    different = sorted(
+        key for key in requested.keys() | existing.keys() if requested.get(key) != existing.get(key)
+    )
     if different:
         raise OtherRunError(
-            f"{folder} holds a run with another {', '.join(different)}. Name another folder, or give what it was begun with."
+            f"{folder} holds a run with another {', '.join(different)}. Use another --folder, or the settings the run began with."
         )

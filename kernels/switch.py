@@ -1,4 +1,4 @@
-"""Which version of a kernel runs: the Triton one, or the one in plain torch."""
+"""The choice between the two versions of a kernel: fused (Triton) or eager (plain PyTorch)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from importlib.util import find_spec
 from torch import Tensor
 
 
-def fused(tensor: Tensor) -> bool:
-    """Say whether the Triton version is to run on a tensor: any shape, any type.
+def use_fused(tensor: Tensor) -> bool:
+    """Return whether the fused version of a kernel runs on a tensor.
 
-    It is where Triton is installed and the tensor lies on a CUDA device, or on any device where the interpreter is asked
-    for by ``TRITON_INTERPRET=1`` (https://triton-lang.org/main/programming-guide/chapter-3/debugging.html). Triton is not
-    imported to find out.
+    It runs where Triton is installed and the tensor is on a CUDA device, or on any device if ``TRITON_INTERPRET=1`` asks for
+    Triton's interpreter (https://triton-lang.org/main/programming-guide/chapter-3/debugging.html). This function does not
+    import Triton.
+
+    Args:
+        tensor: Of any shape and type; only its device matters.
     """
     return (tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1") and _has_triton()
 

@@ -16,14 +16,29 @@ from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.protocol import LocalModel
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let no test read the settings file of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEMAGENT_CONFIG", str(tmp_path_factory.mktemp("settings") / "config.toml"))
+        yield
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty home that the environment names too; embeddings by word hashing, so nothing is downloaded."""
     models = Home.from_environment().models
     monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MEMAGENT_MODELS", str(models))
+    monkeypatch.setenv("MEMAGENT_CONFIG", str(tmp_path / "config.toml"))
     monkeypatch.setenv("MEMAGENT_EMBEDDER", HashingEmbedder.name)
-    for name in ("MEMAGENT_JOURNAL", "MEMAGENT_USER", "MEMAGENT_BACKEND", "MEMAGENT_MODEL"):
+    for name in (
+        "MEMAGENT_JOURNAL",
+        "MEMAGENT_USER",
+        "MEMAGENT_BACKEND",
+        "MEMAGENT_MODEL",
+        "MEMAGENT_CHANNEL",
+    ):
         monkeypatch.delenv(name, raising=False)
     return Home(tmp_path / "home", models)
 

@@ -39,11 +39,11 @@ from fairy_tales_measure import Measured
 from fairy_tales_results import OtherRunError, Results
 
 path = Path(sys.argv[1])
-Results(path, {"model": "m"}).add(Measured("span", "a", "Who?", "Me.", 0.5, ("I",)))
+Results(path, {"model": "m"}).add(Measured("chunk", "a", "Who?", "Me.", 0.5, ("I",)))
 path.write_bytes(path.read_bytes() + b'{"mode": "sp')
 again = Results(path, {"model": "m"})
-assert again.measured == [Measured("span", "a", "Who?", "Me.", 0.5, ("I",))]
-assert again.done("span", "a") == {"Who?"} and not again.done("token", "a")
+assert again.measured == [Measured("chunk", "a", "Who?", "Me.", 0.5, ("I",))]
+assert again.done("chunk", "a") == {"Who?"} and not again.done("token", "a")
 again.add(Measured("token", "a", "Who?", "You.", 0.1))
 assert len(Results(path, {"model": "m"}).measured) == 2
 try:
@@ -90,6 +90,6 @@ def test_the_experiment_runs(tmp_path: Path) -> None:
         "json",
     )
     found = json.loads(shown)
-    assert set(found["modes"]) == {"span", "token"}
+    assert set(found["modes"]) == {"chunk", "token"}
     assert len(found["answers"]) == 2 + 2 * 2 * 2
     assert picture.read_bytes().startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,8 +15,12 @@ from memagent.agent.memory import Memory
 from memagent.agent.memory.forgetting import Forgotten
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel
+from memagent.agent.models.fetching import fetch_models
 from memagent.agent.models.loader import as_local, load_chat_model
+from memagent.backends import registry
 from memagent.backends.records import Recollection
+
+_LOG = logging.getLogger("memagent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,8 @@ class Agent:
             MemagentError: see ``Memory.open`` and ``load_chat_model``.
         """
         home = home or Home.from_environment()
-        chat = (
-            load_chat_model(model, home.models, notify=lambda message: None)
-            if isinstance(model, str)
-            else model
-        )
+        chat = load_chat_model(model, home.models, notify=_LOG.info) if isinstance(model, str) else model
+        fetch_models(registry.needs(backend), home.models, notify=_LOG.info)
         return cls(
             Memory.open(home, user, backend, backend_settings, make_model=lambda: as_local(chat)),
             chat,

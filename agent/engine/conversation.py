@@ -213,12 +213,15 @@ class Conversation:
         reply_turn = None
         text = _storable(reply.text)
         if text:
-            from_memory = reply.attached_seqs | {seq for item in reply.recalled.in_view for seq in item.seqs}
+            recalled = {seq for item in reply.recalled.in_view for seq in item.seqs}
+            from_memory = reply.attached_seqs | recalled
             in_view = sorted({message.seq, *(turn.seq for turn in prompt.recent), *from_memory})
             derived = (
                 bool(from_memory) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             )
-            reply_turn = self.memory.journal.append_reply(self.session, text, in_view, derived=derived)
+            reply_turn = self.memory.journal.append_reply(
+                self.session, text, in_view, derived=derived, recalled=sorted(recalled)
+            )
         return reply_turn, self.memory.catch_up()
 
     def _ended(self, prompt: Prompt, reply: _Reply) -> TurnEnded:

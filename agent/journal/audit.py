@@ -1,34 +1,41 @@
-"""Proving a journal: that no turn is missing or changed, and that no forgotten one is back."""
+"""Proving a journal: no turn or attachment is missing or changed, and no forgotten one is back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Row, Table, select
+from sqlalchemy import Row, Table, and_, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from memagent.agent.journal.chain import GENESIS, forgetting_head, turn_head, turn_leaf
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.reading import JournalReader
+from memagent.agent.journal.records import Extent
 from memagent.agent.journal.rows import PAGE, DamagedRowError, row_forgetting, row_turn
-from memagent.agent.journal.schema import chain, forgettings, sessions, turns
+from memagent.agent.journal.schema import attachments, chain, forgettings, sessions, turns
 from memagent.backends.errors import StorageError
+from memagent.backends.records import Attachment
 
-_MOST = 20
-"""Faults named; there may be thousands."""
+_MAX_FAULTS = 20
+"""Faults that are named; there may be thousands."""
+
+_TurnRow = tuple[Row[Any], tuple[Attachment, ...]]
 
 
 def audit(journal: JournalReader, database: Database) -> list[str]:
-    """Hold a journal against its chain of digests; return what is wrong, in sentences, an empty list if nothing is.
+    """Prove a journal by its chain of digests.
 
-    Cost: reads the whole journal, about 50,000 turns a second.
+    Cost: reads the whole journal, about 50,000 turns a second, and the bytes of every attachment.
+
+    Returns:
+        What is wrong, in sentences, at most 20 of them; an empty list if nothing is.
     """
     faults: list[str] = []
     try:
         for fault in _faults(journal, database):
             faults.append(fault)
-            if len(faults) == _MOST:
+            if len(faults) == _MAX_FAULTS:
                 faults.append("There may be more.")
                 break
     except (StorageError, SQLAlchemyError) as error:
@@ -43,52 +50,115 @@ def _faults(journal: JournalReader, database: Database) -> Iterator[str]:
         if messages != ["ok"]:
             yield f"The database is damaged: {messages[0]}"
             return
-    reached = journal.extent()
+    extent = journal.extent()
+    forgotten_seqs = {row.seq for row in _rows(journal, forgettings, "number")}
+    yield from _chain_faults(journal, extent, forgotten_seqs)
+    yield from _attachment_faults(journal, forgotten_seqs)
+    yield from _forgetting_faults(journal, extent)
+
+
+def _chain_faults(journal: JournalReader, extent: Extent, forgotten_seqs: set[int]) -> Iterator[str]:
+    """Walk along the chain and the turns together, both in order of their seq."""
     names = journal.fetch(select(sessions.c.name).where(sessions.c.user == journal.user))
     known_sessions = {row.name for row in names}
-    tombstones = {row.seq for row in _rows(journal, forgettings, "number")}
-    turn_rows = _rows(journal, turns, "seq")
-    turn_row = next(turn_rows, None)
-    head, last = GENESIS, 0
+    turn_rows = _turn_rows(journal)
+    current = next(turn_rows, None)
+    head, last_seq = GENESIS, 0
     for link in _rows(journal, chain, "seq"):
-        while turn_row is not None and turn_row.seq < link.seq:
-            yield f"Turn {turn_row.seq} stands in no chain: it was put in from outside."
-            turn_row = next(turn_rows, None)
+        while current is not None and current[0].seq < link.seq:
+            yield _outside_fault(current)
+            current = next(turn_rows, None)
         head = turn_head(head, link.seq, link.turn_id, link.leaf)
         if head != link.head:
             yield f"The chain breaks at turn {link.seq}: its digest is not what was written."
             head = link.head
-        last = link.seq
-        here = turn_row is not None and turn_row.seq == link.seq
-        if here and link.seq in tombstones:
-            yield f"Turn {link.seq} was forgotten, and is back."
-        elif here and turn_row is not None:
-            yield from _changed(turn_row, link, known_sessions)
-        elif link.seq not in tombstones:
+        last_seq = link.seq
+        linked = current if current is not None and current[0].seq == link.seq else None
+        if linked is not None:
+            current = next(turn_rows, None)
+        yield from _link_faults(link, linked, link.seq in forgotten_seqs, known_sessions)
+    while current is not None:
+        yield _outside_fault(current)
+        current = next(turn_rows, None)
+    if head.hex() != extent.head or last_seq > extent.seq:
+        yield f"The chain ends at turn {last_seq}; the journal says that it reaches turn {extent.seq}: turns are missing at its end."
+
+
+def _link_faults(
+    link: Row[Any], turn_row: _TurnRow | None, is_forgotten: bool, known_sessions: set[str]
+) -> Iterator[str]:
+    """Hold a turn against its link of the chain."""
+    if turn_row is None:
+        if not is_forgotten:
             yield f"Turn {link.seq} is missing, and was not forgotten."
-        if here:
-            turn_row = next(turn_rows, None)
-    while turn_row is not None:
-        yield f"Turn {turn_row.seq} stands in no chain: it was put in from outside."
-        turn_row = next(turn_rows, None)
-    if head.hex() != reached.head or last > reached.seq:
-        yield f"The chain ends at turn {last}; the journal says that it reaches turn {reached.seq}: turns are missing at its end."
-    yield from _forgetting_faults(journal, reached.forgetting, reached.forgetting_head)
+    elif is_forgotten:
+        yield f"Turn {link.seq} was forgotten, and is back."
+    else:
+        yield from _turn_faults(link, *turn_row, known_sessions)
 
 
-def _changed(row: Row[Any], link: Row[Any], known_sessions: set[str]) -> Iterator[str]:
+def _turn_faults(
+    link: Row[Any], row: Row[Any], descriptors: tuple[Attachment, ...], known_sessions: set[str]
+) -> Iterator[str]:
     try:
-        turn = row_turn(row)
+        turn = row_turn(row, descriptors)
     except DamagedRowError as error:
         yield str(error)
         return
-    if not isinstance(row.salt, bytes) or turn.id != link.turn_id or turn_leaf(row.salt, turn) != link.leaf:
-        yield f"Turn {turn.seq} was changed after it was written."
+    if len(descriptors) < row.attachment_count:
+        yield f"Attachments of turn {turn.seq} are missing: it has {len(descriptors)} of {row.attachment_count}."
+    elif not isinstance(row.salt, bytes) or turn.id != link.turn_id or turn_leaf(row.salt, turn) != link.leaf:
+        what = "or one of its attachments " if row.attachment_count else ""
+        yield f"Turn {turn.seq} {what}was changed after it was written."
     elif turn.session not in known_sessions:
         yield f"The session of turn {turn.seq} is missing."
 
 
-def _forgetting_faults(journal: JournalReader, last: int, last_head: str) -> Iterator[str]:
+def _outside_fault(turn_row: _TurnRow) -> str:
+    return f"Turn {turn_row[0].seq} stands in no chain: it was put in from outside."
+
+
+def _attachment_faults(journal: JournalReader, forgotten_seqs: set[int]) -> Iterator[str]:
+    """Prove the bytes of every attachment, and find those that belong to no turn."""
+    for row in _attachment_keys(journal):
+        name = f"Attachment {row.position} of turn {row.seq}"
+        if _is_counted(row):
+            try:
+                journal.attachment(row.seq, row.position)
+            except DamagedRowError as error:
+                yield str(error)
+        elif row.attachment_count is None and row.seq in forgotten_seqs:
+            yield f"{name} was forgotten with its turn, and is back."
+        else:
+            yield f"{name} belongs to no turn: it was put in from outside."
+
+
+def _is_counted(row: Row[Any]) -> bool:
+    """Say whether an attachment's turn is there and says that it has one at that position."""
+    numbers = (row.position, row.attachment_count)
+    return all(isinstance(number, int) for number in numbers) and row.position < row.attachment_count
+
+
+def _attachment_keys(journal: JournalReader) -> Iterator[Row[Any]]:
+    """Yield seq and position of every attachment in order, with the number that its turn has; None without a turn."""
+    key = attachments.c
+    own_turn = and_(turns.c.user == key.user, turns.c.seq == key.seq)
+    query = (
+        select(key.seq, key.position, turns.c.attachment_count)
+        .select_from(attachments.outerjoin(turns, own_turn))
+        .where(key.user == journal.user)
+        .order_by(key.seq, key.position)
+        .limit(PAGE)
+    )
+    page = journal.fetch(query)
+    while page:
+        yield from page
+        last = page[-1]
+        later = or_(key.seq > last.seq, and_(key.seq == last.seq, key.position > last.position))
+        page = journal.fetch(query.where(later))
+
+
+def _forgetting_faults(journal: JournalReader, extent: Extent) -> Iterator[str]:
     head, number = GENESIS, 0
     for row in _rows(journal, forgettings, "number"):
         number += 1
@@ -99,15 +169,27 @@ def _forgetting_faults(journal: JournalReader, last: int, last_head: str) -> Ite
         if head != row.head:
             yield f"Forgetting {row.number} was changed after it was written."
             head = row.head
-    if number != last or head.hex() != last_head:
-        yield f"The journal has forgettings up to {number}; it says that it had {last}."
+    if number != extent.forgetting or head.hex() != extent.forgetting_head:
+        yield f"The journal has forgettings up to {number}; it says that it had {extent.forgetting}."
+
+
+def _turn_rows(journal: JournalReader) -> Iterator[_TurnRow]:
+    """Yield a user's turns in order of their seq, each with its attachments."""
+    for page in _row_pages(journal, turns, "seq"):
+        descriptors = journal.descriptors(page)
+        yield from ((row, descriptors.get(row.seq, ())) for row in page)
 
 
 def _rows(journal: JournalReader, table: Table, key: str) -> Iterator[Row[Any]]:
-    """Yield a user's rows in order of ``key``, a page at a time."""
+    """Yield a user's rows in order of ``key``."""
+    for page in _row_pages(journal, table, key):
+        yield from page
+
+
+def _row_pages(journal: JournalReader, table: Table, key: str) -> Iterator[list[Row[Any]]]:
     column, last = table.c[key], -1
     while page := journal.fetch(
         select(table).where((table.c.user == journal.user) & (column > last)).order_by(column).limit(PAGE)
     ):
-        yield from page
+        yield list(page)
         last = getattr(page[-1], key)

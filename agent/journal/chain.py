@@ -4,6 +4,9 @@ A turn's *leaf* is the digest of its *salt*, 32 random bytes kept beside the tur
 holds. Its *head* is the digest of the head before it, the turn's seq, its id and its leaf: one head vouches for
 all turns up to it. Forgetting deletes the text and the salt and keeps the leaf, so the chain can still be proved,
 and without the salt nobody can confirm a guess at the forgotten text. Forgettings have a chain of their own.
+
+What a turn holds grew with the schema. Version 3 added ``recalled`` and ``attachments``: the leaf of a turn covers them
+where the turn has them. A turn without both has the leaf that version 2 gave it, so older chains stay as they are.
 """
 
 from __future__ import annotations
@@ -28,8 +31,11 @@ def new_salt() -> bytes:
 
 
 def turn_leaf(salt: bytes, turn: Turn) -> bytes:
-    """Return the digest of a turn's salt and of all its fields but its seq, which ``turn_head`` covers."""
-    fields = [
+    """Return the digest of a turn's salt and of all its fields but its seq, which ``turn_head`` covers.
+
+    An attachment counts by its media type, size and SHA-256.
+    """
+    fields: list[object] = [
         turn.id,
         turn.session,
         turn.role,
@@ -39,6 +45,9 @@ def turn_leaf(salt: bytes, turn: Turn) -> bytes:
         list(turn.in_view),
         turn.derived,
     ]
+    if turn.recalled or turn.attachments:
+        files = [[file.media_type, file.size, file.sha256] for file in turn.attachments]
+        fields += [list(turn.recalled), files]
     return hashlib.sha256(b"turn\0" + salt + json.dumps(fields).encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""Opening the journal's database, and turning its errors into ours at one place.
+"""Opening the journal's database, and turning its errors into StorageError.
 
 Nothing but SQLite ever opens a SQLite file that may be in use. Closing any descriptor of a file drops all POSIX
 locks that the process holds on it, SQLite's included (https://www.sqlite.org/howtocorrupt.html, section 2.2), after
@@ -34,20 +34,22 @@ class DamagedDatabaseError(StorageError):
 
 @dataclass
 class Database:
-    """A process's one engine for a database, shared by all who have it open. Get it with ``open_database``.
+    """A process's one engine for a database, shared by all who have it open. ``open_database`` makes it.
 
     Attributes:
+        engine: SQLAlchemy's.
         where: the file, or the URL without its password, for messages.
     """
 
     engine: Engine
     where: str
     _key: tuple[str, bool]
-    _users: int = 0
+    _user_count: int = 0
     _process: int = field(default_factory=os.getpid)
 
     @property
     def is_sqlite(self) -> bool:
+        """Whether it is a SQLite file, not a database on a server."""
         return self.engine.dialect.name == "sqlite"
 
     @contextmanager
@@ -65,21 +67,21 @@ class Database:
                 f"The journal {self.where} was opened by process {self._process}, which this one was forked from. "
                 "Open it again here: a database connection cannot be inherited."
             )
-        with translated(self.where), self.engine.connect().execution_options(**options) as connection:
+        with storage_errors(self.where), self.engine.connect().execution_options(**options) as connection:
             yield connection
 
     def close(self) -> None:
         """Let go of the database; the last user's call closes its connections."""
         with _lock:
-            self._users -= 1
-            if self._users or self._process != os.getpid():
+            self._user_count -= 1
+            if self._user_count or self._process != os.getpid():
                 return
-            _open.pop(self._key, None)
+            _open_databases.pop(self._key, None)
         self.engine.dispose()
 
 
 _lock = threading.Lock()
-_open: dict[tuple[str, bool], Database] = {}
+_open_databases: dict[tuple[str, bool], Database] = {}
 # Never closed in a forked child: that would touch the locks and the write-ahead log of the parent.
 _inherited: list[Database] = []
 
@@ -87,8 +89,8 @@ _inherited: list[Database] = []
 def _after_fork() -> None:
     global _lock
     _lock = threading.Lock()
-    _inherited.extend(_open.values())
-    _open.clear()
+    _inherited.extend(_open_databases.values())
+    _open_databases.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -102,6 +104,7 @@ def open_database(target: Path | str, *, read_only: bool = False, may_create: bo
     their transaction begins, so two of them queue instead of failing half-way.
 
     Args:
+        target: a SQLite file, or a database URL.
         read_only: nothing is created or written, so that a read-only disk will do. SQLite only.
         may_create: create a SQLite file that is missing, with mode 0600.
 
@@ -111,15 +114,15 @@ def open_database(target: Path | str, *, read_only: bool = False, may_create: bo
     file = _sqlite_file(target)
     key = (str(file.absolute()) if file else str(target), read_only and file is not None)
     with _lock:
-        if key not in _open:
+        if key not in _open_databases:
             if file is not None:
                 engine, where = _sqlite_engine(file, read_only=read_only, may_create=may_create), str(file)
             else:
                 engine = _server_engine(str(target))
                 where = engine.url.render_as_string()  # without its password
-            _open[key] = Database(engine, where, key)
-        database = _open[key]
-        database._users += 1
+            _open_databases[key] = Database(engine, where, key)
+        database = _open_databases[key]
+        database._user_count += 1
         return database
 
 
@@ -229,75 +232,26 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
 
 
-def purge(database: Database) -> None:
-    """Rewrite the database so that no file of it holds what was deleted.
-
-    ``secure_delete`` zeroes a deleted row where it lies, but earlier page splits may have left
-    copies; only a rewrite (SQLite's VACUUM) and an emptied write-ahead log are certain. Cost: the
-    size of the journal, about half a second for ten million tokens. A database server's own logs and
-    backups are its operator's to expire.
-
-    Raises:
-        StorageError: it could not be rewritten, or a reader keeps the old log open; it can be repeated.
-    """
-    # VACUUM runs outside of a transaction
-    outside: dict[str, Any] = {"begin": ""} if database.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
-    with database.connect(**outside) as connection:
-        if database.is_sqlite:
-            connection.exec_driver_sql("VACUUM")
-            busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()[0]
-            if busy:
-                raise StorageError(
-                    "Another process keeps the journal's write-ahead log open, which may still hold the bytes of "
-                    "forgotten turns."
-                )
-        elif database.engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("VACUUM (FULL) turns")
-
-
-def copy_database(database: Database, file: Path) -> None:
-    """Write a SQLite database as of now into a new file of mode 0600, while others go on writing.
-
-    Raises:
-        StorageError: the database is not SQLite, or failed.
-        OSError: the file exists already or cannot be written.
-    """
-    if not database.is_sqlite:
-        raise StorageError(
-            f"The journal {database.where} is kept by a database server; back it up with the server's own tool, "
-            "for instance pg_dump."
-        )
-    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    try:
-        with database.connect(begin="") as connection:
-            connection.exec_driver_sql("VACUUM INTO ?", (str(file),))
-    except BaseException:
-        file.unlink(missing_ok=True)
-        raise
-    with file.open("rb") as copy:
-        os.fsync(copy.fileno())
-
-
 @contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn database errors into StorageError with the way out."""
+def storage_errors(where: str) -> Iterator[None]:
+    """Turn database errors into StorageError that says what to do."""
     try:
         yield
     except DBAPIError as error:
-        raise _translation(where, str(error.orig).strip()) from error
+        raise _storage_error(where, str(error.orig).strip()) from error
     except SQLAlchemyError as error:
         raise StorageError(f"The journal {where}: {error}") from error
     except sqlite3.Error as error:  # of the driver's own, while a connection is made
-        raise _translation(where, str(error)) from error
+        raise _storage_error(where, str(error)) from error
     except (ValueError, TypeError, OverflowError) as error:  # a value of another type than the column's
-        raise _damaged(where, f"a value cannot be read ({error})") from error
+        raise _damaged_error(where, f"a value cannot be read ({error})") from error
 
 
-def _translation(where: str, message: str) -> StorageError:
+def _storage_error(where: str, message: str) -> StorageError:
     if "decode to UTF-8" in message:  # the message would quote the text
-        return _damaged(where, "it holds text that is not valid UTF-8")
+        return _damaged_error(where, "it holds text that is not valid UTF-8")
     if any(sign in message for sign in _SIGNS_OF_DAMAGE):
-        return _damaged(where, message)
+        return _damaged_error(where, message)
     if "disk is full" in message:
         hint = "The disk is full: nothing of this step was stored. Free some space and repeat it."
     elif "locked" in message:
@@ -314,7 +268,7 @@ def _translation(where: str, message: str) -> StorageError:
 _SIGNS_OF_DAMAGE = ("not a database", "malformed", "no such table", "no such column", "file format")
 
 
-def _damaged(where: str, what: str) -> DamagedDatabaseError:
+def _damaged_error(where: str, what: str) -> DamagedDatabaseError:
     return DamagedDatabaseError(
         f"The journal {where}: {what}. It, or the disk it lies on, is damaged; it was left untouched. Restore it from a backup or an export; "
         "`memagent doctor` says more."

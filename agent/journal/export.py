@@ -9,10 +9,10 @@ import os
 import shutil
 import stat
 import tempfile
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
@@ -22,24 +22,24 @@ from memagent.agent.journal.chain import GENESIS, timestamp, turn_head
 from memagent.agent.journal.lines import (
     FORMAT,
     ForgettingLine,
-    Proof,
+    Line,
     SessionLine,
-    Source,
     TurnLine,
-    prove,
-    read_lines,
 )
+from memagent.agent.journal.proof import Proof, Source, prove, read_lines
 from memagent.agent.journal.records import Forgetting, NewTurn, Tombstone
 from memagent.backends.errors import InputError
 from memagent.backends.records import Turn
+from memagent.backends.shared.turns import turn_fields
 
-__all__ = ["Exported", "Imported", "export", "load", "open_source", "prove"]
+__all__ = ["ExportResult", "ImportResult", "export", "load", "open_source", "prove"]
 
-_BATCH = 5000
+_BATCH_LINES = 5000
+_BATCH_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """What an export wrote.
 
     Attributes:
@@ -52,7 +52,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportResult:
     """What an import did.
 
     Attributes:
@@ -68,33 +68,35 @@ class Imported:
     to_forget: tuple[int, ...]
 
 
-def export(journal: JournalReader, file: TextIO, *, session: str | None = None) -> Exported:
+def export(journal: JournalReader, file: TextIO, *, session: str | None = None) -> ExportResult:
     """Write a journal as it is now, or one session of it, as JSON lines."""
     with journal.snapshot() as reader:
         _write(file, {"kind": "memagent", "format": FORMAT, "user": reader.user})
-        for one in reader.sessions():
-            if session in (None, one.name):
-                _write(file, {"kind": "session", "name": one.name, "created_at": timestamp(one.created_at)})
-        written = forgotten = missing = 0
+        for session_ in reader.sessions():
+            if session in (None, session_.name):
+                created_at = timestamp(session_.created_at)
+                _write(file, {"kind": "session", "name": session_.name, "created_at": created_at})
+        turn_count = forgetting_count = missing = 0
         head = GENESIS
-        chained: set[str] = set()
+        chained_ids: set[str] = set()
         for entry in reader.entries():
             if entry.turn is not None and session in (None, entry.turn.session):
-                _write(file, _turn_fields(entry.turn, entry.salt))
+                _write(file, _turn_fields(reader, entry.turn, entry.salt))
                 head = turn_head(head, entry.turn.seq, entry.turn.id, entry.leaf)
-                written += 1
+                turn_count += 1
             elif entry.forgetting is not None and session is None:
                 _write(file, _forgetting_fields(entry.forgetting, entry.leaf))
                 head = turn_head(head, entry.forgetting.seq, entry.forgetting.turn_id, entry.leaf)
-                chained.add(entry.forgetting.turn_id)
-                forgotten += 1
+                chained_ids.add(entry.forgetting.turn_id)
+                forgetting_count += 1
             missing += entry.turn is None and entry.forgetting is None
-        for gone in reader.forgettings() if session is None else ():
-            if gone.turn_id not in chained:
-                _write(file, _forgetting_fields(gone, None))
-                forgotten += 1
-        _write(file, {"kind": "end", "turns": written, "forgettings": forgotten, "head": head.hex()})
-    return Exported(written, missing)
+        for forgetting in reader.forgettings() if session is None else ():
+            if forgetting.turn_id not in chained_ids:
+                _write(file, _forgetting_fields(forgetting, None))
+                forgetting_count += 1
+        end = {"kind": "end", "turns": turn_count, "forgettings": forgetting_count, "head": head.hex()}
+        _write(file, end)
+    return ExportResult(turn_count, missing)
 
 
 @contextmanager
@@ -126,97 +128,104 @@ def open_source(path: Path, folder: Path) -> Iterator[tuple[Source, int]]:
         yield Source(name, file), size
 
 
-def load(journal: Journal, source: Source, advance: Callable[[int], None] = lambda size: None) -> Imported:
+def load(
+    journal: Journal, source: Source, advance: Callable[[int], None] = lambda size: None
+) -> ImportResult:
     """Add a proved export's turns to a journal, in batches, each committed.
 
     Turns keep their ids, so importing twice, or again after an interruption, adds nothing twice. Into
     an empty journal they keep their seqs too and memory is bounded; merging holds one number a turn.
     A turn forgotten here stays forgotten, and so do the replies in the file that saw it.
     """
-    # Where each of the file's seqs is here; None while both are the same.
-    moved: dict[int, int] | None = None if journal.last() == (0, 0) else {}
-    gone_here: set[int] = set()
+    # The seq here by the seq in the file; None while both are the same.
+    new_seqs: dict[int, int] | None = None if journal.last() == (0, 0) else {}
+    forgotten_seqs: set[int] = set()
     added = present = 0
     to_forget: list[int] = []
-    lines = read_lines(source, Proof())
-    while batch := list(islice(lines, _BATCH)):
+    for batch in _batches(read_lines(source, Proof())):
         journal.add_sessions(
             {line.name: line.created_at for _, line in batch if isinstance(line, SessionLine)}
         )
         entries = [line for _, line in batch if isinstance(line, TurnLine | ForgettingLine)]
-        seen = journal.seen_ids([line.id for line in entries])
-        here = {
-            line.seq: seen[line.id] for line in entries if isinstance(line, TurnLine) and seen.get(line.id)
+        seqs_by_id = journal.seen_ids([line.id for line in entries])
+        present_seqs = {
+            line.seq: seqs_by_id[line.id]
+            for line in entries
+            if isinstance(line, TurnLine) and seqs_by_id.get(line.id)
         }
-        if moved is not None:
-            moved.update(here)
+        if new_seqs is not None:
+            new_seqs.update(present_seqs)
         to_forget += [
-            seen[line.id] for line in entries if isinstance(line, ForgettingLine) and seen.get(line.id)
+            seqs_by_id[line.id]
+            for line in entries
+            if isinstance(line, ForgettingLine) and seqs_by_id.get(line.id)
         ]
-        added += len(journal.extend(list(_new(entries, seen, gone_here)), moved))
-        present += len(here)
+        added += len(journal.extend(list(_new_entries(entries, seqs_by_id, forgotten_seqs)), new_seqs))
+        present += len(present_seqs)
         for raw, _ in batch:
             advance(len(raw))
-    return Imported(added, present, len(gone_here), tuple(to_forget))
+    return ImportResult(added, present, len(forgotten_seqs), tuple(to_forget))
 
 
-def _new(
-    lines: Iterable[TurnLine | ForgettingLine], seen: dict[str, int], gone_here: set[int]
+def _batches(lines: Iterable[tuple[bytes, Line]]) -> Iterator[list[tuple[bytes, Line]]]:
+    """Split lines into batches that fit into memory whatever they hold."""
+    batch: list[tuple[bytes, Line]] = []
+    size = 0
+    for raw, line in lines:
+        batch.append((raw, line))
+        size += len(raw)
+        if len(batch) >= _BATCH_LINES or size >= _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _new_entries(
+    lines: Iterable[TurnLine | ForgettingLine], seqs_by_id: dict[str, int], forgotten_seqs: set[int]
 ) -> Iterator[NewTurn | Tombstone]:
-    """Yield what is not here yet; note in ``gone_here`` the file's seqs of turns that stay forgotten."""
+    """Yield what is not here yet.
+
+    Args:
+        lines: of the export, in order.
+        seqs_by_id: the turns that were ever here; seq 0: forgotten.
+        forgotten_seqs: gets the file's seqs of turns that stay forgotten.
+    """
     for line in lines:
         if isinstance(line, ForgettingLine):
-            if line.id not in seen:
+            if line.id not in seqs_by_id:
                 leaf = bytes.fromhex(line.leaf) if line.leaf is not None else None
                 yield Tombstone(line.seq, line.id, line.forgotten_at, leaf)
-        elif not seen.get(line.id):
-            saw_gone = line.role == "assistant" and not gone_here.isdisjoint(line.in_view)
-            if line.id in seen or saw_gone:
-                gone_here.add(line.seq)
+        elif not seqs_by_id.get(line.id):
+            saw_forgotten = line.role == "assistant" and not forgotten_seqs.isdisjoint(line.in_view)
+            if line.id in seqs_by_id or saw_forgotten:
+                forgotten_seqs.add(line.seq)
             else:
-                yield _new_turn(line)
+                yield line.new_turn()
 
 
 def _write(file: TextIO, fields: dict[str, Any]) -> None:
     file.write(json_text(fields) + "\n")
 
 
-def _turn_fields(turn: Turn, salt: bytes | None) -> dict[str, Any]:
+def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None) -> dict[str, Any]:
     return {
         "kind": "turn",
-        "seq": turn.seq,
-        "id": turn.id,
-        "session": turn.session,
-        "role": turn.role,
-        "speaker": turn.speaker,
-        "text": turn.text,
+        **turn_fields(turn),
         "created_at": timestamp(turn.created_at),
-        "in_view": turn.in_view,
-        "derived": turn.derived,
+        "attachments": [
+            asdict(attachment) | {"content": b64encode(reader.attachment(turn.seq, position)).decode()}
+            for position, attachment in enumerate(turn.attachments)
+        ],
         "salt": (salt or b"").hex(),
     }
 
 
-def _forgetting_fields(gone: Forgetting, leaf: bytes | None) -> dict[str, Any]:
+def _forgetting_fields(forgetting: Forgetting, leaf: bytes | None) -> dict[str, Any]:
     fields = {
         "kind": "forgetting",
-        "seq": gone.seq,
-        "id": gone.turn_id,
-        "forgotten_at": timestamp(gone.forgotten_at),
+        "seq": forgetting.seq,
+        "id": forgetting.turn_id,
+        "forgotten_at": timestamp(forgetting.forgotten_at),
     }
     return fields if leaf is None else {**fields, "leaf": leaf.hex()}
-
-
-def _new_turn(line: TurnLine) -> NewTurn:
-    return NewTurn(
-        session=line.session,
-        role=line.role,
-        text=line.text,
-        speaker=line.speaker,
-        created_at=line.created_at,
-        in_view=line.in_view,
-        derived=line.derived,
-        id=line.id,
-        seq=line.seq,
-        salt=bytes.fromhex(line.salt) if line.salt is not None else None,
-    )

@@ -8,19 +8,20 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import select
 
 from memagent.agent.journal.audit import audit
-from memagent.agent.journal.chain import timestamp
-from memagent.agent.journal.database import copy_database, open_database, purge
-from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError
+from memagent.agent.journal.database import open_database
+from memagent.agent.journal.maintenance import UnpurgedError, copy_database, purge
+from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError, check_not_emptied
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import (
     Extent,
     Forgetting,
+    NewAttachment,
     NewTurn,
     Tombstone,
     Unfinished,
@@ -29,14 +30,11 @@ from memagent.agent.journal.records import (
 )
 from memagent.agent.journal.schema import (
     NoJournalError,
-    checkpoints,
     meta,
     prepare,
-    sessions,
-    unfinished,
 )
 from memagent.agent.journal.writing import Transaction
-from memagent.backends.errors import JournalDamagedError, StorageError
+from memagent.backends.errors import StorageError
 from memagent.backends.records import Turn
 
 # What a reader waits for the tables of a journal that another process has just begun.
@@ -51,7 +49,7 @@ class Journal(JournalReader):
         user: whose journal; never empty.
         mark: the file of its high-water mark; None keeps none.
         read_only: nothing is created, changed or brought up to date, and a read-only disk will do.
-        trusting: do not hold the journal against its mark: for whoever reports or accepts a loss.
+        trusting: do not hold the journal against its mark, as a report of a loss, or its acceptance, needs.
 
     Attributes:
         id: 32 hexadecimal digits, given when the journal was made.
@@ -73,19 +71,19 @@ class Journal(JournalReader):
         check_name("user name", user)
         self.mark = HighWaterMark(mark) if mark is not None else None
         self._read_only = read_only
-        noted = None if trusting else self._noted()
+        mark_extent = None if trusting else self._read_mark()
         if isinstance(target, Path) and not trusting and self.mark is not None and self.mark.exists():
-            _check_not_emptied(target, user, noted)
+            check_not_emptied(target, user, mark_extent)
         may_create = not (read_only or trusting)
         super().__init__(open_database(target, read_only=read_only, may_create=may_create), user)
         try:
             self.id = self._prepare()
-            if noted is not None:
-                self.confirm(noted, f"Its high-water mark {mark}")
+            if mark_extent is not None:
+                self.confirm(mark_extent, f"Its high-water mark {mark}")
         except BaseException:
             self.close()
             raise
-        if self.mark is not None and not read_only and not trusting and noted is None:
+        if self.mark is not None and not read_only and not trusting and mark_extent is None:
             self.mark.advance(self.extent())
 
     # writing
@@ -100,24 +98,41 @@ class Journal(JournalReader):
         created_at: datetime | None = None,
         in_view: tuple[int, ...] = (),
         derived: bool = False,
+        recalled: tuple[int, ...] = (),
+        attachments: Sequence[NewAttachment] = (),
     ) -> Turn:
         """Add one turn and commit it. When this returns, the turn is safe.
 
+        Args:
+            session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
+            created_at: None: the present.
+            attachments: the turn's files, committed with it; see ``check_attachments`` for the limits.
+
         Raises:
-            InputError: the text is empty, or cannot be stored; see ``check_text``.
+            InputError: the text is empty, or something cannot be stored; see ``check_turn``. Nothing was stored.
             StorageError: the database cannot be written; nothing was stored.
         """
-        return self.extend([NewTurn(session, role, text, speaker, created_at, in_view, derived)])[0]
+        new = NewTurn(
+            session, role, text, speaker, created_at, in_view, derived, recalled, tuple(attachments)
+        )
+        return self.extend([new])[0]
 
-    def extend(self, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None = None) -> list[Turn]:
+    def extend(
+        self, new: Sequence[NewTurn | Tombstone], new_seqs: dict[int, int] | None = None
+    ) -> list[Turn]:
         """Add several turns in one commit: all of them or none.
 
-        A ``seq`` asked for (by an import) is kept where it is above all seqs here and up to 2^52. Tombstones of an
-        import are taken over, so that those turns stay forgotten; the chain goes on with one whose seq is above all here.
-
         Args:
-            moved: where seqs of another journal are here. Turns added are noted in it, and what their
-                ``in_view`` names of that journal is translated; what it does not know is left out.
+            new: turns, and the tombstones of an import. A turn's ``seq`` is kept if it is above all seqs here and at
+                most 2^52. A tombstone keeps its turn forgotten; the chain goes on with one whose seq is above all here.
+            new_seqs: the seq here by the seq in another journal. The turns are noted in it, and their ``in_view`` and
+                ``recalled`` are translated by it; seqs that it lacks are left out.
+
+        Returns:
+            The turns, in order.
+
+        Raises:
+            InputError, StorageError: as in ``append``; nothing was stored.
         """
         for entry in new:
             if isinstance(entry, NewTurn):
@@ -125,10 +140,15 @@ class Journal(JournalReader):
         if not new:
             return []
         with self._writing() as transaction:
-            return transaction.extend(new, moved)
+            return transaction.extend(new, new_seqs)
 
-    def append_reply(self, session: str, text: str, in_view: Sequence[int], *, derived: bool) -> Turn | None:
+    def append_reply(
+        self, session: str, text: str, in_view: Sequence[int], *, derived: bool, recalled: Sequence[int] = ()
+    ) -> Turn | None:
         """Add the assistant's reply, unless a turn that it saw has been forgotten since: then it may repeat that turn.
+
+        Args:
+            session, text, in_view, derived, recalled: as in ``Turn``.
 
         Returns:
             The turn, or None if nothing was stored.
@@ -136,7 +156,9 @@ class Journal(JournalReader):
         Raises:
             InputError, StorageError: as in ``append``.
         """
-        new = NewTurn(session, "assistant", text, in_view=tuple(in_view), derived=derived)
+        new = NewTurn(
+            session, "assistant", text, in_view=tuple(in_view), derived=derived, recalled=tuple(recalled)
+        )
         check_turn(new)
         with self._writing() as transaction:
             return transaction.extend([new], None)[0] if transaction.has_all(new.in_view) else None
@@ -147,26 +169,30 @@ class Journal(JournalReader):
             transaction.add_sessions(created)
 
     def forget(self, seqs: Collection[int], states: Collection[tuple[str, str]] = ()) -> list[Forgetting]:
-        """Remove turns: text, role, session and salt go, a tombstone with id and time stays.
+        """Remove turns: text, role, session, attachments and salt go, a tombstone with id and time stays.
 
         The same commit notes what is still to be done: rewriting the journal's file, and every stored state. Then the
-        file is rewritten, so that no file of the database holds the text. Seqs not there are ignored. This is the
+        file is rewritten, so that no file of the database holds their bytes. Unknown seqs are ignored. This is the
         journal's part only; ``forgetting.forget`` also clears the backends.
 
         Args:
+            seqs: of the turns.
             states: backend and place of stored states besides those of ``checkpoints``.
+
+        Returns:
+            The tombstones of the turns that were here.
 
         Raises:
             StorageError: nothing was forgotten.
             UnpurgedError: the turns are forgotten, but the file could not be rewritten yet.
         """
         with self._writing() as transaction:
-            made = transaction.forget(seqs)
-            if made:
+            new_forgettings = transaction.forget(seqs)
+            if new_forgettings:
                 transaction.note_unfinished({*states, *transaction.stored_states()})
-        if made:
+        if new_forgettings:
             self.finish_purge()
-        return made
+        return new_forgettings
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one, so that no seq of a lost turn is given twice."""
@@ -174,14 +200,13 @@ class Journal(JournalReader):
             transaction.reserve(seq)
 
     def delete_session(self, session: str) -> None:
-        """Drop an empty session's name; its turns must have been forgotten first.
+        """Delete the name of an empty session; its turns must have been forgotten first.
 
         Raises:
-            UnpurgedError: it is dropped, but the file could not be rewritten yet.
+            UnpurgedError: it is deleted, but the file could not be rewritten yet.
         """
         with self._writing() as transaction:
-            mine = (sessions.c.user == self.user) & (sessions.c.name == session)
-            transaction.connection.execute(delete(sessions).where(mine))
+            transaction.delete_session(session)
             transaction.note_unfinished(())
         self.finish_purge()
 
@@ -199,8 +224,8 @@ class Journal(JournalReader):
         Raises:
             UnpurgedError: it could not be rewritten; it is still to be done.
         """
-        due = [one for one in self.unfinished() if not one.backend]
-        if not due:
+        own_parts = [part for part in self.unfinished() if not part.backend]
+        if not own_parts:
             return
         try:
             self.purge()
@@ -209,33 +234,23 @@ class Journal(JournalReader):
                 f"The turns are forgotten, but their bytes may still be in the journal's file: {error} "
                 "The next command that writes tries again; so does `memagent doctor --mend`."
             ) from error
-        self.finished(due[0])
+        self.finished(own_parts[0])
 
-    def finished(self, done: Unfinished) -> None:
+    def finished(self, part: Unfinished) -> None:
         """Note that a part of forgetting is done, up to its number."""
         with self._writing() as transaction:
-            transaction.connection.execute(
-                delete(unfinished)
-                .filter_by(user=self.user, backend=done.backend, place=done.place)
-                .where(unfinished.c.forgetting <= done.forgetting)
-            )
+            transaction.finish_part(part)
 
     def note_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
         """Record that a backend has stored a state, and that it has followed the forgettings up to there."""
-        key = {"user": self.user, "backend": backend, "place": place}
-        values = {"seq": extent.seq, "forgetting": extent.forgetting, "manifest_sha256": manifest_sha256}
         with self._writing() as transaction:
-            transaction.connection.execute(delete(checkpoints).filter_by(**key))
-            transaction.connection.execute(
-                insert(checkpoints).values(**key, **values, created_at=timestamp(datetime.now(UTC)))
-            )
+            transaction.drop_checkpoint(backend, place)
+            transaction.add_checkpoint(backend, place, extent, manifest_sha256)
 
     def drop_checkpoint(self, backend: str, place: str) -> None:
         """Record that a backend has no stored state there any more."""
         with self._writing() as transaction:
-            transaction.connection.execute(
-                delete(checkpoints).filter_by(user=self.user, backend=backend, place=place)
-            )
+            transaction.drop_checkpoint(backend, place)
 
     def backup(self, file: Path) -> None:
         """Copy the whole database into a new file while it is in use, without what was forgotten.
@@ -247,7 +262,11 @@ class Journal(JournalReader):
         copy_database(self._opened(), file)
 
     def audit(self) -> list[str]:
-        """Prove the chain and everything the journal says of itself; return what is wrong, in sentences."""
+        """Prove every turn, attachment and forgetting; see ``audit.audit``.
+
+        Returns:
+            What is wrong, in sentences; an empty list if nothing is.
+        """
         with self.snapshot() as reader:
             return audit(reader, self._opened())
 
@@ -268,8 +287,8 @@ class Journal(JournalReader):
                     raise
                 time.sleep(0.05)
 
-    def _noted(self) -> Extent | None:
-        """How far the mark says the journal has been; None where it says nothing."""
+    def _read_mark(self) -> Extent | None:
+        """Return how far the mark says that the journal has been; None if it says nothing."""
         try:
             return self.mark.read() if self.mark is not None else None
         except UnreadableMarkError:
@@ -277,29 +296,13 @@ class Journal(JournalReader):
 
     @contextmanager
     def _writing(self) -> Iterator[Transaction]:
-        """A transaction that holds the write lock from its beginning and commits at its end; then the mark follows."""
+        """Open a transaction that holds the write lock and commits at its end; then the mark follows."""
         if self._read_only:
             raise StorageError(f"The journal {self.where} was opened for reading only.")
         with self._connect(begin="BEGIN IMMEDIATE") as connection:
             with connection.begin():
                 transaction = Transaction(connection, self.user)
                 yield transaction
-                reached = transaction.finish()
+                extent = transaction.finish()
             if self.mark is not None:
-                self.mark.advance(reached)
-
-
-class UnpurgedError(StorageError):
-    """Turns are forgotten, but the journal's file could not be rewritten yet and may still hold their bytes."""
-
-
-def _check_not_emptied(file: Path, user: str, noted: Extent | None) -> None:
-    """Refuse to begin a new journal where there was one."""
-    missing = not file.exists()
-    if missing or file.stat().st_size == 0:
-        reached = f"with turns up to {noted.seq:,} " if noted is not None else ""
-        raise JournalDamagedError(
-            f"The journal {file} is {'missing' if missing else 'empty'}, but its high-water mark says that there was one "
-            f"{reached}here. Nothing was changed.",
-            user,
-        )
+                self.mark.advance(extent)

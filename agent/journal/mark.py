@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from memagent.agent.files import write_private
 from memagent.agent.journal.records import Extent
+from memagent.backends.errors import JournalDamagedError
 
 # Two lines of fixed length, written in turn: a write that is cut off leaves the other one whole. Writing in place
 # costs 30 microseconds; replacing the file by a rename costs milliseconds on ext4, which then flushes it to disk.
@@ -41,6 +42,7 @@ class HighWaterMark:
         self._lock = FileLock(file.with_name(file.name + ".lock"), mode=0o600)
 
     def exists(self) -> bool:
+        """Say whether the mark has a file, whatever the file holds."""
         return self.file.exists()
 
     def read(self) -> Extent | None:
@@ -52,34 +54,34 @@ class HighWaterMark:
         lines = self._read_lines()
         if not lines:
             return None
-        noted = _furthest(lines)
-        if noted is None:
+        extent = _furthest(lines)
+        if extent is None:
             raise UnreadableMarkError(f"{self.file} is not what was written")
-        return noted
+        return extent
 
-    def advance(self, reached: Extent) -> None:
-        """Note how far the journal is now, unless the mark is further already.
+    def advance(self, extent: Extent) -> None:
+        """Note how far the journal reaches now, unless the mark is further already.
 
         A mark that cannot be written stays behind, which is harmless: the turn itself is committed.
         """
         with suppress(OSError, UnreadableMarkError), self._lock:
             lines = self._read_lines()
-            noted = _furthest(lines)
-            if noted is None:
-                self._write_both(reached)
+            last_extent = _furthest(lines)
+            if last_extent is None:
+                self._write_both(extent)
                 return
-            merged = noted.furthest(reached)
-            if merged != noted:
-                # Never over the line that holds the mark as it is.
-                place = 1 if _parsed(lines[0]) == noted else 0
+            new_extent = last_extent.furthest(extent)
+            if new_extent != last_extent:
+                # The line that holds the last mark stays as it is.
+                line_number = 1 if _parse_line(lines[0]) == last_extent else 0
                 descriptor = os.open(self.file, os.O_WRONLY)
                 try:
-                    os.pwrite(descriptor, _line(merged), place * _LINE)
+                    os.pwrite(descriptor, _line(new_extent), line_number * _LINE)
                 finally:
                     os.close(descriptor)
 
     def replace(self, extent: Extent) -> None:
-        """Set the mark, also to less than it was: only for a loss that the user has accepted.
+        """Set the mark, even to less than it was. Only a loss that the user accepts needs this.
 
         Raises:
             OSError: it cannot be written.
@@ -103,12 +105,33 @@ class HighWaterMark:
         return [content[:_LINE], content[_LINE : 2 * _LINE]]
 
 
+def check_not_emptied(file: Path, user: str, mark_extent: Extent | None) -> None:
+    """Refuse to begin a new journal where there was one.
+
+    Args:
+        file: of the journal.
+        user: whose journal.
+        mark_extent: how far the mark says that the journal has been; None: the mark cannot be read.
+
+    Raises:
+        JournalDamagedError: the file is missing or empty.
+    """
+    missing = not file.exists()
+    if missing or file.stat().st_size == 0:
+        extent = f"with turns up to {mark_extent.seq:,} " if mark_extent is not None else ""
+        raise JournalDamagedError(
+            f"The journal {file} is {'missing' if missing else 'empty'}, but its high-water mark says that there was one "
+            f"{extent}here. Nothing was changed.",
+            user,
+        )
+
+
 def _line(extent: Extent) -> bytes:
     mark = asdict(extent)
     return json.dumps({"mark": mark, "sha256": _digest(mark)}).encode().ljust(_LINE - 1) + b"\n"
 
 
-def _parsed(line: bytes) -> Extent | None:
+def _parse_line(line: bytes) -> Extent | None:
     try:
         content = json.loads(line)
         return Extent(**content["mark"]) if content["sha256"] == _digest(content["mark"]) else None
@@ -117,8 +140,8 @@ def _parsed(line: bytes) -> Extent | None:
 
 
 def _furthest(lines: list[bytes]) -> Extent | None:
-    noted = [extent for extent in map(_parsed, lines) if extent is not None]
-    return noted[0].furthest(noted[-1]) if noted else None
+    extents = [extent for extent in map(_parse_line, lines) if extent is not None]
+    return extents[0].furthest(extents[-1]) if extents else None
 
 
 def _digest(mark: object) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Integer,
     LargeBinary,
     MetaData,
     Row,
@@ -92,6 +93,28 @@ def _add_chain(connection: Connection) -> None:
         connection.execute(update(users).where(users.c.name == user).values(**values))
 
 
+def _add_attachments(connection: Connection) -> None:
+    """2 to 3: which turns in view were recalled, and attachments. No turn has either yet, so no leaf changes.
+
+    Cost: none that grows with the journal.
+    """
+    connection.execute(text("ALTER TABLE turns ADD COLUMN recalled TEXT"))
+    connection.execute(text("ALTER TABLE turns ADD COLUMN attachment_count INTEGER DEFAULT 0 NOT NULL"))
+    metadata = MetaData()
+    Table(
+        "attachments",
+        metadata,
+        Column("user", String(255), primary_key=True),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+        Column("position", Integer, primary_key=True, autoincrement=False),
+        Column("media_type", String(255), nullable=False),
+        Column("size", BigInteger, nullable=False),
+        Column("sha256", String(64), nullable=False),
+        Column("content", LargeBinary, nullable=False),
+    )
+    metadata.create_all(connection)
+
+
 def _rows(connection: Connection, table: Table, key: Column[Any], user: str) -> Iterator[Row[Any]]:
     """Yield a user's rows in order of ``key``, a page at a time."""
     last = 0
@@ -117,4 +140,4 @@ def _turn(row: Row[Any]) -> Turn:
 
 
 # MIGRATIONS[n] takes a journal of version n to version n + 1, inside the opening transaction.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_chain}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_chain, 2: _add_attachments}

@@ -10,17 +10,18 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Row, Select, func, select
 
+from memagent.agent.journal.attachments import read_content, read_descriptors
 from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, Unfinished
 from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting, row_time, row_turn
 from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
 from memagent.backends.errors import JournalDamagedError, NotFoundError, StorageError
-from memagent.backends.records import Turn
+from memagent.backends.records import Attachment, Turn
 
 
 class JournalReader:
-    """What can be asked of a journal. Cost: reading streams in pages, so a journal of any length fits.
+    """Reads one user's journal, a page at a time, so that a journal of any length fits into memory.
 
     Args:
         database: kept open until ``close``.
@@ -53,44 +54,64 @@ class JournalReader:
 
     def turns(self, *, after: int = 0, session: str | None = None) -> Iterator[Turn]:
         """Yield turns with ``seq > after`` in journal order, a page at a time."""
-        wanted = select(turns).where(turns.c.user == self.user)
+        query = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq).limit(PAGE)
         if session is not None:
-            wanted = wanted.where(turns.c.session == session)
-        while page := self.fetch(wanted.where(turns.c.seq > after).order_by(turns.c.seq).limit(PAGE)):
-            yield from (row_turn(row) for row in page)
-            after = page[-1].seq
+            query = query.where(turns.c.session == session)
+        while page := self._fetch_turns(query.where(turns.c.seq > after)):
+            yield from (row_turn(row, attachments) for row, attachments in page)
+            after = page[-1][0].seq
 
     def get(self, seqs: Collection[int]) -> list[Turn]:
         """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
-        wanted = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
+        query = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
         return [
-            row_turn(row)
+            turn
             for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ))
-            for row in self.fetch(wanted.where(turns.c.seq.in_(page)))
+            for turn in self._read_turns(query.where(turns.c.seq.in_(page)))
         ]
 
     def recent(self, session: str, limit: int) -> list[Turn]:
         """Return the last ``limit`` turns of a session, oldest first."""
-        wanted = select(turns).where((turns.c.user == self.user) & (turns.c.session == session))
-        rows = self.fetch(wanted.order_by(turns.c.seq.desc()).limit(limit))
-        return [row_turn(row) for row in reversed(rows)]
+        query = select(turns).where((turns.c.user == self.user) & (turns.c.session == session))
+        return self._read_turns(query.order_by(turns.c.seq.desc()).limit(limit))[::-1]
 
     def matching(self, text: str) -> Iterator[Turn]:
         """Yield the turns that hold ``text``, in any case. Cost: reads the whole journal."""
-        wanted = text.casefold()
-        return (turn for turn in self.turns() if wanted in turn.text.casefold())
+        folded = text.casefold()
+        return (turn for turn in self.turns() if folded in turn.text.casefold())
+
+    def attachment(self, seq: int, position: int) -> bytes:
+        """Return the bytes of an attachment, proved by their digest.
+
+        Args:
+            seq: of the turn.
+            position: in ``Turn.attachments``, from 0.
+
+        Raises:
+            NotFoundError: the turn, or that attachment of it, is not there.
+            DamagedRowError: the bytes are not those that were stored.
+        """
+        with self._connect() as connection:
+            content = read_content(connection, self.user, seq, position)
+        if content is None:
+            turns_here = self.get([seq])
+            known = range(len(turns_here[0].attachments)) if turns_here else ()
+            raise NotFoundError(f"attachment of turn {seq} at position", str(position), map(str, known))
+        return content
 
     def seen_ids(self, ids: Collection[str]) -> dict[str, int]:
         """Return those of these turn ids that were ever here: their seq, or 0 if forgotten."""
-        found: dict[str, int] = {}
+        seqs_by_id: dict[str, int] = {}
         for page in pages(sorted(ids)):
-            gone = select(forgettings.c.turn_id).where(
+            forgotten = select(forgettings.c.turn_id).where(
                 (forgettings.c.user == self.user) & forgettings.c.turn_id.in_(page)
             )
-            found.update({row.turn_id: 0 for row in self.fetch(gone)})
-            here = select(turns.c.id, turns.c.seq).where((turns.c.user == self.user) & turns.c.id.in_(page))
-            found.update({row.id: row.seq for row in self.fetch(here)})
-        return found
+            seqs_by_id.update({row.turn_id: 0 for row in self.fetch(forgotten)})
+            present = select(turns.c.id, turns.c.seq).where(
+                (turns.c.user == self.user) & turns.c.id.in_(page)
+            )
+            seqs_by_id.update({row.id: row.seq for row in self.fetch(present)})
+        return seqs_by_id
 
     def count(self) -> int:
         """Return the number of turns that are not forgotten."""
@@ -100,16 +121,16 @@ class JournalReader:
     # sessions
 
     def sessions(self) -> list[Session]:
-        """Return all sessions, the one spoken in last at the end."""
-        same = (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)
-        wanted = (
+        """Return all sessions, the one with the latest turn last."""
+        own_turns = (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)
+        query = (
             select(
                 sessions.c.name,
                 sessions.c.created_at,
                 func.count(turns.c.seq).label("turns"),
                 func.max(turns.c.created_at).label("last_at"),
             )
-            .select_from(sessions.outerjoin(turns, same))
+            .select_from(sessions.outerjoin(turns, own_turns))
             .where(sessions.c.user == self.user)
             .group_by(sessions.c.name, sessions.c.created_at)
             .order_by(func.coalesce(func.max(turns.c.seq), 0), sessions.c.created_at)
@@ -118,7 +139,7 @@ class JournalReader:
             Session(
                 row.name, row_time(row.created_at), row.turns, row_time(row.last_at) if row.last_at else None
             )
-            for row in self.fetch(wanted)
+            for row in self.fetch(query)
         ]
 
     def session(self, name: str) -> Session:
@@ -127,55 +148,53 @@ class JournalReader:
         Raises:
             NotFoundError: there is no session of that name.
         """
-        known = {session.name: session for session in self.sessions()}
-        if name not in known:
+        sessions_by_name = {session.name: session for session in self.sessions()}
+        if name not in sessions_by_name:
             raise NotFoundError(
                 "session",
                 name,
-                known,
+                sessions_by_name,
                 f"`memagent sessions list --user {shlex.quote(self.user)}` shows them.",
             )
-        return known[name]
+        return sessions_by_name[name]
 
     # forgettings, and what they left to do
 
     def forgettings(self, after: int = 0) -> list[Forgetting]:
         """Return the forgettings with ``number > after``, in order."""
-        wanted = select(forgettings).where((forgettings.c.user == self.user) & (forgettings.c.number > after))
-        return [row_forgetting(row) for row in self.fetch(wanted.order_by(forgettings.c.number))]
+        query = select(forgettings).where((forgettings.c.user == self.user) & (forgettings.c.number > after))
+        return [row_forgetting(row) for row in self.fetch(query.order_by(forgettings.c.number))]
 
     def entries(self) -> Iterator[Entry]:
-        """Yield the chain's links in order; one whose turn is missing without a tombstone has neither."""
+        """Yield the links of the chain in order. A link whose turn is lost has neither turn nor tombstone."""
         after = 0
         links = select(chain).where(chain.c.user == self.user).order_by(chain.c.seq).limit(PAGE)
         while page := self.fetch(links.where(chain.c.seq > after)):
             first, after = page[0].seq, page[-1].seq
-            here, gone = (
-                {
-                    row.seq: row
-                    for row in self.fetch(select(table).where((table.c.user == self.user) & between))
-                }
-                for table in (turns, forgettings)
-                for between in [table.c.seq.between(first, after)]
+            query = select(turns).where((turns.c.user == self.user) & turns.c.seq.between(first, after))
+            turn_rows = {row.seq: (row, attachments) for row, attachments in self._fetch_turns(query)}
+            query = select(forgettings).where(
+                (forgettings.c.user == self.user) & forgettings.c.seq.between(first, after)
             )
+            tombstones = {row.seq: row_forgetting(row) for row in self.fetch(query)}
             for link in page:
-                row, tombstone = here.get(link.seq), gone.get(link.seq)
+                row, attachments = turn_rows.get(link.seq, (None, ()))
                 yield Entry(
                     link.leaf,
-                    row_turn(row) if row is not None else None,
+                    row_turn(row, attachments) if row is not None else None,
                     row.salt if row is not None else None,
-                    row_forgetting(tombstone) if tombstone is not None else None,
+                    tombstones.get(link.seq),
                 )
 
     def unfinished(self) -> list[Unfinished]:
-        """Return what of forgetting is still to be done, in files of this machine or of others."""
-        wanted = select(unfinished).where(unfinished.c.user == self.user).order_by(unfinished.c.backend)
-        return [Unfinished(row.backend, row.place, row.forgetting) for row in self.fetch(wanted)]
+        """Return the parts of forgetting that are still to be done, on this machine or on others."""
+        query = select(unfinished).where(unfinished.c.user == self.user).order_by(unfinished.c.backend)
+        return [Unfinished(row.backend, row.place, row.forgetting) for row in self.fetch(query)]
 
     def checkpoints(self) -> list[tuple[str, str, int]]:
         """Return backend, place and last seq of the states stored for this journal, wherever they are."""
-        wanted = select(checkpoints).where(checkpoints.c.user == self.user).order_by(checkpoints.c.backend)
-        return [(row.backend, row.place, row.seq) for row in self.fetch(wanted)]
+        query = select(checkpoints).where(checkpoints.c.user == self.user).order_by(checkpoints.c.backend)
+        return [(row.backend, row.place, row.seq) for row in self.fetch(query)]
 
     # how far it reaches
 
@@ -185,13 +204,17 @@ class JournalReader:
         return (rows[0].last_seq, rows[0].last_forgetting) if rows else (0, 0)
 
     def extent(self, seq: int | None = None, forgetting: int | None = None) -> Extent:
-        """Return how far the journal reaches, or what vouches for it up to a seq and a forgetting."""
+        """Return how far the journal reaches, with the heads of both chains there.
+
+        Args:
+            seq, forgetting: an earlier end of the turns and of the forgettings; None: the last one.
+        """
         with self._connect() as connection:
-            reached = read_extent(connection, self.user) or Extent(0, GENESIS.hex(), 0, GENESIS.hex())
-        seq = reached.seq if seq is None else seq
-        forgetting = reached.forgetting if forgetting is None else forgetting
-        if (seq, forgetting) == (reached.seq, reached.forgetting):
-            return reached
+            full = _read_extent(connection, self.user) or Extent(0, GENESIS.hex(), 0, GENESIS.hex())
+        seq = full.seq if seq is None else seq
+        forgetting = full.forgetting if forgetting is None else forgetting
+        if (seq, forgetting) == (full.seq, full.forgetting):
+            return full
         turn_heads = (
             select(chain.c.head)
             .where((chain.c.user == self.user) & (chain.c.seq <= seq))
@@ -205,14 +228,14 @@ class JournalReader:
         return Extent(seq, head.hex(), forgetting, forgetting_head.hex())
 
     def confirm(self, claimed: Extent, claimant: str) -> None:
-        """Make sure that the journal has what somebody saw in it.
+        """Make sure that the journal continues an earlier state of it.
 
         Args:
-            claimed: how far it was when they saw it.
-            claimant: who, to stand in a message: "The stored memory of rag".
+            claimed: how far the journal reached then.
+            claimant: who says so, for the message: "The stored memory of rag".
 
         Raises:
-            JournalDamagedError: the journal is shorter than that, or holds other turns: some were lost.
+            JournalDamagedError: the journal is shorter than that, or holds other turns: turns were lost.
         """
         last_seq, last_forgetting = self.last()
         if (
@@ -230,7 +253,11 @@ class JournalReader:
 
     @contextmanager
     def snapshot(self) -> Iterator[JournalReader]:
-        """Read the journal as it is now, whatever is written or forgotten meanwhile; for one thread."""
+        """Read the journal as it is now, whatever is written or forgotten meanwhile; for one thread.
+
+        Yields:
+            A reader of that state; it ends with the context.
+        """
         serial = {} if self._opened().is_sqlite else {"isolation_level": "REPEATABLE READ"}
         with self._connect(**serial) as connection, connection.begin():
             yield _Snapshot(self._opened(), self.user, connection)
@@ -248,11 +275,28 @@ class JournalReader:
             yield connection
 
     def fetch(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """Return all rows of a query."""
         with self._connect() as connection:
             return connection.execute(query).all()
 
+    def descriptors(self, turn_rows: Sequence[Row[Any]]) -> dict[int, tuple[Attachment, ...]]:
+        """Return the attachments of a page of turns by seq; see ``read_descriptors``."""
+        with self._connect() as connection:
+            return read_descriptors(connection, self.user, turn_rows)
 
-def read_extent(connection: Connection, user: str) -> Extent | None:
+    def _read_turns(self, query: Select[Any]) -> list[Turn]:
+        return [row_turn(row, attachments) for row, attachments in self._fetch_turns(query)]
+
+    def _fetch_turns(self, query: Select[Any]) -> list[tuple[Row[Any], tuple[Attachment, ...]]]:
+        """Return rows of ``turns``, each with the attachments of its turn."""
+        # One connection for both queries: in SQLite they then read the same state of the journal.
+        with self._connect() as connection:
+            rows = connection.execute(query).all()
+            descriptors = read_descriptors(connection, self.user, rows)
+        return [(row, descriptors.get(row.seq, ())) for row in rows]
+
+
+def _read_extent(connection: Connection, user: str) -> Extent | None:
     """Return how far a user's journal reaches; None if the user has none in this database."""
     columns = (users.c.last_seq, users.c.head, users.c.last_forgetting, users.c.forgetting_head)
     row = connection.execute(select(*columns).where(users.c.name == user)).first()
@@ -262,14 +306,14 @@ def read_extent(connection: Connection, user: str) -> Extent | None:
 
 
 class _Snapshot(JournalReader):
-    """Reads within one transaction of somebody else's."""
+    """A reader within one transaction, which its maker holds open."""
 
     def __init__(self, database: Database, user: str, connection: Connection) -> None:
         super().__init__(database, user)
         self._connection = connection
 
     def close(self) -> None:
-        """Nothing: the database belongs to who made the snapshot."""
+        """Do nothing: the database belongs to the maker of the snapshot."""
 
     @contextmanager
     def _connect(self, **options: Any) -> Iterator[Connection]:

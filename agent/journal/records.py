@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from memagent.backends.errors import InputError
-from memagent.backends.records import Turn
+from memagent.backends.records import Attachment, Turn
 
 ROLES = ("user", "assistant", "system", "tool")
+MAX_ATTACHMENTS = 8
+"""Most attachments of one turn."""
+MAX_ATTACHMENT_BYTES = 16 * 2**20
+"""Size of the largest attachment."""
+MAX_TURN_ATTACHMENT_BYTES = 32 * 2**20
+"""Most bytes that the attachments of one turn have together."""
+
 _LONGEST_NAME = 255
+# RFC 6838, section 4.2: restricted-name "/" restricted-name. Upper case means the same, so one spelling is enough.
+_RESTRICTED_NAME = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +37,12 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """The tombstone of a forgotten turn: everything but what was said, by whom and where.
+    """The tombstone of a forgotten turn: number, id and time, without its text, role or session.
 
     Attributes:
         number: position among the user's forgettings, from 1.
-        seq, turn_id: of the turn that is gone.
-        forgotten_at: when.
+        seq, turn_id: of the forgotten turn.
+        forgotten_at: when it was forgotten.
     """
 
     number: int
@@ -40,7 +53,7 @@ class Forgetting:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How far a journal reaches, and what vouches for it: what a high-water mark or a stored state claims.
+    """How far a journal reaches, with the digests that prove it. High-water marks and stored states hold one.
 
     Attributes:
         seq: the last turn's seq; 0 if there was none.
@@ -63,12 +76,12 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A part of forgetting that is still to be done.
+    """A part of forgetting that is still to be done: a file that may still hold forgotten turns.
 
     Attributes:
-        backend: whose stored state may still hold the turns; empty: the journal's own file may.
+        backend: the backend of the stored state; empty: the journal's own file.
         place: the home that keeps that state; see ``Home.place``.
-        forgetting: number of the last forgetting that it has to follow.
+        forgetting: number of the last forgetting that it must follow.
     """
 
     backend: str
@@ -77,10 +90,32 @@ class Unfinished:
 
 
 @dataclass(frozen=True, slots=True)
-class NewTurn:
-    """A turn before the journal has given it a seq; the fields are those of ``Turn``.
+class NewAttachment:
+    """A file for a new turn.
 
-    An import also gives the ``salt`` of the turn's digest, so that the chain comes out the same.
+    Attributes:
+        media_type: as in ``image/png``, in lower case; see RFC 6838.
+        content: the bytes, at least one and at most ``MAX_ATTACHMENT_BYTES``.
+    """
+
+    media_type: str
+    content: bytes
+
+    def descriptor(self) -> Attachment:
+        """Return media type, size and digest of the content."""
+        return Attachment(self.media_type, len(self.content), hashlib.sha256(self.content).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class NewTurn:
+    """A turn before the journal gives it a seq.
+
+    Attributes:
+        session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
+        created_at: None: the present.
+        attachments: the turn's files, in order.
+        id, seq, salt: None: the journal makes them. An import gives those of the export, so that the chain of digests
+            comes out the same.
     """
 
     session: str
@@ -90,6 +125,8 @@ class NewTurn:
     created_at: datetime | None = None
     in_view: tuple[int, ...] = ()
     derived: bool = False
+    recalled: tuple[int, ...] = ()
+    attachments: tuple[NewAttachment, ...] = ()
     id: str | None = None
     seq: int | None = None
     salt: bytes | None = None
@@ -97,11 +134,11 @@ class NewTurn:
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:
-    """A forgetting taken over from an export.
+    """A forgetting from an export.
 
     Attributes:
         seq, turn_id, forgotten_at: as in ``Forgetting``.
-        leaf: the turn's leaf in the export's chain, where it is in it; see ``chain``.
+        leaf: of the turn in the export's chain; None: the turn is in no chain.
     """
 
     seq: int
@@ -112,7 +149,13 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One link of the chain: a turn with the salt of its leaf, or the tombstone of one."""
+    """One link of the chain.
+
+    Attributes:
+        leaf: digest of the turn; see ``chain``.
+        turn, salt: the turn and the salt of its leaf; None: the turn was forgotten, or is lost.
+        forgetting: the tombstone of the turn; None: the turn was not forgotten.
+    """
 
     leaf: bytes
     turn: Turn | None
@@ -123,8 +166,12 @@ class Entry:
 def check_name(what: str, name: str) -> None:
     """Refuse a session or user name that is empty, too long, or not printable.
 
+    Args:
+        what: the kind of name, for the message.
+        name: at most 255 characters.
+
     Raises:
-        InputError: with what is wrong.
+        InputError: the message says what is wrong.
     """
     if not name.strip():
         raise InputError(f"The {what} is empty.")
@@ -138,7 +185,7 @@ def check_text(text: str) -> None:
     """Refuse a text no journal can hold: empty, with NUL characters, or not valid Unicode.
 
     Raises:
-        InputError: with what is wrong and what to do.
+        InputError: the message says what is wrong and what to do.
     """
     if not text.strip():
         raise InputError("The message is empty: there is nothing to remember or answer.")
@@ -153,11 +200,40 @@ def check_text(text: str) -> None:
         ) from error
 
 
-def check_turn(turn: NewTurn) -> None:
-    """Refuse a turn whose session, text or role cannot be stored.
+def check_attachments(attachments: Sequence[NewAttachment]) -> None:
+    """Refuse attachments that are too many, too large or empty, or have no proper media type.
 
     Raises:
-        InputError: with what is wrong.
+        InputError: the message says what is wrong with which attachment, counted from 0.
+    """
+    if len(attachments) > MAX_ATTACHMENTS:
+        raise InputError(f"The turn has {len(attachments)} attachments; {MAX_ATTACHMENTS} at most.")
+    for position, attachment in enumerate(attachments):
+        size = len(attachment.content)
+        if not _MEDIA_TYPE.fullmatch(attachment.media_type):
+            raise InputError(
+                f"The media type {attachment.media_type!r} of attachment {position} cannot be used; expected type/subtype "
+                "in lower case, for instance image/png."
+            )
+        if not size:
+            raise InputError(f"Attachment {position} ({attachment.media_type}) is empty.")
+        if size > MAX_ATTACHMENT_BYTES:
+            raise InputError(
+                f"Attachment {position} ({attachment.media_type}) has {size:,} bytes; {MAX_ATTACHMENT_BYTES:,} at most."
+            )
+    total = sum(len(attachment.content) for attachment in attachments)
+    if total > MAX_TURN_ATTACHMENT_BYTES:
+        raise InputError(
+            f"The attachments have {total:,} bytes together; {MAX_TURN_ATTACHMENT_BYTES:,} at most."
+        )
+
+
+def check_turn(turn: NewTurn) -> None:
+    """Refuse a turn that cannot be stored as it is.
+
+    Raises:
+        InputError: a name, the text, the role or an attachment cannot be stored, or ``recalled`` names a turn that
+            was not in view.
     """
     check_name("session name", turn.session)
     check_text(turn.text)
@@ -165,3 +241,7 @@ def check_turn(turn: NewTurn) -> None:
         check_name("speaker's name", turn.speaker)
     if turn.role not in ROLES:
         raise InputError(f"The role {turn.role!r} is none of {', '.join(ROLES)}.")
+    if turn.recalled and not set(turn.recalled).issubset(turn.in_view):
+        raise InputError("A turn is recalled but not in view; recalled turns must be in view.")
+    if turn.attachments:
+        check_attachments(turn.attachments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,15 +12,30 @@ from sqlalchemy import Row
 from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.database import DamagedDatabaseError
 from memagent.agent.journal.records import ROLES, Forgetting
-from memagent.backends.records import Turn
+from memagent.backends.records import Attachment, Turn
 
 PAGE = 1000
 LARGEST_SEQ = 2**53 - 1
 """The largest whole number that every reader of JSON keeps exact."""
 
 
+READING_ERRORS = (ValueError, TypeError, OverflowError, RecursionError)
+"""What reading a value raises that the journal never wrote."""
+
+
 class DamagedRowError(DamagedDatabaseError):
-    """A row holds what the journal never writes."""
+    """A row holds what the journal never writes.
+
+    Args:
+        what: whose row it is.
+        error: what is wrong with it.
+    """
+
+    def __init__(self, what: str, error: Exception) -> None:
+        super().__init__(
+            f"The journal's {what} is damaged ({error}); it was left untouched. Restore the journal from a backup or an "
+            "export; `memagent doctor` says more."
+        )
 
 
 def turn_row(user: str, turn: Turn, salt: bytes) -> dict[str, object]:
@@ -35,38 +49,48 @@ def turn_row(user: str, turn: Turn, salt: bytes) -> dict[str, object]:
         "speaker": turn.speaker,
         "text": turn.text,
         "created_at": timestamp(turn.created_at),
-        "in_view": json.dumps(turn.in_view),
+        "in_view": json.dumps(turn.in_view) if turn.in_view else "[]",
         "derived": turn.derived,
         "salt": salt,
+        "recalled": json.dumps(turn.recalled) if turn.recalled else None,
+        "attachment_count": len(turn.attachments),
     }
 
 
-def row_turn(row: Row[Any]) -> Turn:
+def row_turn(row: Row[Any], attachments: tuple[Attachment, ...] = ()) -> Turn:
     """Return the turn that a row holds.
+
+    Args:
+        row: of the table ``turns``.
+        attachments: of the turn; they have rows of their own.
 
     Raises:
         DamagedRowError: it holds no turn: a value has another type or cannot be read.
     """
-    with _damage(f"turn {row.seq}"):
+    try:
         turn = Turn(
             seq=row.seq,
             id=row.id,
             session=row.session,
             role=row.role,
             text=row.text,
-            created_at=row_time(row.created_at),
+            created_at=_utc(row.created_at),
             speaker=row.speaker,
-            in_view=tuple(json.loads(row.in_view)),
+            in_view=_seqs(row.in_view),
             derived=row.derived,
+            recalled=() if row.recalled is None else _seqs(row.recalled),
+            attachments=attachments,
         )
-        texts = (turn.id, turn.session, turn.role, turn.text, turn.speaker or "")
-        if not all(isinstance(value, str) for value in texts):
+        # Sets of types, as this runs for every turn that is read.
+        if {*map(type, (turn.id, turn.session, turn.role, turn.text, turn.speaker or ""))} != {str}:
             raise TypeError("a text is not text")
-        if not all(isinstance(value, int) for value in (turn.seq, *turn.in_view)):
+        if {*map(type, (turn.seq, row.attachment_count, *turn.in_view, *turn.recalled))} != {int}:
             raise TypeError("a number is no number")
         if turn.role not in ROLES or not isinstance(turn.derived, bool):
             raise ValueError("a value is none of those there are")
-        return turn
+    except READING_ERRORS as error:
+        raise DamagedRowError(f"turn {row.seq}", error) from error
+    return turn
 
 
 def row_forgetting(row: Row[Any]) -> Forgetting:
@@ -75,10 +99,12 @@ def row_forgetting(row: Row[Any]) -> Forgetting:
     Raises:
         DamagedRowError: it holds none.
     """
-    with _damage(f"forgetting {row.number}"):
+    try:
         if not (isinstance(row.seq, int) and isinstance(row.turn_id, str)):
             raise TypeError("a value has another type")
-        return Forgetting(row.number, row.seq, row.turn_id, row_time(row.forgotten_at))
+        return Forgetting(row.number, row.seq, row.turn_id, _utc(row.forgotten_at))
+    except READING_ERRORS as error:
+        raise DamagedRowError(f"forgetting {row.number}", error) from error
 
 
 def row_time(value: str) -> datetime:
@@ -87,8 +113,10 @@ def row_time(value: str) -> datetime:
     Raises:
         DamagedRowError: it holds none.
     """
-    with _damage("time"):
-        return datetime.fromisoformat(value).astimezone(UTC)
+    try:
+        return _utc(value)
+    except READING_ERRORS as error:
+        raise DamagedRowError("time", error) from error
 
 
 def pages(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -96,12 +124,9 @@ def pages(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     return (items[start : start + PAGE] for start in range(0, len(items), PAGE))
 
 
-@contextmanager
-def _damage(what: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise DamagedRowError(
-            f"The journal's {what} is damaged ({error}); it was left untouched. Restore the journal from a backup or an "
-            "export; `memagent doctor` says more."
-        ) from error
+def _utc(value: str) -> datetime:
+    return datetime.fromisoformat(value).astimezone(UTC)
+
+
+def _seqs(value: str) -> tuple[int, ...]:
+    return () if value == "[]" else tuple(json.loads(value))

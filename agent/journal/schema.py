@@ -1,4 +1,4 @@
-"""The journal's tables, their version, and the way from older versions to this one."""
+"""The journal's tables and their version; an older journal is brought up to date when it is opened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
@@ -24,7 +25,7 @@ from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.migrations import MIGRATIONS
 from memagent.backends.errors import StorageError
 
-VERSION = 2
+VERSION = 3
 
 _OPENING_LOCK = int.from_bytes(b"memagent", "big") >> 1
 
@@ -67,8 +68,22 @@ turns = Table(
     Column("in_view", Text, nullable=False),
     Column("derived", Boolean, nullable=False),
     Column("salt", LargeBinary),
+    Column("recalled", Text),
+    Column("attachment_count", Integer, nullable=False, server_default="0"),
     Index("turns_by_id", "user", "id", unique=True),
     Index("turns_by_session", "user", "session", "seq"),
+)
+# The content comes last: SQLite then reads the other columns without the pages that it lies on.
+attachments = Table(
+    "attachments",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("media_type", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("content", LargeBinary, nullable=False),
 )
 forgettings = Table(
     "forgettings",
@@ -132,6 +147,7 @@ def prepare(connection: Connection, *, may_change: bool = True) -> None:
     """Create the tables, or bring an older journal up to date, inside the caller's transaction.
 
     Args:
+        connection: within a transaction that commits when all is done.
         may_change: False only checks that the tables are there and of this version.
 
     Raises:
@@ -141,9 +157,9 @@ def prepare(connection: Connection, *, may_change: bool = True) -> None:
     if may_change and connection.dialect.name == "postgresql":
         # Two processes that open a new journal at once would both create its tables; SQLite's write lock is held already.
         connection.execute(select(func.pg_advisory_xact_lock(_OPENING_LOCK)))
-    present = set(inspect(connection).get_table_names())
-    if "meta" not in present:
-        if present & {"users", "turns", "sessions"}:
+    table_names = set(inspect(connection).get_table_names())
+    if "meta" not in table_names:
+        if table_names & {"users", "turns", "sessions"}:
             raise StorageError(
                 "The database has tables of another program; give the journal a database of its own."
             )
@@ -164,6 +180,6 @@ def prepare(connection: Connection, *, may_change: bool = True) -> None:
             f"The journal has schema version {version}; this memagent knows up to {VERSION}. Upgrade memagent. "
             "Nothing was changed."
         )
-    for old in range(version, VERSION):
-        MIGRATIONS[old](connection)
-        connection.execute(meta.update().where(meta.c.key == "version").values(value=str(old + 1)))
+    for old_version in range(version, VERSION):
+        MIGRATIONS[old_version](connection)
+        connection.execute(meta.update().where(meta.c.key == "version").values(value=str(old_version + 1)))

@@ -1,4 +1,4 @@
-"""What ``MEMAGENT_JOURNAL`` may say: which database URLs keep a journal."""
+"""Checks of ``MEMAGENT_JOURNAL``: which database URLs can keep a journal."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_journal_url(url: str) -> None:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
     try:
-        parsed = make_url(url)
-        dialect = parsed.get_dialect()
+        database_url = make_url(url)
+        dialect = database_url.get_dialect()
     except NoSuchModuleError as error:
         scheme = url.partition("://")[0]
         raise SettingError(
@@ -36,41 +36,41 @@ def check_journal_url(url: str) -> None:
         ) from error
     except (ArgumentError, ValueError) as error:  # not quoted: it may hold a password
         raise SettingError(f"MEMAGENT_JOURNAL is not a database URL. {_EXPECTED}") from error
-    shown = f"MEMAGENT_JOURNAL={url if parsed.password is None else parsed.render_as_string()}"
+    label = f"MEMAGENT_JOURNAL={url if database_url.password is None else database_url.render_as_string()}"
     if dialect.is_async:
-        raise SettingError(f"{shown} names an asynchronous driver, which cannot be used here. {_EXPECTED}")
+        raise SettingError(f"{label} names an asynchronous driver, which cannot be used here. {_EXPECTED}")
     if dialect.name == "sqlite":
-        _check_sqlite(parsed, shown)
-    _check_driver(parsed, dialect, shown)
+        _check_sqlite(database_url, label)
+    _check_driver(database_url, dialect, label)
 
 
-def _check_sqlite(url: URL, shown: str) -> None:
+def _check_sqlite(url: URL, label: str) -> None:
     """Refuse what SQLite would keep in memory, or in another file for each working directory."""
     path = url.database or ""
     if path in ("", ":memory:") or path.startswith("file::memory:") or "memory" in url.query.get("mode", ()):
         raise SettingError(
-            f"{shown} is a database in memory, which is gone when the command ends. {_EXPECTED}"
+            f"{label} is a database in memory, which is gone when the command ends. {_EXPECTED}"
         )
     if path.startswith("file:") or url.query:
-        raise SettingError(f"{shown}: SQLite's own URIs and arguments are not taken. {_EXPECTED}")
+        raise SettingError(f"{label}: SQLite's own URIs and arguments are not taken. {_EXPECTED}")
     if url.host or not os.path.isabs(path):
         absolute = f"/{url.host}/{path}" if url.host else os.path.abspath(os.path.expanduser(path))
         raise SettingError(
-            f"{shown} is a path relative to the working directory, so each folder would have a journal of its own. "
+            f"{label} is a path relative to the working directory, so each folder would have a journal of its own. "
             f"Write sqlite:///{absolute}"
         )
 
 
-def _check_driver(url: URL, dialect: type[Dialect], shown: str) -> None:
+def _check_driver(url: URL, dialect: type[Dialect], label: str) -> None:
     try:
         dialect.import_dbapi()
     except ImportError as error:  # also where psycopg is there, but not the library it needs
         driver = url.get_driver_name()
         if dialect.name == "postgresql" and driver != "psycopg":
             raise SettingError(
-                f"{shown} needs the driver {driver}, which is not installed. Begin it with postgresql+psycopg:// "
+                f"{label} needs the driver {driver}, which is not installed. Begin it with postgresql+psycopg:// "
                 "instead: `pip install 'memagent[postgres]'` installs that driver."
             ) from error
         if dialect.name == "postgresql":
-            raise MissingExtraError(shown, driver, "postgres") from error
-        raise MissingExtraError(shown, error.name or driver, distribution="") from error
+            raise MissingExtraError(label, driver, "postgres") from error
+        raise MissingExtraError(label, error.name or driver, distribution="") from error

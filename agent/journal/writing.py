@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from memagent.agent.journal.attachments import attachment_rows
 from memagent.agent.journal.chain import (
     GENESIS,
     forgetting_head,
@@ -17,13 +18,22 @@ from memagent.agent.journal.chain import (
     turn_head,
     turn_leaf,
 )
-from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombstone
+from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombstone, Unfinished
 from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
-from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
+from memagent.agent.journal.schema import (
+    attachments,
+    chain,
+    checkpoints,
+    forgettings,
+    sessions,
+    turns,
+    unfinished,
+    users,
+)
 from memagent.backends.errors import InputError
 from memagent.backends.records import Turn
 
-# A seq asked for by an import is kept up to here, so that a journal never comes near the largest one.
+# An import keeps seqs up to here, so that a journal never comes near the largest one.
 LARGEST_KEPT_SEQ = 2**52
 
 
@@ -58,18 +68,21 @@ class Transaction:
         self.connection.execute(update(users).where(users.c.name == self.user).values(**values))
         return Extent(self._seq, self._head.hex(), self._forgetting, self._forgetting_head.hex())
 
-    def extend(self, new: Sequence[NewTurn | Tombstone], moved: dict[int, int] | None) -> list[Turn]:
+    def extend(self, new: Sequence[NewTurn | Tombstone], new_seqs: dict[int, int] | None) -> list[Turn]:
         """Add turns and tombstones; see ``Journal.extend``."""
-        made: list[Turn] = []
+        new_turns: list[Turn] = []
         rows: list[dict[str, object]] = []
+        file_rows: list[dict[str, object]] = []
         links: list[dict[str, object]] = []
         tombstones: list[Tombstone] = []
         for entry in new:
             if isinstance(entry, NewTurn):
-                turn = _numbered(entry, self._next_seq(entry.seq), moved)
+                turn = _numbered(entry, self._next_seq(entry.seq), new_seqs)
                 salt = entry.salt or new_salt()
-                made.append(turn)
+                new_turns.append(turn)
                 rows.append(turn_row(self.user, turn, salt))
+                if turn.attachments:
+                    file_rows += attachment_rows(self.user, turn, entry.attachments)
                 links.append(self._link(turn.seq, turn.id, turn_leaf(salt, turn)))
             else:
                 tombstones.append(entry)
@@ -77,23 +90,23 @@ class Transaction:
                     self._seq = entry.seq
                     if entry.leaf is not None:
                         links.append(self._link(entry.seq, entry.turn_id, entry.leaf))
-        self.add_sessions({turn.session: turn.created_at for turn in reversed(made)})
-        for table, values in ((turns, rows), (chain, links)):
+        self.add_sessions({turn.session: turn.created_at for turn in reversed(new_turns)})
+        for table, values in ((turns, rows), (attachments, file_rows), (chain, links)):
             if values:
                 self.connection.execute(insert(table), values)
-        self._add_forgettings(self._untaken(tombstones))
-        return made
+        self._add_forgettings(self._without_taken_seqs(tombstones))
+        return new_turns
 
     def add_sessions(self, created: dict[str, datetime]) -> None:
         """Note when sessions began; a session already there keeps its time."""
-        known = select(sessions.c.name).where(
+        query = select(sessions.c.name).where(
             (sessions.c.user == self.user) & sessions.c.name.in_(list(created))
         )
-        present = set(self.connection.execute(known).scalars())
+        known_names = set(self.connection.execute(query).scalars())
         rows = [
             {"user": self.user, "name": name, "created_at": timestamp(when)}
             for name, when in created.items()
-            if name not in present
+            if name not in known_names
         ]
         if rows:
             self.connection.execute(insert(sessions), rows)
@@ -101,22 +114,24 @@ class Transaction:
     def has_all(self, seqs: Sequence[int]) -> bool:
         """Say whether all these turns are here, none of them forgotten."""
         chosen = (turns.c.user == self.user) & turns.c.seq.in_(seqs)
-        here = self.connection.execute(select(func.count()).select_from(turns).where(chosen)).scalar_one()
-        return bool(here == len(set(seqs)))
+        count = self.connection.execute(select(func.count()).select_from(turns).where(chosen)).scalar_one()
+        return bool(count == len(set(seqs)))
 
     def forget(self, seqs: Collection[int]) -> list[Forgetting]:
         """Remove turns and leave tombstones; seqs not here are ignored."""
-        found: list[Tombstone] = []
+        tombstones: list[Tombstone] = []
         now = datetime.now(UTC)
         for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
             chosen = (turns.c.user == self.user) & turns.c.seq.in_(page)
             ids = select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
-            found += [Tombstone(row.seq, row.id, now) for row in self.connection.execute(ids)]
+            tombstones += [Tombstone(row.seq, row.id, now) for row in self.connection.execute(ids)]
             self.connection.execute(delete(turns).where(chosen))
-        return self._add_forgettings(found)
+            files = (attachments.c.user == self.user) & attachments.c.seq.in_(page)
+            self.connection.execute(delete(attachments).where(files))
+        return self._add_forgettings(tombstones)
 
     def note_unfinished(self, states: Collection[tuple[str, str]]) -> None:
-        """Note that the journal's file and stored states have to follow the forgettings up to the last one.
+        """Note that the journal's file and stored states must follow the forgettings up to the last one.
 
         Args:
             states: backend and place of each.
@@ -128,16 +143,47 @@ class Transaction:
 
     def stored_states(self) -> set[tuple[str, str]]:
         """Return backend and place of every stored state that was noted."""
-        stored = select(checkpoints.c.backend, checkpoints.c.place).where(checkpoints.c.user == self.user)
-        return {(row.backend, row.place) for row in self.connection.execute(stored)}
+        query = select(checkpoints.c.backend, checkpoints.c.place).where(checkpoints.c.user == self.user)
+        return {(row.backend, row.place) for row in self.connection.execute(query)}
+
+    def finish_part(self, part: Unfinished) -> None:
+        """Note that a part of forgetting is done, up to its number."""
+        self.connection.execute(
+            delete(unfinished)
+            .filter_by(user=self.user, backend=part.backend, place=part.place)
+            .where(unfinished.c.forgetting <= part.forgetting)
+        )
+
+    def add_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
+        """Note a stored state that was not noted before."""
+        values = {
+            "user": self.user,
+            "backend": backend,
+            "place": place,
+            "seq": extent.seq,
+            "forgetting": extent.forgetting,
+            "manifest_sha256": manifest_sha256,
+            "created_at": timestamp(datetime.now(UTC)),
+        }
+        self.connection.execute(insert(checkpoints).values(**values))
+
+    def drop_checkpoint(self, backend: str, place: str) -> None:
+        """Remove the note of a stored state, if there is one."""
+        own_row = {"user": self.user, "backend": backend, "place": place}
+        self.connection.execute(delete(checkpoints).filter_by(**own_row))
+
+    def delete_session(self, name: str) -> None:
+        """Delete the name of a session."""
+        own_row = (sessions.c.user == self.user) & (sessions.c.name == name)
+        self.connection.execute(delete(sessions).where(own_row))
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one."""
         self._seq = max(self._seq, min(seq, LARGEST_KEPT_SEQ))
 
-    def _next_seq(self, wanted: int | None) -> int:
-        if wanted is not None and self._seq < wanted <= LARGEST_KEPT_SEQ:
-            self._seq = wanted
+    def _next_seq(self, requested: int | None) -> int:
+        if requested is not None and self._seq < requested <= LARGEST_KEPT_SEQ:
+            self._seq = requested
         elif self._seq >= LARGEST_SEQ:
             raise InputError(f"The journal has no numbers left after {self._seq}. Nothing was stored.")
         else:
@@ -149,42 +195,50 @@ class Transaction:
         self._head = turn_head(self._head, seq, turn_id, leaf)
         return {"user": self.user, "seq": seq, "turn_id": turn_id, "leaf": leaf, "head": self._head}
 
-    def _untaken(self, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
-        """Take the seq from tombstones whose seq is another turn's here."""
-        taken: set[int] = set()
-        for page in pages([one.seq for one in tombstones]):
-            held = select(turns.c.seq).where((turns.c.user == self.user) & turns.c.seq.in_(page))
-            taken.update(self.connection.execute(held).scalars())
-        return [replace(one, seq=0) if one.seq in taken else one for one in tombstones]
+    def _without_taken_seqs(self, tombstones: Sequence[Tombstone]) -> list[Tombstone]:
+        """Set the seq of a tombstone to 0 where another turn has it here."""
+        taken_seqs: set[int] = set()
+        for page in pages([tombstone.seq for tombstone in tombstones]):
+            query = select(turns.c.seq).where((turns.c.user == self.user) & turns.c.seq.in_(page))
+            taken_seqs.update(self.connection.execute(query).scalars())
+        return [
+            replace(tombstone, seq=0) if tombstone.seq in taken_seqs else tombstone
+            for tombstone in tombstones
+        ]
 
     def _add_forgettings(self, tombstones: Iterable[Tombstone]) -> list[Forgetting]:
-        made: list[Forgetting] = []
+        new_forgettings: list[Forgetting] = []
         rows: list[dict[str, object]] = []
-        for one in tombstones:
+        for tombstone in tombstones:
             self._forgetting += 1
-            made.append(Forgetting(self._forgetting, one.seq, one.turn_id, one.forgotten_at))
-            self._forgetting_head = forgetting_head(self._forgetting_head, made[-1])
+            forgetting = Forgetting(
+                self._forgetting, tombstone.seq, tombstone.turn_id, tombstone.forgotten_at
+            )
+            new_forgettings.append(forgetting)
+            self._forgetting_head = forgetting_head(self._forgetting_head, forgetting)
             rows.append(
                 {
                     "user": self.user,
-                    "number": self._forgetting,
-                    "seq": one.seq,
-                    "turn_id": one.turn_id,
-                    "forgotten_at": timestamp(one.forgotten_at),
+                    "number": forgetting.number,
+                    "seq": forgetting.seq,
+                    "turn_id": forgetting.turn_id,
+                    "forgotten_at": timestamp(forgetting.forgotten_at),
                     "head": self._forgetting_head,
                 }
             )
         if rows:
             self.connection.execute(insert(forgettings), rows)
-        return made
+        return new_forgettings
 
 
-def _numbered(new: NewTurn, seq: int, moved: dict[int, int] | None) -> Turn:
-    """Make a turn of a new one, noting where it came to stand."""
-    in_view = new.in_view
-    if moved is not None and new.seq is not None:
-        moved[new.seq] = seq
-        in_view = tuple(moved[other] for other in in_view if other in moved)
+def _numbered(new: NewTurn, seq: int, new_seqs: dict[int, int] | None) -> Turn:
+    """Make a turn of a new one, and note its seq in ``new_seqs``."""
+    in_view, recalled = new.in_view, new.recalled
+    if new_seqs is not None and new.seq is not None:
+        new_seqs[new.seq] = seq
+        in_view, recalled = (
+            tuple(new_seqs[other] for other in seqs if other in new_seqs) for seqs in (in_view, recalled)
+        )
     return Turn(
         seq=seq,
         id=new.id or uuid4().hex,
@@ -195,4 +249,6 @@ def _numbered(new: NewTurn, seq: int, moved: dict[int, int] | None) -> Turn:
         speaker=new.speaker,
         in_view=in_view,
         derived=new.derived,
+        recalled=recalled,
+        attachments=tuple(file.descriptor() for file in new.attachments),
     )

@@ -13,6 +13,7 @@ number of other processes may open it for reading at the same time.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -36,6 +37,8 @@ from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.picture import Picture
 from memagent.backends.protocol import LocalModel, ModelMemory, Progress, silent
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Recollection, Turn, WriteResult
+
+_LOG = logging.getLogger("memagent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Memory:
         fresh: bool = False,
         follow: bool = True,
         read_only: bool = False,
-        notify: Notify = lambda message: None,
+        notify: Notify | None = None,
         progress: Progress = silent,
     ) -> Memory:
         """Open a user's memory: load the backend's checkpoint, then read the turns that the journal has after it.
@@ -122,7 +125,8 @@ class Memory:
             follow: read the new turns now; False: when the memory is first used.
             read_only: recall and stats only. Takes no lock, stores nothing, and works on a read-only disk and while
                 another process writes.
-            notify: called with each message for the user.
+            notify: called with each message for the user; None: messages go to the logger ``memagent``, as a warning if a
+                stored state is discarded.
             progress: wraps long loops.
 
         Raises:
@@ -136,7 +140,7 @@ class Memory:
         choices = registry.choose(backend, settings or {})
         opening = Opening(
             home,
-            cache(make_embedder or (lambda: load_embedder(home.models, notify=notify))),
+            cache(make_embedder or (lambda: load_embedder(home.models, notify=notify or _LOG.info))),
             make_model,
             seed,
             lock,
@@ -144,7 +148,7 @@ class Memory:
             strict,
             fresh,
             read_only,
-            notify,
+            notify or _LOG.warning,  # followers only tell of states that are thrown away
             progress,
         )
         with _disk_errors(backend), ExitStack() as stack:

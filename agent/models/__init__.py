@@ -1,1 +1,1 @@
-"""Language models and embedders: a pinned catalogue, the hub, local files, LangChain providers."""
+"""Language models and embedders: the pinned catalogue, the hub, local files, LangChain providers."""

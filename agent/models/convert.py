@@ -1,4 +1,4 @@
-"""GGUF to safetensors, once: transformers takes some 20 seconds to read a GGUF file, 1 to load the result."""
+"""Converting GGUF to safetensors once: transformers reads a GGUF file in about 20 s, the result in 1 s."""
 
 from __future__ import annotations
 
@@ -19,63 +19,71 @@ _FORMAT = 1
 _MANIFEST = "converted.json"
 
 
-def converted(gguf: Path, sha256: str, target: Path, *, notify: Notify) -> Path:
-    """Return a folder that transformers loads, made from ``gguf`` if it is not there or not whole.
+def ensure_converted(gguf: Path, sha256: str, target: Path, *, notify: Notify) -> Path:
+    """Return a folder that transformers loads; convert ``gguf`` if the folder is missing or damaged.
 
     Weights become bfloat16, which holds a 4-bit weight's value to one part in 256.
 
     Args:
+        gguf: the file to convert.
         sha256: of the GGUF file; a folder made from other bytes is made again.
-        target: the folder to make.
+        target: the folder of the converted model.
+        notify: called with a sentence before a conversion, which takes about half a minute.
+
+    Returns:
+        ``target``.
 
     Raises:
         ModelError: the file is no GGUF file, is damaged, or is of a kind that transformers cannot read.
     """
-    if not damage(target, sha256):  # needs no lock, so that a folder that may only be read will do
+    if not find_damage(target, sha256):  # needs no lock, so that a folder that may only be read will do
         return target
     make_private(target.parent, "MEMAGENT_MODELS")
     try:
         with FileLock(target.parent / f".{target.name}.lock", mode=0o600):
-            wrong = damage(target, sha256)
-            if wrong:
+            problem = find_damage(target, sha256)
+            if problem:
                 header = read_header(gguf)
                 if target.exists():
-                    notify(f"{target} is not usable ({wrong}); converting it again.")
+                    notify(f"{target} is not usable ({problem}); converting it again.")
                 else:
                     notify(f"Converting {gguf.name} once, for fast loading (about half a minute)")
                 _replace(gguf, header, sha256, target)
     except OSError as error:
         raise ModelError(
             f"The converted form of {gguf} cannot be stored in {target.parent}: {error.strerror or error}. "
-            "Free some space or mend the folder's rights, and try again."
+            "Free some space or change the folder's rights, and try again."
         ) from error
     return target
 
 
 def _replace(gguf: Path, header: GgufHeader, sha256: str, target: Path) -> None:
     """Convert into a new folder, which then takes the place of ``target``."""
-    fresh = target.with_name(target.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    make_private(fresh, "MEMAGENT_MODELS")
+    partial = target.with_name(target.name + ".new")
+    shutil.rmtree(partial, ignore_errors=True)
+    make_private(partial, "MEMAGENT_MODELS")
     try:
-        _convert(gguf, header, fresh)
+        _convert(gguf, header, partial)
         files = {
             path.name: {"size": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in sorted(fresh.iterdir())
+            for path in sorted(partial.iterdir())
         }
         manifest = {"format": _FORMAT, "source_sha256": sha256, "files": files}
-        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(target, ignore_errors=True)
-    fresh.replace(target)
+    partial.replace(target)
 
 
-def damage(target: Path, sha256: str, *, thorough: bool = False) -> str:
-    """Say what is wrong with a converted model, or return an empty text.
+def find_damage(target: Path, sha256: str, *, thorough: bool = False) -> str:
+    """Return what is wrong with a converted model; an empty text if nothing is.
 
-    Looks at names and sizes; with ``thorough`` at every byte.
+    Args:
+        target: the folder of the converted model.
+        sha256: of the GGUF file that it must come from.
+        thorough: compare every byte, not only names and sizes.
     """
     try:
         manifest = json.loads((target / _MANIFEST).read_text(encoding="utf-8"))
@@ -85,8 +93,8 @@ def damage(target: Path, sha256: str, *, thorough: bool = False) -> str:
             size = (target / name).stat().st_size
             if size != expected["size"]:
                 return f"{name} has {size:,} bytes, expected {expected['size']:,}"
-            if thorough and (found := sha256_of(target / name)) != expected["sha256"]:
-                return f"{name} has SHA-256 {found}, expected {expected['sha256']}"
+            if thorough and (digest := sha256_of(target / name)) != expected["sha256"]:
+                return f"{name} has SHA-256 {digest}, expected {expected['sha256']}"
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, ModelError) as error:
         return f"its list of files cannot be read: {error}"
     return ""

@@ -1,4 +1,4 @@
-"""Sentence embeddings: MiniLM in this process, or word hashing where no weights may be loaded."""
+"""Sentence embedders: MiniLM in this process, or word hashing, which needs no weights."""
 
 from __future__ import annotations
 
@@ -22,30 +22,67 @@ from memagent.backends.shared.tokens import without_added_tokens
 _BATCH = 32
 
 
-def load_embedder(models: Path, *, notify: Notify, report: Report = quiet) -> Embedder:
-    """Return the embedder that ``MEMAGENT_EMBEDDER`` names (default all-minilm-l6-v2).
+def load_embedder(
+    models: Path, name: str | None = None, *, notify: Notify, report: Report = quiet
+) -> Embedder:
+    """Return an embedder. Its weights are fetched and loaded on the first text.
 
-    Weights are fetched and loaded on the first text.
+    Args:
+        models: the folder where fetched models are kept.
+        name: of the catalogue, or ``hashing``; None: ``MEMAGENT_EMBEDDER``, or all-minilm-l6-v2.
+        notify: called with a sentence when something is fetched.
+        report: called with the bytes that have come.
 
     Raises:
         NotFoundError: no embedder has that name.
     """
-    name = os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
-    if name == HashingEmbedder.name:
+    model = _catalogue_embedder(name)
+    if model is None:
         return HashingEmbedder()
+    return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
+
+
+def fetch_embedder(models: Path, name: str | None = None, *, notify: Notify, report: Report = quiet) -> None:
+    """Fetch and verify the files of an embedder without loading it.
+
+    Args:
+        models: the folder where fetched models are kept.
+        name: as in ``load_embedder``.
+        notify: called with a sentence when something is fetched.
+        report: called with the bytes that have come.
+
+    Raises:
+        NotFoundError: no embedder has that name.
+        ModelError: a file is damaged, or cannot be fetched.
+    """
+    model = _catalogue_embedder(name)
+    if model is not None:
+        ensure(model, models, notify=notify, report=report)
+
+
+def _catalogue_embedder(name: str | None) -> CatalogueModel | None:
+    """Return the catalogue's embedder of a name; None for the one that needs no weights."""
+    name = name or os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
+    if name == HashingEmbedder.name:
+        return None
     embedders = {model.name: model for model in CATALOGUE.values() if model.kind == "embedder"}
     if name not in embedders:
         raise NotFoundError(
             "embedder", name, [*embedders, HashingEmbedder.name], "MEMAGENT_EMBEDDER names it."
         )
-    model = embedders[name]
-    return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
+    return embedders[name]
 
 
 class SentenceEmbedder:
-    """A BERT sentence encoder: mean of the last hidden states over a text's tokens, at unit length.
+    """A BERT sentence encoder: the mean of the last hidden states over a text's tokens, scaled to length 1.
 
-    Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084). Cost: about 8 ms for a sentence on one core.
+    Cost: about 8 ms for a sentence on one core.
+
+    Args:
+        model: of the catalogue; its weights are loaded with the first text.
+        folder: returns the folder of its files; may fetch them.
+
+    Source: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084).
     """
 
     dimension = 384
@@ -55,10 +92,16 @@ class SentenceEmbedder:
         self.name = model.name
         self.digest = model.weights.sha256
         self._folder = folder
-        self._way_out = f"`memagent models verify {model.name}` checks every byte of it."
+        self._remedy = f"`memagent models verify {model.name}` checks every byte of it."
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return float32 ``[len(texts), 384]``, each row of length 1; a text's tokens past 256 are not read.
+        """Embed texts; tokens of a text beyond the first 256 are ignored.
+
+        Args:
+            texts: any number of texts.
+
+        Returns:
+            float32 ``[texts, 384]``, each row of length 1. A higher dot product means a more similar meaning.
 
         Raises:
             ModelError: the weights cannot be fetched, verified or loaded.
@@ -66,17 +109,17 @@ class SentenceEmbedder:
         from memagent.agent.models.runtime import torch
 
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        by_length = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         for start in range(0, len(by_length), _BATCH):
-            places = by_length[start : start + _BATCH]
-            encoded = self._tokenizer.encode_batch([texts[place] for place in places])
-            ids = torch.tensor([one.ids for one in encoded])
-            mask = torch.tensor([one.attention_mask for one in encoded])
+            rows = by_length[start : start + _BATCH]
+            encodings = self._tokenizer.encode_batch([texts[row] for row in rows])
+            ids = torch.tensor([encoding.ids for encoding in encodings])
+            mask = torch.tensor([encoding.attention_mask for encoding in encodings])
             with torch.inference_mode():
                 hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
                 weights = mask[..., None].to(hidden.dtype)
                 mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-                vectors[places] = torch.nn.functional.normalize(mean, dim=1).numpy()
+                vectors[rows] = torch.nn.functional.normalize(mean, dim=1).numpy()
         return vectors
 
     @cached_property
@@ -84,7 +127,7 @@ class SentenceEmbedder:
         from tokenizers import Tokenizer
 
         file = self._folder() / "tokenizer.json"
-        with model_errors(f"The tokenizer {file} cannot be loaded", self._way_out):
+        with model_errors(f"The tokenizer {file} cannot be loaded", self._remedy):
             tokenizer = without_added_tokens(Tokenizer.from_file(str(file)))
         tokenizer.enable_truncation(self.max_tokens)
         tokenizer.enable_padding()
@@ -95,7 +138,7 @@ class SentenceEmbedder:
         from memagent.agent.models.runtime import torch, transformers
 
         folder = self._folder()
-        with model_errors(f"The embedder in {folder} cannot be loaded", self._way_out):
+        with model_errors(f"The embedder in {folder} cannot be loaded", self._remedy):
             model = transformers.BertModel.from_pretrained(
                 folder,
                 dtype=torch.float32,
@@ -107,7 +150,7 @@ class SentenceEmbedder:
 
 
 class HashingEmbedder:
-    """Words hashed into a vector: no weights, no meaning beyond shared words. For tests and tiny machines."""
+    """Feature hashing of words: texts are similar if they share words. For tests and small machines."""
 
     name = "hashing"
     digest = "blake2b-384"
@@ -115,6 +158,7 @@ class HashingEmbedder:
     max_tokens = 1_000_000
 
     def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 ``[texts, 384]``, each row of length 1, or 0 for a text without words."""
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for row, text in zip(vectors, texts, strict=True):
             for word in re.findall(r"\w+", text.casefold()):

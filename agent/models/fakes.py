@@ -1,4 +1,4 @@
-"""Chat models without weights: shipped, so that agents are tested with the real engine and a fake edge."""
+"""Chat models without weights, for tests of agents: everything but the language model is real."""
 
 from __future__ import annotations
 
@@ -25,16 +25,21 @@ class _WordModel:
 
 
 class EchoModel(_WordModel):
-    """Answers with the last message it was given, memory block included: shows what memory puts in a prompt."""
+    """A model that answers with the last message of its prompt, including the memory block."""
 
     name = "echo"
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """Yield the last message word by word."""
         return self._words(messages[-1].content, sampling)
 
 
 class ScriptedModel(_WordModel):
-    """Gives the replies it was handed, in order, and keeps every prompt it saw in ``prompts``."""
+    """A model that gives prepared replies in order, and keeps each prompt in ``prompts``.
+
+    Args:
+        replies: the text of each reply, in order.
+    """
 
     name = "scripted"
 
@@ -43,5 +48,6 @@ class ScriptedModel(_WordModel):
         self.prompts: list[list[Message]] = []
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """Yield the next prepared reply word by word."""
         self.prompts.append(list(messages))
         return self._words(self._replies.popleft(), sampling)

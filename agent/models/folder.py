@@ -1,4 +1,4 @@
-"""Checking a model's folder before it is loaded: what is damaged in which file, and whether the sizes can be meant."""
+"""Checking a model's folder before it is loaded: damaged files, and sizes that are not plausible."""
 
 from __future__ import annotations
 
@@ -32,19 +32,21 @@ def check_folder(folder: Path) -> None:
     from memagent.agent.models.runtime import transformers
 
     files = sorted(folder.glob("*.safetensors"))
-    for what, there in ((".safetensors file", bool(files)), (_CONFIG, (folder / _CONFIG).is_file())):
-        if not there:
-            raise ModelError(f"{folder} holds no {what}; expected a model folder as transformers saves it.")
+    for content, exists in ((".safetensors file", bool(files)), (_CONFIG, (folder / _CONFIG).is_file())):
+        if not exists:
+            raise ModelError(
+                f"{folder} holds no {content}; expected a model folder as transformers saves it."
+            )
     for file in sorted(folder.glob("*.json")):
         _json_object(file)
     if (folder / _INDEX).is_file():
-        wanted = _json_object(folder / _INDEX).get("weight_map")
-        if not isinstance(wanted, dict):
+        weight_map = _json_object(folder / _INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
             raise ModelError(f"{folder / _INDEX} is damaged: it has no weight_map. Fetch it again.")
-        missing = {str(name) for name in wanted.values()} - {file.name for file in files}
+        missing = {str(name) for name in weight_map.values()} - {file.name for file in files}
         if missing:
             raise ModelError(
-                f"{folder} is not whole: {', '.join(sorted(missing))} is missing. Fetch it again."
+                f"{folder} is incomplete: {', '.join(sorted(missing))} is missing. Fetch it again."
             )
     with model_errors(f"The weights in {folder} cannot be read"):
         counts = [count for file in files for count in _elements(file)]
@@ -56,35 +58,35 @@ def check_folder(folder: Path) -> None:
         check_sizes(config, sum(counts), str(folder))
 
 
-def check_counts(values: Mapping[str, object], tensors: int, what: str) -> None:
-    """Refuse counts of layers and the like that cannot be meant: transformers loops over them as it reads a config.
+def check_counts(values: Mapping[str, object], tensors: int, model: str) -> None:
+    """Refuse implausible counts, of layers for instance: transformers loops over them as it reads a config.
 
     Args:
         values: of a config, by name.
         tensors: how many there are in the files.
-        what: the model, for the message.
+        model: its name, for the message.
 
     Raises:
         ModelError: with the count and its limit.
     """
     for name, value in values.items():
         if isinstance(value, Mapping):
-            check_counts(value, tensors, what)
+            check_counts(value, tensors, model)
         last = name.rpartition(".")[2]
         most = tensors if last in _LAYERS else _MOST_COUNTED
         if isinstance(value, int) and value > most and (last in _LAYERS or _COUNT.fullmatch(last)):
             raise ModelError(
-                f"{what} is damaged: its config says {name} = {value:,}; expected at most {most:,}. Fetch it again."
+                f"{model} is damaged: its config says {name} = {value:,}; expected at most {most:,}. Fetch it again."
             )
 
 
-def check_sizes(config: Any, elements: int, what: str) -> None:
+def check_sizes(config: Any, elements: int, name: str) -> None:
     """Refuse a config that describes a model far larger than its weights, before memory is taken for it.
 
     Args:
         config: of transformers.
         elements: how many there are in the files.
-        what: the model, for the message.
+        name: of the model, for the message.
 
     Raises:
         ModelError: with both sizes.
@@ -93,19 +95,19 @@ def check_sizes(config: Any, elements: int, what: str) -> None:
 
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    described = sum(one.numel() for part in (model.parameters(), model.buffers()) for one in part)
+    described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if described > 2 * elements + _COMPUTED:
         raise ModelError(
-            f"{what} is damaged: its config describes {described:,} numbers, but its files hold {elements:,}. Fetch it again."
+            f"{name} is damaged: its config describes {described:,} numbers, but its files hold {elements:,}. Fetch it again."
         )
 
 
-def check_complete(report: Mapping[str, Any], what: str) -> None:
-    """Refuse a model some of whose weights were in no file, or of another shape: transformers fills them with noise.
+def check_complete(report: Mapping[str, Any], model: str) -> None:
+    """Refuse a model whose files lack weights, or have them in another shape: transformers makes them random.
 
     Args:
         report: of ``from_pretrained`` with ``output_loading_info``.
-        what: the model, for the message.
+        model: its name, for the message.
 
     Raises:
         ModelError: with some of their names.
@@ -115,13 +117,13 @@ def check_complete(report: Mapping[str, Any], what: str) -> None:
         if names:
             more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
             raise ModelError(
-                f"{what} is not whole: its files {problem} the weights {', '.join(names[:3])}{more}. Fetch it again."
+                f"{model} is incomplete: its files {problem} the weights {', '.join(names[:3])}{more}. Fetch it again."
             )
 
 
 @contextmanager
 def model_errors(failure: str, hint: str = "") -> Iterator[None]:
-    """Turn whatever is raised while a model is read into ModelError.
+    """Turn any error while a model is read into ModelError.
 
     transformers, tokenizers and safetensors raise errors of many kinds; a panic in Rust is not even an Exception.
 
@@ -137,8 +139,8 @@ def model_errors(failure: str, hint: str = "") -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = next(iter(str(error).strip().splitlines()), "")
-        said = f"{failure}: {type(error).__name__}{': ' if reason else ''}{reason}"
-        raise ModelError(f"{said.rstrip('.')}. {hint}".rstrip()) from error
+        message = f"{failure}: {type(error).__name__}{': ' if reason else ''}{reason}"
+        raise ModelError(f"{message.rstrip('.')}. {hint}".rstrip()) from error
 
 
 def _json_object(file: Path) -> dict[str, Any]:

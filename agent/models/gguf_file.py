@@ -1,7 +1,7 @@
-"""Checking a GGUF file before anything is made of it.
+"""Checking a GGUF file before it is converted.
 
-Readers believe what the header says: a length of 2**60 in a damaged file makes them take all memory. Here every length is
-compared with the bytes that are there. Source: ggml's docs/gguf.md.
+The gguf package trusts the header: a length of 2**60 in a damaged file makes it allocate all memory. Here every length
+is compared with the size of the file. Source: ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Value = int | float | str | None
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says it holds, and does hold.
+    """The checked header of a GGUF file.
 
     Attributes:
-        values: metadata by name; None for lists, which are only measured.
+        values: metadata by name; None for lists, whose content is not read.
         tensors: numbers of elements by name.
     """
 
@@ -49,7 +49,9 @@ class GgufHeader:
 
 
 def read_header(file: Path) -> GgufHeader:
-    """Read the header and check that all it promises is in the file. Takes time in proportion to the header, no memory.
+    """Read the header and check that the file holds all tensors that it lists.
+
+    Time is proportional to the size of the header; the file is mapped, not read into memory.
 
     Raises:
         ModelError: the file cannot be read, is no GGUF file, or is damaged or cut short.
@@ -67,11 +69,11 @@ def read_header(file: Path) -> GgufHeader:
 
 
 class _DamageError(Exception):
-    """What the file holds and what it says do not fit."""
+    """The header does not fit the file."""
 
 
 def _quoted(name: str) -> str:
-    """A name as a message can quote it: in a damaged file it may be anything."""
+    """Return a name in quotes, cut short: in a damaged file it may be any text."""
     return repr(name if len(name) <= _LONGEST_QUOTE else name[:_LONGEST_QUOTE] + "...")
 
 
@@ -101,29 +103,29 @@ class _Reader:
         return GgufHeader(values, self._tensors(tensor_count, values.get("general.alignment")))
 
     def _tensors(self, count: int, alignment: Value) -> dict[str, int]:
-        found: dict[str, tuple[int, int, int]] = {}
+        tensors: dict[str, tuple[int, int, int]] = {}  # elements, bytes, offset
         for _ in range(count):
             name = self._string("a tensor's name", _LONGEST_NAME)
-            if name in found:
+            if name in tensors:
                 raise _DamageError(f"the tensor {_quoted(name)} stands in it a second time")
             dimensions = int(self._number("I"))
             if dimensions > _MOST_DIMENSIONS:
                 raise _DamageError(f"the tensor {_quoted(name)} has {dimensions:,} dimensions")
             elements = prod(int(self._number("Q")) for _ in range(dimensions))
-            found[name] = (elements, _size(elements, int(self._number("I")), name), int(self._number("Q")))
+            tensors[name] = (elements, _size(elements, int(self._number("I")), name), int(self._number("Q")))
         step = _ALIGNMENT if alignment is None else alignment
         if not isinstance(step, int) or step < 1:
             raise _DamageError(f"its alignment is {step!r}")
         begin = -(-self._at // step) * step
-        for name, (_, size, offset) in found.items():
+        for name, (_, size, offset) in tensors.items():
             end = begin + offset + size
             if end > len(self._data):
                 raise _DamageError(
                     f"the tensor {_quoted(name)} ends at byte {end:,}, the file at byte {len(self._data):,}"
                 )
-        if sum(size for _, size, _ in found.values()) > len(self._data):
+        if sum(size for _, size, _ in tensors.values()) > len(self._data):
             raise _DamageError("its tensors overlap")
-        return {name: elements for name, (elements, _, _) in found.items()}
+        return {name: elements for name, (elements, _, _) in tensors.items()}
 
     def _value(self, kind: int, name: str, depth: int = 0) -> Value:
         if kind == _STRING:

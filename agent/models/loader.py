@@ -1,17 +1,26 @@
-"""From what a user typed after ``--model`` to a model."""
+"""Loading the chat model that a name means, as given after ``--model``."""
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from memagent.agent.models.catalogue import CATALOGUE, CatalogueModel
 from memagent.agent.models.chat import ChatModel
-from memagent.agent.models.convert import converted
+from memagent.agent.models.convert import ensure_converted
 from memagent.agent.models.fakes import EchoModel
 from memagent.agent.models.folder import check_folder
-from memagent.agent.models.hub import Notify, Report, ensure, hub_answers, quiet, sha256_of
+from memagent.agent.models.hub import (
+    Notify,
+    Report,
+    ensure,
+    fetch_repository,
+    hub_answers,
+    quiet,
+    sha256_of,
+)
 from memagent.backends.errors import ModelError, NotFoundError, SettingError
 from memagent.backends.protocol import LocalModel
 
@@ -25,31 +34,60 @@ def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report =
     Args:
         name: ``qwen2.5-coder-0.5b`` (catalogue), ``./model.gguf`` or a folder, ``Qwen/Qwen3-0.6B``
             (hub), ``ollama:llama3.2`` (LangChain provider), or ``echo`` (no weights).
-        models: where fetched and converted models are kept.
+        models: the folder where fetched and converted models are kept.
+        notify: called with a sentence when something is fetched or converted.
+        report: called with the bytes that have come.
+
+    Returns:
+        the model, ready to answer.
 
     Raises:
         NotFoundError: the name is none of these.
         ModelError, MissingExtraError: it cannot be fetched, verified or loaded.
     """
-    if name in CATALOGUE and CATALOGUE[name].kind == "chat":
-        return _from_catalogue(CATALOGUE[name], models, notify, report)
-    if name == EchoModel.name:
+    source = _source(name)
+    if source == "echo":
         return EchoModel()
-    path = _existing_path(name)
-    if path is not None:
-        return _from_path(path, models, notify)
-    if _PROVIDER.fullmatch(name):
+    if source == "provider":
         from memagent.agent.models.providers import ProviderChatModel
 
         return ProviderChatModel.from_string(name)
-    if _HUB_ID.fullmatch(name) and not name.startswith(".") and not name.endswith(".gguf"):
-        from memagent.agent.models.local import LocalChatModel
+    from memagent.agent.models.local import LocalChatModel
 
+    if source == "catalogue":
+        model = CATALOGUE[name]
+        folder = _catalogue_folder(model, models, notify, report)
+        return LocalChatModel(folder, name=name, digest=model.weights.sha256)
+    if source == "hub":
         return LocalChatModel(name, name=name, digest=f"hub:{name}", offline=not hub_answers())
-    chat = [model.name for model in CATALOGUE.values() if model.kind == "chat"]
-    raise NotFoundError(
-        "model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too."
-    )
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return LocalChatModel(path, name=str(path), digest=sha256_of(min(path.glob("*.safetensors"))))
+    folder, digest = _converted_file(path, models, notify)
+    return LocalChatModel(folder, name=str(path), digest=digest)
+
+
+def fetch_chat_model(name: str, models: Path, *, notify: Notify, report: Report = quiet) -> None:
+    """Fetch, verify and convert the files of a chat model without loading it.
+
+    Args:
+        name: as in ``load_chat_model``.
+        models: the folder where fetched and converted models are kept.
+        notify: called with a sentence when something is fetched or converted.
+        report: called with the bytes that have come.
+
+    Raises:
+        NotFoundError: no model has that name.
+        ModelError: it cannot be fetched, verified or converted.
+    """
+    source = _source(name)
+    if source == "catalogue":
+        _catalogue_folder(CATALOGUE[name], models, notify, report)
+    elif source == "hub" and hub_answers():
+        fetch_repository(name)
+    elif source == "path" and not Path(name).expanduser().is_dir():
+        _converted_file(Path(name).expanduser(), models, notify)
 
 
 def as_local(model: ChatModel) -> LocalModel:
@@ -60,13 +98,13 @@ def as_local(model: ChatModel) -> LocalModel:
     """
     if not hasattr(model, "tokenizer"):
         raise SettingError(
-            f"This memory works inside a local model; {model.name} is none. Choose another --model."
+            f"This memory works inside a local model, and {model.name} is not local. Choose another --model."
         )
     return cast(LocalModel, model)
 
 
 def transformers_folder(model: CatalogueModel, models: Path) -> Path:
-    """Where a catalogue chat model's converted form lies."""
+    """Return the folder of a catalogue chat model's converted form."""
     return model.folder(models) / "transformers"
 
 
@@ -78,24 +116,46 @@ def _existing_path(name: str) -> Path | None:
         return None
 
 
-def _from_catalogue(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> ChatModel:
+def _source(name: str) -> Literal["catalogue", "echo", "path", "provider", "hub"]:
+    """Return where the model of a name comes from.
+
+    Raises:
+        NotFoundError: the name fits none of them.
+    """
+    if name in CATALOGUE and CATALOGUE[name].kind == "chat":
+        return "catalogue"
+    if name == EchoModel.name:
+        return "echo"
+    if _existing_path(name) is not None:
+        return "path"
+    if _PROVIDER.fullmatch(name):
+        return "provider"
+    if _HUB_ID.fullmatch(name) and not name.startswith(".") and not name.endswith(".gguf"):
+        return "hub"
+    chat = [model.name for model in CATALOGUE.values() if model.kind == "chat"]
+    raise NotFoundError(
+        "model", name, [*chat, EchoModel.name], "A path, owner/name of the hub or provider:model works too."
+    )
+
+
+def _catalogue_folder(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> Path:
+    """Return the folder of a catalogue model in the form that transformers loads."""
     folder = ensure(model, models, notify=notify, report=report)
-    ready = converted(
+    return ensure_converted(
         folder / model.weights.name, model.weights.sha256, transformers_folder(model, models), notify=notify
     )
-    from memagent.agent.models.local import LocalChatModel
-
-    return LocalChatModel(ready, name=model.name, digest=model.weights.sha256)
 
 
-def _from_path(path: Path, models: Path, notify: Notify) -> ChatModel:
-    from memagent.agent.models.local import LocalChatModel
-
-    if path.is_dir():
-        check_folder(path)
-        return LocalChatModel(path, name=str(path), digest=sha256_of(min(path.glob("*.safetensors"))))
+def _converted_file(path: Path, models: Path, notify: Notify) -> tuple[Path, str]:
+    """Return the converted form of a GGUF file, and the file's SHA-256."""
     if path.suffix != ".gguf" or not path.is_file():  # a pipe by that name would never end
         raise ModelError(f"{path} is neither a folder nor a .gguf file.")
-    digest = sha256_of(path)
-    ready = converted(path, digest, models / "converted" / digest[:16], notify=notify)
-    return LocalChatModel(ready, name=str(path), digest=digest)
+    state = path.stat()
+    digest = _digest(path, state.st_size, state.st_mtime_ns)
+    return ensure_converted(path, digest, models / "converted" / digest[:16], notify=notify), digest
+
+
+@lru_cache(maxsize=8)
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Return a file's SHA-256, which takes a second for 500 MB, once for each state of the file."""
+    return sha256_of(path)

@@ -1,4 +1,4 @@
-"""A causal language model in this process, through transformers."""
+"""Chat models that run in this process, through transformers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _QUOTED = "\n> "
 
 
 class LocalChatModel:
-    """A loaded model with its tokenizer.
+    """A causal language model with its tokenizer, loaded and ready to generate.
 
     Args:
         source: a folder with safetensors, or a hub id.
-        name: as the user chose it.
+        name: as after ``--model``.
         digest: identifies the weights.
         offline: use only what is on this machine; a hub model may be in the hub's own cache.
 
@@ -67,13 +67,19 @@ class LocalChatModel:
         return positions
 
     def count(self, messages: Sequence[Message]) -> int:
+        """Return the length of the prompt these messages make, in tokens."""
         return len(self._encode(messages))
 
     def count_text(self, text: str) -> int:
+        """Return the length of a bare text in tokens."""
         return len(self._text.encode(text))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        """Yield the reply in pieces of whole words. Closing the iterator ends the generation within a token.
+        """Yield the reply as chunks of whole words. Closing the iterator ends the generation within a token.
+
+        Args:
+            messages: the prompt, oldest first.
+            sampling: how tokens are sampled.
 
         Raises:
             ModelError: generation failed (out of memory, for instance).
@@ -98,7 +104,7 @@ class LocalChatModel:
                         ],
                         generation_config=self._generation(sampling),
                     )
-            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the caller's thread
+            except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
                 failures.append(error)
                 streamer.end()
 
@@ -108,7 +114,7 @@ class LocalChatModel:
         )
         worker.start()
         try:
-            yield from (piece for piece in streamer if piece)
+            yield from (text for text in streamer if text)
         finally:
             stop.set()
             worker.join()
@@ -127,11 +133,11 @@ class LocalChatModel:
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages in the model's own chat format; control tokens in their contents are text."""
-        joined = _alternating(messages)
+        joined = _merge_neighbours(messages)
         roles = [message.role for message in joined]
         contents = [message.content for message in joined]
         if not self.tokenizer.chat_template:
-            return self._text.encode(_script(joined))
+            return self._text.encode(_plain_prompt(joined))
         return self._text.encode_prompt(lambda texts: self._render(roles, texts), contents)
 
     def _render(self, roles: Sequence[str], contents: Sequence[str]) -> str:
@@ -155,7 +161,7 @@ class LocalChatModel:
         return text
 
 
-def _alternating(messages: Sequence[Message]) -> list[Message]:
+def _merge_neighbours(messages: Sequence[Message]) -> list[Message]:
     """Join neighbours of one role (a question that got no answer, say): many templates refuse them."""
     joined: list[Message] = []
     for message in messages:
@@ -166,7 +172,7 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
     return joined
 
 
-def _script(messages: Sequence[Message]) -> str:
+def _plain_prompt(messages: Sequence[Message]) -> str:
     """Write messages for a model without a chat template: a line begins with a role only where a message begins.
 
     Every further line of a message is quoted with ``>``, whichever character breaks the line.

@@ -1,4 +1,4 @@
-"""Any LangChain chat model, by provider string: ``ollama:llama3.2``, ``openai:gpt-5-mini``."""
+"""Chat models of LangChain, by provider string: ``ollama:llama3.2``, ``openai:gpt-5-mini``."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 _UNKNOWN_WINDOW = 8192
-# what providers call the longest reply
+# The names that providers give to the length of a reply.
 _LENGTHS = ("max_tokens", "max_output_tokens", "num_predict")
 
 
 class ProviderChatModel:
-    """A LangChain chat model as a conversation sees it. It has the text channel only.
+    """A LangChain chat model behind the interface of ``ChatModel``. It has the text channel only.
 
     Args:
         model: any ``BaseChatModel``.
-        name: as the user chose it.
+        name: as after ``--model``.
     """
 
     def __init__(self, model: BaseChatModel, name: str) -> None:
@@ -54,9 +54,19 @@ class ProviderChatModel:
         return count_tokens_approximately([(message.role, message.content) for message in messages])
 
     def count_text(self, text: str) -> int:
+        """Estimate the length of a bare text in tokens."""
         return self.count([Message("user", text)])
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
+        """Yield the reply as the provider streams it.
+
+        Args:
+            messages: the prompt, oldest first.
+            sampling: how tokens are sampled, as far as the provider has options for it.
+
+        Raises:
+            ModelError: the provider failed.
+        """
         try:
             model = self._model.model_copy(update=self._options(sampling))
             for chunk in model.stream([(message.role, message.content) for message in messages]):
@@ -66,8 +76,8 @@ class ProviderChatModel:
             raise ModelError(f"{self.name} could not answer: {error}") from error
 
     def _options(self, sampling: Sampling) -> dict[str, float]:
-        """Name the sampling as this provider does; what it has no field for is left to it."""
-        wanted: dict[str, float] = dict.fromkeys(_LENGTHS, sampling.max_tokens)
+        """Return the sampling under this provider's option names; it decides where it has no option."""
+        options: dict[str, float] = dict.fromkeys(_LENGTHS, sampling.max_tokens)
         if sampling.temperature:  # some models take no temperature but their own
-            wanted["temperature"] = sampling.temperature
-        return {name: value for name, value in wanted.items() if name in type(self._model).model_fields}
+            options["temperature"] = sampling.temperature
+        return {name: value for name, value in options.items() if name in type(self._model).model_fields}

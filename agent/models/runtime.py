@@ -1,4 +1,4 @@
-"""torch and transformers, imported once and made to behave: quiet, offline unless asked, polite threads."""
+"""torch and transformers, configured on import: no progress bars, no telemetry, idle threads that sleep."""
 
 from __future__ import annotations
 

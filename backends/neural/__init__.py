@@ -1,1 +1,1 @@
-"""Torch modules that know no journal, for any backend: Hugging Face models with a memory of their own."""
+"""Torch modules for any backend: Hugging Face models with a memory of their own. They do not know the journal."""

@@ -1,18 +1,17 @@
-"""The cache of a Hugging Face model, under the name that the installed transformers has for it.
+"""Caches of Hugging Face models, under both names that transformers has used for them.
 
-transformers 5.24 renamed the argument and output field ``past_key_values`` to ``cache``: 5.23 knows only the old
-name, and 5.40 is to know only the new one. A model of ours takes both names and returns the one that the installed
-transformers reads:
+transformers 5.24 renamed the argument and output field ``past_key_values`` to ``cache``: 5.23 knows only the old name, 5.40
+will know only the new one. A model of memagent takes both names and returns the one of the installed transformers:
 
-    class OurModel(OurPreTrainedModel, CachedGenerationMixin):
+    class Model(PreTrainedModel, CachedGenerationMixin):
         @can_return_tuple
         def forward(self, input_ids=None, cache=None, ..., past_key_values=None):
-            cache = given_cache(cache, past_key_values)
+            cache = resolve_cache(cache, past_key_values)
             ...
             return CausalLMOutputWithPast(logits=logits, **{CACHE_NAME: cache})
 
-Its ``forward`` declares every argument that it takes and has no ``**kwargs``, so that the next renamed argument is
-a TypeError instead of a sequence that silently begins anew.
+Its ``forward`` declares every argument and has no ``**kwargs``, so that the next renamed argument is a TypeError instead of
+a sequence that silently begins again.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 CacheT = TypeVar("CacheT")
 
 CACHE_NAMES = ("cache", "past_key_values")
-"""The names under which our models take a cache: the new one and the old one."""
+"""The names under which models take a cache: the new one and the old one."""
 
 
 def cache_field(output_class: type[Any]) -> str:
     """Return the name of the cache in an output class of transformers.
 
     Args:
-        output_class: A dataclass with one field of `CACHE_NAMES`.
+        output_class: A dataclass with exactly one field of `CACHE_NAMES`.
 
     Raises:
-        ValueError: It has none of them, or both.
+        ValueError: The class has none of these fields, or both.
     """
     names = [field.name for field in fields(output_class) if field.name in CACHE_NAMES]
     if len(names) != 1:
@@ -50,14 +49,14 @@ def cache_field(output_class: type[Any]) -> str:
 
 
 CACHE_NAME = cache_field(BaseModelOutputWithPast)
-"""The name of the cache in the installed transformers: in outputs, in ``forward`` and in ``generate``."""
+"""The name of the cache in outputs, ``forward`` and ``generate`` of the installed transformers."""
 
 
-def given_cache(cache: CacheT | None, past_key_values: CacheT | None) -> CacheT | None:
-    """Return the cache that was given under either name; None if there is none.
+def resolve_cache(cache: CacheT | None, past_key_values: CacheT | None) -> CacheT | None:
+    """Return the cache that was passed under either name, or None.
 
     Raises:
-        TypeError: Both are given. They need not be the same.
+        TypeError: A cache is passed under both names.
     """
     if cache is not None and past_key_values is not None:
         raise TypeError("a cache is expected as cache or as past_key_values (its old name), not as both")
@@ -65,13 +64,13 @@ def given_cache(cache: CacheT | None, past_key_values: CacheT | None) -> CacheT 
 
 
 class GenerationCache(ABC):
-    """What ``generate`` asks of a cache, for caches that are not made of keys and values.
+    """The interface that ``generate`` expects of a cache, for caches that do not consist of keys and values.
 
     Attributes:
-        is_compileable: Whether it has one shape from the first token on, for ``torch.compile``.
-        is_croppable: Whether it can be taken back to before its last tokens.
-        is_linear: Whether each layer is linear attention. If all were, ``generate`` would give the model the whole
-            text again, and not only the tokens that the cache has not seen.
+        is_compileable: Whether all tensors keep their shapes from the first token on, as ``torch.compile`` needs.
+        is_croppable: Whether the last tokens can be removed.
+        is_linear: Whether each layer is linear attention. If all were, ``generate`` would give the model the whole text at
+            each token, not only the tokens that the cache has not read.
     """
 
     is_compileable: ClassVar[bool] = False
@@ -80,19 +79,19 @@ class GenerationCache(ABC):
 
     @abstractmethod
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the number of tokens read so far."""
+        """Return the number of tokens that the cache has read."""
 
     @abstractmethod
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let sample i go on as sample ``beam_idx[i]``, as beam search asks for.
+        """Replace each sample with another one of the batch, for beam search.
 
         Args:
-            beam_idx: ``[batch]``.
+            beam_idx: ``[batch]``: sample i becomes a copy of sample ``beam_idx[i]``.
         """
 
 
 class CachedGenerationMixin(GenerationMixin):
-    """``generate`` that takes a cache under both names, whatever the installed transformers calls it."""
+    """A ``generate`` that takes a cache under both names, for any installed transformers."""
 
     def generate(
         self,
@@ -104,15 +103,18 @@ class CachedGenerationMixin(GenerationMixin):
         """Generate tokens, as `transformers.GenerationMixin.generate` does.
 
         Args:
-            args, kwargs: As there.
-            cache: What was read before; it is brought up to date. None begins a sequence.
+            args, kwargs: See `transformers.GenerationMixin.generate`.
+            cache: The state of the sequence so far, which is updated. None begins a sequence.
             past_key_values: The old name of ``cache``.
 
+        Returns:
+            See `transformers.GenerationMixin.generate`.
+
         Raises:
-            TypeError: Both names are given, or an argument that ``forward`` does not know.
-            ValueError: An argument that ``generate`` does not know.
+            TypeError: Both names are passed, or an argument that ``forward`` does not declare.
+            ValueError: An argument that ``generate`` does not know is passed.
         """
-        cache = given_cache(cache, past_key_values)
+        cache = resolve_cache(cache, past_key_values)
         if cache is not None:
             kwargs[CACHE_NAME] = cache
         return super().generate(*args, **kwargs)

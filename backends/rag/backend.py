@@ -21,7 +21,7 @@ from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Tu
 from memagent.backends.shared.chunking import Passage, passage_key, split
 from memagent.backends.shared.full_text import LexicalIndex
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
-from memagent.backends.shared.text import letters
+from memagent.backends.shared.text import normalize
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -253,7 +253,7 @@ class Rag(MemoryBackend):
 
     def _best_of_each_turn(self, fused: dict[str, float], query: str, *, most: int) -> dict[str, Passage]:
         """Keep the best passage of each turn, in order, leaving out turns that only ask the same question."""
-        asked = letters(query) if is_question(query) else None
+        asked = normalize(query) if is_question(query) else None
         best: dict[str, Passage] = {}
         seen: set[int] = set()
         for key in fused:
@@ -261,7 +261,7 @@ class Rag(MemoryBackend):
             if seq in seen:
                 continue
             found = self._lexical.fetch([key])
-            if key in found and letters(found[key].text) != asked:
+            if key in found and normalize(found[key].text) != asked:
                 best[key] = found[key]
                 seen.add(seq)
             if len(best) == most:

@@ -1,4 +1,4 @@
-"""The RoPE memory map: past turns as unrotated keys and values, addressed and attended by the model itself."""
+"""The RoPE memory map: past turns as unrotated keys and values that the model itself finds and attends to."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from math import log
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -18,21 +19,22 @@ from memagent.backends.errors import CheckpointError, SettingError
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.rope_map import calibration
-from memagent.backends.rope_map.addressing import Addressing
-from memagent.backends.rope_map.chunk_table import Catalogue
-from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.search import Search
-from memagent.backends.shared.attention import rotary
-from memagent.backends.shared.attention.chunks import Writer
-from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
-from memagent.backends.shared.attention.hooks import watched
-from memagent.backends.shared.attention.injection import Attended, Placement
-from memagent.backends.shared.attention.pages import PageStore
+from memagent.backends.rope_map.addressing import CalibratedHeads
+from memagent.backends.rope_map.chunk_table import ChunkTable
+from memagent.backends.rope_map.index import AddressingIndex
+from memagent.backends.rope_map.search import ChunkSearch
+from memagent.backends.shared.attention.chunks import TurnTokenizer
+from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
+from memagent.backends.shared.attention.families import supported_family
+from memagent.backends.shared.attention.hooks import attention_hook
+from memagent.backends.shared.attention.injection import InjectedKeysAndValues, Placement
+from memagent.backends.shared.attention.pages import PageStore, link_or_copy
 from memagent.backends.shared.attention.quantization import Precision
 from memagent.backends.shared.tensors import save_tensors
 
-_FORMAT = 2
-_STEP = 64
+_FORMAT = 3
+# So many chunks are written at a time.
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -40,25 +42,24 @@ class RopeMapConfig:
     """Settings of the RoPE memory map.
 
     Attributes:
-        abstain: return, and in mode span attend, only what seems relevant; switch off for retrieval benchmarks.
-        mode: span (whole pieces, chosen by the addressing heads) or token (the paper's plain form: every head
-            takes the best single tokens out of all of memory; slow, and lost among many memories).
-        spans: most pieces attended to in one reply.
-        reread: the question is read anew after each of so many of the best pieces, to see which makes it likeliest;
-            0: addressing has the last word, in a third of the time.
-        top_k: memory tokens each query of each head attends to in mode token.
-        placement: where attended pieces stand: consecutive (in order, right before the prompt) or fixed (all at
-            position 0, all queries at the offset).
+        abstain: return only relevant chunks, and attend to them only in mode chunk; switch off for retrieval benchmarks.
+        mode: chunk (attend to the whole chunks that the search finds) or token (the paper's plain form: each head
+            attends to the best single tokens of all memory; slow, and inaccurate in a large memory).
+        chunks: most chunks attended to in one reply, in mode chunk.
+        rerank: how many of the best chunks are reranked by query likelihood; 0: none, in a third of the time.
+        top_k: memory tokens that each query of each head attends to, in mode token.
+        placement: where attended chunks stand, in mode chunk: consecutive (in order, right before the prompt) or fixed
+            (all at position 0, all queries at the offset).
         offset: distance of fixed memory, in tokens; the paper's is 4096.
-        context: pieces of its session that a piece is read after.
-        precision: how keys and values are stored: bf16, int8 or int4.
-        cache_mb: most memory for pieces read back lately, in megabytes.
+        context: how many chunks of its session the model reads before a chunk.
+        precision: of stored keys and values: bf16, int8 or int4.
+        cache_mb: most memory for chunks read back lately, in megabytes.
     """
 
     abstain: bool = True
-    mode: Literal["span", "token"] = "span"
-    spans: Annotated[int, Field(ge=1, le=64)] = 3
-    reread: Annotated[int, Field(ge=0, le=256)] = 20
+    mode: Literal["chunk", "token"] = "chunk"
+    chunks: Annotated[int, Field(ge=1, le=64)] = 3
+    rerank: Annotated[int, Field(ge=0, le=256)] = 20
     top_k: Annotated[int, Field(ge=1, le=4096)] = 16
     placement: Placement = "consecutive"
     offset: Annotated[int, Field(ge=0, le=1_000_000)] = 4096
@@ -68,12 +69,12 @@ class RopeMapConfig:
 
 
 class RopeMap(MemoryBackend):
-    """Keeps the keys and values the model computed while it read, and lets its attention find and use them.
+    """Stores the keys and values that the model computed while it read, and lets its attention find and use them.
 
-    Remembering costs reading a turn with the model, after the turns before it. Recalling runs a question through the
-    model, searches a few heads' keys and values, and reads the question again after each of the best pieces. A reply attends
-    to the pieces found, a few dozen tokens, in every layer. The map grows with what it reads: some 14 KB a token for
-    a model of half a billion parameters.
+    Remembering reads a turn with the model, after the turns before it. Recalling runs a question through the model, searches
+    the keys and values of calibrated heads, and reranks the best chunks by query likelihood. A reply attends to the chunks
+    found, a few dozen tokens, in every layer. The map grows with what it reads: some 14 KB per token for a model of half
+    a billion parameters. Source: InfLLM (arXiv 2402.04617) for attention over unrotated keys at one distance.
     """
 
     name: ClassVar[str] = "rope_map"
@@ -86,15 +87,20 @@ class RopeMap(MemoryBackend):
     def __init__(self, config: RopeMapConfig, resources: Resources) -> None:
         self.config = config
         self._resources = resources
-        self._reader = Reader(resources.local_model)
-        self._writer = Writer(resources.local_model.tokenizer)
-        self._catalogue = Catalogue(self._writer)
+        self._encoder = AttentionEncoder(resources.local_model)
+        self._tokenizer = TurnTokenizer(resources.local_model.tokenizer)
+        self._chunks = ChunkTable(self._tokenizer)
         self._pages = PageStore(resources.workspace / "pages", config.precision, config.cache_mb * 1_000_000)
 
     @classmethod
     def fingerprint(cls, config: RopeMapConfig, resources: Resources) -> Fingerprint:
+        """Return what a stored state depends on.
+
+        Raises:
+            SettingError: the model is of no supported family.
+        """
         local = resources.local_model
-        rotary.check(local.model)
+        supported_family(local.model)
         rope = json.dumps(getattr(local.model.config, "rope_parameters", None) or {}, sort_keys=True)
         tokenizer = local.tokenizer.backend_tokenizer.to_str().encode()
         return {
@@ -109,15 +115,17 @@ class RopeMap(MemoryBackend):
         }
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        numbers = self._catalogue.add(turns)
+        """Read new turns with the model and store their keys and values."""
+        numbers = self._chunks.add(turns)
         self._store(numbers)
-        stored = {self._catalogue[number].turn.seq for number in numbers}
-        return [WriteResult(turn.seq, stored=turn.seq in stored) for turn in turns]
+        stored_seqs = {self._chunks[number].turn.seq for number in numbers}
+        return [WriteResult(turn.seq, stored=turn.seq in stored_seqs) for turn in turns]
 
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Return the best chunk of each relevant turn, best first; a score 1 higher means e times as likely."""
         best: dict[int, Hit] = {}
-        for number, score in self._search.find(query):
-            seq = self._catalogue[number].turn.seq
+        for number, score in self._search.search(query):
+            seq = self._chunks[number].turn.seq
             if len(best) == limit:
                 break
             best.setdefault(seq, self._hit(number, score))
@@ -127,10 +135,15 @@ class RopeMap(MemoryBackend):
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
     ) -> Iterator[Injection]:
-        """Let the model attend to what ``query`` brings to mind; in mode token, to whatever is stored.
+        """Let the model attend to the chunks relevant to ``query``, or to all of memory in mode token.
+
+        Args:
+            model: the one that made the map.
+            query: the user's message.
+            exclude: seqs of turns that are not attended to, such as those in the prompt.
 
         Raises:
-            SettingError: the model is not the one that made the map.
+            SettingError: the model is another one.
         """
         if model.digest != self._resources.local_model.digest:
             raise SettingError(
@@ -138,177 +151,187 @@ class RopeMap(MemoryBackend):
                 "Use that model, or read the journal with this one, by "
                 f"`memagent backends rebuild {self.name} --model {model.name}` (and --user, --set as here)."
             )
-        excluded = set(self._catalogue.numbers(exclude))
+        excluded = set(self._chunks.numbers(exclude))
         if self.config.mode == "token":
-            found = [(number, 0.0) for number in self._pages.pieces() if number not in excluded]
+            chosen = [(number, 0.0) for number in self._pages.chunk_numbers() if number not in excluded]
         else:
-            addressed = (
-                (number, score) for number, score in self._search.find(query) if number not in excluded
-            )
-            found = list(islice(addressed, self.config.spans))
-        if not found:
+            ranked = self._search.search(query)
+            remaining = ((number, score) for number, score in ranked if number not in excluded)
+            chosen = list(islice(remaining, self.config.chunks))
+        if not chosen:
             yield Injection()
             return
-        with watched(model.model, self._memory(dict(found))):
-            shown = [] if self.config.mode == "token" else found
+        with attention_hook(model.model, self._injected(dict(chosen))):
+            shown = [] if self.config.mode == "token" else chosen
             yield Injection(
                 [self._hit(number, score) for number, score in shown],
-                frozenset(
-                    piece.turn.seq
-                    for number, _ in found
-                    for piece in (
-                        self._catalogue[number],
-                        *self._catalogue.before(number, self.config.context),
-                    )
-                ),
+                frozenset(seq for number, _ in chosen for seq in self._seqs_read_for(number)),
             )
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
-        """Remove the turns' pages and index entries, and read anew what was read after them."""
-        after = {
+        """Remove the turns' pages and index entries, and read again the chunks that were read after them."""
+        followers = {
             follower
-            for number in self._catalogue.numbers(seqs)
-            for follower in self._catalogue.after(number, self.config.context)
+            for number in self._chunks.numbers(seqs)
+            for follower in self._chunks.following(number, self.config.context)
         }
-        gone = self._catalogue.remove(seqs)
-        after -= {number for number, _ in gone}
-        again = [(number, len(self._catalogue[number].ids)) for number in sorted(after)]
-        self._pages.forget([number for number, _ in (*gone, *again)])
-        self._index.delete([*gone, *again])
-        self._store([number for number, _ in again])
+        removed = self._chunks.remove(seqs)
+        followers -= {number for number, _ in removed}
+        affected = [(number, len(self._chunks[number].ids)) for number in sorted(followers)]
+        self._pages.delete([number for number, _ in (*removed, *affected)])
+        self._index.delete([*removed, *affected])
+        self._store([number for number, _ in affected])
         return True
 
     def consolidate(self) -> ConsolidationReport:
-        """Join small page files; what can be recalled stays the same."""
+        """Merge small page files; what can be recalled stays the same."""
         before, after = self._pages.compact()
-        turns = self._catalogue.turns
-        return ConsolidationReport(turns, turns, f"{before} page files became {after}; no turn was touched.")
+        turns = self._chunks.num_turns
+        return ConsolidationReport(turns, turns, f"{before} page files became {after}; no turn was changed.")
 
     def stats(self) -> BackendStats:
-        tokens = self._pages.tokens
+        """Return sizes, and which heads address memory."""
+        num_tokens = self._pages.total_tokens
         pages, index = self._pages.bytes_on_disk, self._index.bytes_in_memory
         return BackendStats(
-            items=self._catalogue.turns,
-            tokens=tokens,
+            items=self._chunks.num_turns,
+            tokens=num_tokens,
             bytes_on_disk=pages + index,
             bytes_in_memory=index + self._pages.bytes_cached,
             extras={
-                "pieces": len(self._catalogue),
-                "page_bytes_per_token": round(pages / tokens) if tokens else 0,
-                "index_bytes_per_token": round(index / tokens) if tokens else 0,
+                "chunks": len(self._chunks),
+                "page_bytes_per_token": round(pages / num_tokens) if num_tokens else 0,
+                "index_bytes_per_token": round(index / num_tokens) if num_tokens else 0,
                 "precision": self.config.precision,
-                "addressing_heads": " ".join(
-                    f"({head.layer},{head.head})@{head.offset}" for head in self._addressing.heads
+                "query_heads": " ".join(
+                    f"({head.layer},{head.head})@{head.offset}" for head in self._heads.query_heads
                 ),
                 "value_heads": " ".join(
-                    f"({layer},{head})" for layer, head in self._addressing.likeness.heads
+                    f"({layer},{head})" for layer, head in self._heads.value_similarity.heads
                 ),
                 "model": self._resources.local_model.name,
             },
         )
 
     def save(self, directory: Path) -> None:
-        self._pages.share(directory / "pages")
-        self._catalogue.save(directory / "turns.jsonl")
+        """Write the state: pages (as hard links where possible), turns and index."""
+        self._pages.link_into(directory / "pages")
+        self._chunks.save(directory / "turns.jsonl")
         save_tensors(self._index.state(), directory / "index.safetensors")
 
     @classmethod
     def load(cls, directory: Path, config: RopeMapConfig, resources: Resources) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the files do not belong together.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-
-        from memagent.backends.shared.attention.pages import link
 
         pages = resources.workspace / "pages"
         pages.mkdir(mode=0o700)
         for file in sorted((directory / "pages").glob("*.safetensors")):
-            link(file, pages / file.name)
+            link_or_copy(file, pages / file.name)
         backend = cls(config, resources)
-        backend._catalogue.load(directory / "turns.jsonl")
-        if backend._pages.pieces() != backend._catalogue.numbers():
-            raise CheckpointError("its pages are not those of its turns")
-        # Of states that were stored when some control tokens in a text were still read as such.
-        if any(
-            backend._pages.length(number) != len(backend._catalogue[number].ids)
-            for number in backend._pages.pieces()
-        ):
-            raise CheckpointError("its pages have other tokens than its turns")
+        backend._chunks.load(directory / "turns.jsonl")
+        backend._check_pages()
         try:
             backend._index.restore(load_file(directory / "index.safetensors"))
         except (FileNotFoundError, SafetensorError) as error:
             raise CheckpointError(f"its index cannot be read ({error})") from error
-        except CheckpointError:  # of other heads: the calibration was lost and learnt again
-            numbers = iter(backend._pages.pieces())
-            while step := [(number, backend._pages.get(number)) for number in islice(numbers, _STEP)]:
-                backend._index.insert(step)
+        except CheckpointError:  # of other heads: the calibration was lost and made again
+            numbers = iter(backend._pages.chunk_numbers())
+            while batch := [(number, backend._pages.get(number)) for number in islice(numbers, _BATCH)]:
+                backend._index.insert(batch)
         return backend
 
     @cached_property
-    def _addressing(self) -> Addressing:
+    def _heads(self) -> CalibratedHeads:
         resources = self._resources
-        return calibration.calibrated(
+        return calibration.load_or_calibrate(
             resources.local_model,
-            self._reader,
-            self._writer,
+            self._encoder,
+            self._tokenizer,
             self.config.context,
             resources.cache,
             resources.progress,
         )
 
     @cached_property
-    def _index(self) -> AddressIndex:
-        device = str(self._reader.model.device)
-        return AddressIndex(self._addressing, self._reader.theta, device)
+    def _index(self) -> AddressingIndex:
+        return AddressingIndex(self._heads, self._encoder.theta, str(self._encoder.model.device))
 
     @cached_property
-    def _search(self) -> Search:
-        return Search(
-            self._reader,
-            self._writer,
-            self._catalogue,
+    def _search(self) -> ChunkSearch:
+        return ChunkSearch(
+            self._encoder,
+            self._tokenizer,
+            self._chunks,
             self._pages,
             self._index,
-            reread=self.config.reread,
+            rerank=self.config.rerank,
             abstain=self.config.abstain,
         )
 
+    def _check_pages(self) -> None:
+        """Raise CheckpointError unless the pages hold the chunks of the turns, token for token."""
+        numbers = self._pages.chunk_numbers()
+        if numbers != self._chunks.numbers():
+            raise CheckpointError("its pages are not those of its turns")
+        # Older states may hold tokens from when some control tokens in a text were not read as text.
+        if any(self._pages.num_tokens(number) != len(self._chunks[number].ids) for number in numbers):
+            raise CheckpointError("its pages have other tokens than its turns")
+
     def _store(self, numbers: Sequence[int]) -> None:
-        """Read pieces with the model, and keep what its layers made of them."""
-        rows = [
-            Row(
-                self._writer.before(self._catalogue.before(number, self.config.context)),
-                self._catalogue[number].ids,
-            )
+        """Read chunks with the model and store their keys and values."""
+        context = self.config.context
+        spans = [
+            self._tokenizer.chunk_span(self._chunks[number], self._chunks.preceding(number, context))
             for number in numbers
         ]
-        read: Iterator[tuple[int, KeysAndValues]] = zip(numbers, self._reader.read(rows), strict=True)
-        if len(numbers) > _STEP:
-            read = iter(self._resources.progress(read, total=len(numbers), label="Reading with the model"))
-        while step := list(islice(read, _STEP)):
-            self._pages.add(step)
-            self._index.insert(step)
+        encoded: Iterator[tuple[int, KeysAndValues]]
+        encoded = zip(numbers, self._encoder.encode(spans), strict=True)
+        if len(numbers) > _BATCH:
+            encoded = iter(
+                self._resources.progress(encoded, total=len(numbers), label="Reading with the model")
+            )
+        while batch := list(islice(encoded, _BATCH)):
+            self._pages.add(batch)
+            self._index.insert(batch)
 
-    def _memory(self, chosen: dict[int, float]) -> Attended:
-        """Load pieces, given with their scores."""
-        token = self.config.mode == "token"
-        best = max(chosen.values())
-        return Attended(
-            [self._pages.get(number) for number in sorted(chosen)],
-            self._reader.theta,
-            self._reader.model.device,
-            self._reader.model.dtype,
-            placement="fixed" if token else self.config.placement,
+    def _injected(self, scores: dict[int, float]) -> InjectedKeysAndValues:
+        """Load chunks, given with their scores, for injection."""
+        numbers = sorted(scores)
+        in_token_mode = self.config.mode == "token"
+        return InjectedKeysAndValues(
+            [self._pages.get(number) for number in numbers],
+            self._encoder.theta,
+            self._encoder.model.device,
+            self._encoder.model.dtype,
+            placement="fixed" if in_token_mode else self.config.placement,
             offset=self.config.offset,
-            priors=None if token else [chosen[number] - best for number in sorted(chosen)],
-            top_k=self.config.top_k if token else None,
+            log_weights=None if in_token_mode else self._log_weights([scores[number] for number in numbers]),
+            top_k=self.config.top_k if in_token_mode else None,
         )
 
+    def _log_weights(self, scores: Sequence[float]) -> list[float]:
+        """Return the logarithms of the chunks' weights in the softmax, 0 for the best chunk."""
+        tuning, best = self._heads.tuning, max(scores)
+        least = log(tuning.min_chunk_weight)
+        return [max(least, tuning.score_sharpness * (score - best)) for score in scores]
+
+    def _seqs_read_for(self, number: int) -> list[int]:
+        """Return the seqs of the turns that a chunk's keys and values come from: its own and those of its context."""
+        context = self._chunks.preceding(number, self.config.context)
+        return [chunk.turn.seq for chunk in (self._chunks[number], *context)]
+
     def _hit(self, number: int, score: float) -> Hit:
-        piece = self._catalogue[number]
+        chunk = self._chunks[number]
         return Hit(
-            (piece.turn.seq,),
+            (chunk.turn.seq,),
             score,
-            text=piece.text,
-            why=f"Found by {len(self._addressing.heads)} attention heads and the values of "
-            f"{len(self._addressing.likeness.heads)}; a piece with a score 1 lower is e times less likely.",
+            text=chunk.text,
+            why=f"Found by {len(self._heads.query_heads)} attention heads and the values of "
+            f"{len(self._heads.value_similarity.heads)}; a chunk with a score 1 lower is e times less likely.",
         )

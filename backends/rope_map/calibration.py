@@ -1,14 +1,13 @@
-"""Learning which heads of a model address memory, at which offset, and how much each is to be believed.
+"""Calibration: which heads of a model address memory, at which offset, and with which weights.
 
-Done once for a model, on generated conversations (``generated.py``), and kept in the cache:
+It runs once per model, on generated dialogues (``calibration_data.py``), and is kept in the cache folder:
 
-1. Every head of the lower half of the layers is asked alone, at one offset, how well the mass it pays ranks the turn
-   that answers a question; the best ones are chosen, and for each of them the best offset.
-2. Every head of all layers is asked in the same way how well the likeness of its values ranks that turn; the best ones are
-   joined (``likeness.py``).
-3. The weights of their evidence are fitted: a listwise softmax over all pieces of a conversation (Cao et al. 2007,
-   ListNet) with the answering one as the target, and a penalty on large weights.
-4. The threshold of abstention is laid where three in five remarks that need no memory stay below it.
+1. Each query head of the lower half of the layers ranks the turns that answer questions by its attention mass alone, at one
+   offset. The best heads are selected, and for each of them the best offset.
+2. Each key/value head of all layers ranks the same turns by the similarity of its values alone. The best ones are joined
+   (``value_similarity.py``).
+3. The weights of their evidence are fitted by a listwise softmax over all chunks of a dialogue (``fitting.py``).
+4. The threshold of abstention is set so that three in five remarks that need no memory stay below it.
 """
 
 from __future__ import annotations
@@ -25,197 +24,233 @@ from torch import Tensor
 
 from memagent.backends.protocol import LocalModel, Progress
 from memagent.backends.records import Turn
-from memagent.backends.rope_map import calibration_data as generated
-from memagent.backends.rope_map import fitting
-from memagent.backends.rope_map import head_selection as choosing
-from memagent.backends.rope_map.addressing import NEIGHBOURS, Addressing, Head
-from memagent.backends.rope_map.chunk_table import Catalogue
+from memagent.backends.rope_map import calibration_data, fitting
+from memagent.backends.rope_map.addressing import CalibratedHeads, QueryHead
+from memagent.backends.rope_map.chunk_table import ChunkTable
 from memagent.backends.rope_map.fitting import Example
-from memagent.backends.rope_map.head_selection import Heard, owners_of
-from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.value_similarity import RIDGE, SHARPNESS, Likeness
-from memagent.backends.shared.attention.chunks import Writer
-from memagent.backends.shared.attention.encoder import Asked, KeysAndValues, Reader, Row
+from memagent.backends.rope_map.head_selection import (
+    EncodedDialogue,
+    segment_ids,
+    select_query_heads,
+    select_value_heads,
+)
+from memagent.backends.rope_map.index import AddressingIndex
+from memagent.backends.rope_map.tuning import DEFAULT_TUNING, Tuning
+from memagent.backends.rope_map.value_similarity import ValueSimilarity
+from memagent.backends.shared.attention.chunks import TurnTokenizer
+from memagent.backends.shared.attention.encoder import AttentionEncoder, EncodedQueries, KeysAndValues
 from memagent.backends.shared.tensors import save_tensors
 
-FORMAT = 4
-_SCENES = 4
-_SEED = 0
+FORMAT = 5
 
 
-def fingerprint(local: LocalModel, context: int) -> str:
-    """Name what a calibration depends on: model, type of its numbers, context, material and recipe."""
+def fingerprint(local: LocalModel, context: int, tuning: Tuning = DEFAULT_TUNING) -> str:
+    """Return a name for what a calibration depends on: model, type of its numbers, context, dialogues and constants."""
     parts = [
         FORMAT,
         local.digest,
         str(local.model.dtype),
         context,
-        hashlib.sha256(generated.SOURCE.read_bytes()).hexdigest(),
-        (_SCENES, _SEED, SHARPNESS, RIDGE),
-        choosing.RECIPE,
-        fitting.RECIPE,
-        sorted(NEIGHBOURS.items()),
+        hashlib.sha256(calibration_data.SOURCE.read_bytes()).hexdigest(),
+        asdict(tuning),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def calibrated(
+def load_or_calibrate(
     local: LocalModel,
-    reader: Reader,
-    writer: Writer,
+    encoder: AttentionEncoder,
+    tokenizer: TurnTokenizer,
     context: int,
     cache: Path | None,
     progress: Progress,
-) -> Addressing:
-    """Return a model's addressing: from the cache folder, else learnt now and kept there.
-
-    Where the folder cannot be written to, it is learnt at every start.
-    """
-    path = None if cache is None else cache / f"rope_map-{fingerprint(local, context)}.safetensors"
-    found = None if path is None else load(path)
-    if found is None:
-        found = calibrate(reader, writer, context, progress)
-        if path is not None:
-            with suppress(OSError):
-                save(found, path)
-    return found
-
-
-def calibrate(reader: Reader, writer: Writer, context: int, progress: Progress) -> Addressing:
-    """Learn a model's addressing; half a minute to some minutes.
+) -> CalibratedHeads:
+    """Return a model's calibrated heads from the cache folder, or calibrate them now and keep them there.
 
     Args:
-        context: pieces of its session that a piece is read after.
+        local: the model.
+        encoder: of the model.
+        tokenizer: of the model.
+        context: how many chunks of its session the model reads before a chunk.
+        cache: where it is None or cannot be written to, every start calibrates anew.
+        progress: wraps the loop over dialogues.
     """
-    depth = max(1, reader.depth // 2)
-    drawn = list(generated.scenes(_SCENES, _SEED))
+    path = None if cache is None else cache / f"rope_map-{fingerprint(local, context)}.safetensors"
+    heads = None if path is None else load(path)
+    if heads is None:
+        heads = calibrate(encoder, tokenizer, context, progress)
+        if path is not None:
+            with suppress(OSError):
+                save(heads, path)
+    return heads
+
+
+def calibrate(
+    encoder: AttentionEncoder,
+    tokenizer: TurnTokenizer,
+    context: int,
+    progress: Progress,
+    tuning: Tuning = DEFAULT_TUNING,
+) -> CalibratedHeads:
+    """Calibrate the heads of a model; takes half a minute to some minutes.
+
+    Args:
+        encoder: of the model.
+        tokenizer: of the model.
+        context: how many chunks of its session the model reads before a chunk.
+        progress: wraps the loop over dialogues.
+        tuning: the constants.
+    """
+    num_layers = max(1, encoder.num_layers // 2)
+    generated = list(calibration_data.dialogues(tuning))
     label = "Finding the heads that address memory (once for this model)"
-    scenes = [
-        _read(scene, reader, writer, context, depth)
-        for scene in progress(drawn, total=len(drawn), label=label)
+    dialogues = [
+        _encode_dialogue(dialogue, encoder, tokenizer, context, num_layers)
+        for dialogue in progress(generated, total=len(generated), label=label)
     ]
-    talk = _small_talk(reader, writer)
-    background = torch.cat([one.keys for one in talk])
-    values = torch.cat([one.values for one in talk])
-    heads = choosing.choose_heads(scenes, reader, background, depth)
-    alike = choosing.choose_values(scenes, reader, values)
-    keys = {(head.layer, head.head // reader.group) for head in heads}
-    bare = Addressing(
-        heads=heads,
-        group=reader.group,
-        likeness=alike,
+    background = _encode_background(encoder, tokenizer, tuning)
+    keys = torch.cat([chunk.keys for chunk in background])
+    values = torch.cat([chunk.values for chunk in background])
+    query_heads = select_query_heads(dialogues, encoder, keys, num_layers, tuning)
+    similarity = select_value_heads(dialogues, encoder, values, tuning)
+    key_heads = sorted({(head.layer, head.head // encoder.group_size) for head in query_heads})
+    unfitted = CalibratedHeads(
+        query_heads=query_heads,
+        group_size=encoder.group_size,
+        value_similarity=similarity,
         weights=torch.empty(0),
         threshold=0.0,
-        background={key: background[:, key[0], key[1]].contiguous() for key in sorted(keys)},
-        alike=alike(values).to(values.dtype),
-        owners=owners_of(talk),
+        background_keys={(layer, head): keys[:, layer, head].contiguous() for layer, head in key_heads},
+        background_values=similarity.embed(values).to(values.dtype),
+        background_segment_ids=segment_ids(background),
+        tuning=tuning,
     )
-    examples = [_example(scene, bare, reader.theta) for scene in scenes]
-    return fitting.fit(bare, examples)
+    return fitting.fit(unfitted, [_example(dialogue, unfitted, encoder.theta) for dialogue in dialogues])
 
 
-def save(addressing: Addressing, path: Path) -> None:
-    """Write a calibration, readable by its owner only; a reader sees all of it or nothing.
+def save(heads: CalibratedHeads, path: Path) -> None:
+    """Write calibrated heads to a file that its owner alone can read. Readers see the whole file or none.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    told = {
-        "group": addressing.group,
-        "threshold": addressing.threshold,
-        "heads": [asdict(head) for head in addressing.heads],
-        "value_heads": addressing.likeness.heads,
+    metadata = {
+        "group_size": heads.group_size,
+        "threshold": heads.threshold,
+        "query_heads": [asdict(head) for head in heads.query_heads],
+        "value_heads": heads.value_similarity.heads,
     }
-    tensors = {f"background.{layer}.{head}": keys for (layer, head), keys in addressing.background.items()}
-    tensors |= {"weights": addressing.weights, "owners": addressing.owners, "alike": addressing.alike}
-    tensors |= {"mean": addressing.likeness.mean, "whitening": addressing.likeness.whitening}
-    # Two users may learn the same model at the same time.
-    fresh = path.with_name(f"{path.stem}.{uuid4().hex}.new")
-    save_tensors(tensors, fresh, {"addressing": json.dumps(told)})
-    fresh.replace(path)
+    tensors = {
+        f"background_keys.{layer}.{head}": keys for (layer, head), keys in heads.background_keys.items()
+    }
+    tensors |= {
+        "weights": heads.weights,
+        "background_values": heads.background_values,
+        "background_segment_ids": heads.background_segment_ids,
+        "mean": heads.value_similarity.mean,
+        "whitening": heads.value_similarity.whitening,
+    }
+    # Two processes may calibrate the same model at the same time.
+    temporary = path.with_name(f"{path.stem}.{uuid4().hex}.new")
+    save_tensors(tensors, temporary, {"heads": json.dumps(metadata)})
+    temporary.replace(path)
 
 
-def load(path: Path) -> Addressing | None:
-    """Read a calibration; None if there is none, or none that can be read: it can be made again."""
+def load(path: Path, tuning: Tuning = DEFAULT_TUNING) -> CalibratedHeads | None:
+    """Read what ``save`` wrote; None if the file is missing or damaged, because a calibration can be made again.
+
+    Args:
+        path: of the file.
+        tuning: the constants of the calibration. The file's name depends on them (``fingerprint``).
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            told = json.loads(file.metadata()["addressing"])
-            names = [name for name in file.keys() if name.startswith("background.")]  # noqa: SIM118
-            return Addressing(
-                heads=tuple(Head(**head) for head in told["heads"]),
-                group=told["group"],
-                likeness=Likeness(
-                    tuple((layer, head) for layer, head in told["value_heads"]),
+            metadata = json.loads(file.metadata()["heads"])
+            names = [name for name in file.keys() if name.startswith("background_keys.")]  # noqa: SIM118
+            return CalibratedHeads(
+                query_heads=tuple(QueryHead(**head) for head in metadata["query_heads"]),
+                group_size=metadata["group_size"],
+                value_similarity=ValueSimilarity(
+                    tuple((layer, head) for layer, head in metadata["value_heads"]),
                     file.get_tensor("mean"),
                     file.get_tensor("whitening"),
                 ),
                 weights=file.get_tensor("weights"),
-                threshold=told["threshold"],
-                alike=file.get_tensor("alike"),
-                owners=file.get_tensor("owners"),
-                background={_key(name): file.get_tensor(name) for name in names},
+                threshold=metadata["threshold"],
+                background_keys={_key_head(name): file.get_tensor(name) for name in names},
+                background_values=file.get_tensor("background_values"),
+                background_segment_ids=file.get_tensor("background_segment_ids"),
+                tuning=tuning,
             )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
 
-def _key(name: str) -> tuple[int, int]:
+def _key_head(name: str) -> tuple[int, int]:
     _, layer, head = name.split(".")
     return int(layer), int(head)
 
 
-def _read(scene: generated.Scene, reader: Reader, writer: Writer, context: int, depth: int) -> Heard:
-    catalogue = Catalogue(writer)
-    numbers = catalogue.add(scene.turns)
-    rows = [
-        Row(writer.before(catalogue.before(number, context)), catalogue[number].ids) for number in numbers
-    ]
-    asked = [Row(*writer.question(one.text)) for one in scene.asked]
-    return Heard(
-        catalogue,
-        list(reader.read(rows)),
-        list(reader.ask(asked, range(depth), reader.depth)),
-        [one.answer for one in scene.asked],
+def _encode_dialogue(
+    dialogue: calibration_data.Dialogue,
+    encoder: AttentionEncoder,
+    tokenizer: TurnTokenizer,
+    context: int,
+    num_layers: int,
+) -> EncodedDialogue:
+    """Encode a dialogue's chunks and questions; queries come from the first ``num_layers`` layers."""
+    table = ChunkTable(tokenizer)
+    numbers = table.add(dialogue.turns)
+    chunks = [tokenizer.chunk_span(table[number], table.preceding(number, context)) for number in numbers]
+    questions = [tokenizer.question(question.text) for question in dialogue.questions]
+    return EncodedDialogue(
+        table,
+        list(encoder.encode(chunks)),
+        list(encoder.encode_queries(questions, range(num_layers), encoder.num_layers)),
+        [question.answer for question in dialogue.questions],
     )
 
 
-def _small_talk(reader: Reader, writer: Writer) -> list[KeysAndValues]:
+def _encode_background(
+    encoder: AttentionEncoder, tokenizer: TurnTokenizer, tuning: Tuning
+) -> list[KeysAndValues]:
     turns = [
-        Turn(place + 1, f"{place:032x}", "small talk", "user", text, generated.LONG_AGO)
-        for place, text in enumerate(generated.background())
+        Turn(place + 1, f"{place:032x}", "small talk", "user", text, calibration_data.CREATED_AT)
+        for place, text in enumerate(calibration_data.small_talk(tuning))
     ]
-    rows = [Row(writer.before([]), piece.ids) for turn in turns for piece in writer.cut(turn)]
-    return list(reader.read(rows))
+    chunks = [tokenizer.chunk_span(chunk, []) for turn in turns for chunk in tokenizer.split(turn)]
+    return list(encoder.encode(chunks))
 
 
-def _example(scene: Heard, bare: Addressing, theta: Tensor) -> Example:
-    index = AddressIndex(bare, theta, device="cpu")
-    index.insert(enumerate(scene.stored))
-    pieces, size = len(scene.stored), 2 * (len(bare.heads) + 1)
-    own = torch.zeros(len(scene.asked), pieces, size)
+def _example(dialogue: EncodedDialogue, heads: CalibratedHeads, theta: Tensor) -> Example:
+    """Collect the evidence on a dialogue's chunks for each of its questions."""
+    index = AddressingIndex(heads, theta, device="cpu")
+    index.insert(enumerate(dialogue.chunks))
+    num_questions, num_chunks = len(dialogue.questions), len(dialogue.chunks)
+    own_evidence = torch.zeros(num_questions, num_chunks, 2 * (len(heads.query_heads) + 1))
     background = []
-    for place, one in enumerate(scene.asked):
-        found = index.find(Asked(one.queries[bare.layers], one.values))
-        own[place, found.pieces] = found.evidence
-        background.append(found.background)
-    target = torch.zeros(len(scene.asked), pieces)
-    for place, answer in enumerate(scene.answers):
+    for place, question in enumerate(dialogue.questions):
+        result = index.search(EncodedQueries(question.queries[heads.query_layers], question.values))
+        own_evidence[place, result.chunks] = result.evidence
+        background.append(result.background)
+    targets = torch.zeros(num_questions, num_chunks)
+    for place, answer in enumerate(dialogue.answers):
         if answer is not None:
-            target[place, scene.catalogue.numbers([answer + 1])] = 1
-    given = torch.zeros_like(own)
-    for shift, share in NEIGHBOURS.items():
-        given += share * _shifted(own, scene.catalogue, shift)
-    return Example(own, given, torch.stack(background), target)
+            targets[place, dialogue.table.numbers([answer + 1])] = 1
+    evidence = torch.zeros_like(own_evidence)
+    for shift, share in heads.tuning.neighbour_credit:
+        evidence += share * _neighbour_evidence(own_evidence, dialogue.table, shift)
+    return Example(own_evidence, evidence, torch.stack(background), targets)
 
 
-def _shifted(own: Tensor, catalogue: Catalogue, shift: int) -> Tensor:
-    """Give each piece the evidence of the piece ``shift`` places after it in its dialogue."""
-    given = torch.zeros_like(own)
-    for number in range(own.shape[1]):
-        other = catalogue.around(number, shift)
+def _neighbour_evidence(own_evidence: Tensor, table: ChunkTable, shift: int) -> Tensor:
+    """Return for each chunk the evidence on the chunk ``shift`` places after it in its dialogue; 0 where there is none."""
+    evidence = torch.zeros_like(own_evidence)
+    for number in range(own_evidence.shape[1]):
+        other = table.neighbour(number, shift)
         if other is not None:
-            given[:, number] = own[:, other]
-    return given
+            evidence[:, number] = own_evidence[:, other]
+    return evidence

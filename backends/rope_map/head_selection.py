@@ -1,4 +1,4 @@
-"""Choosing the heads that address: every head is asked alone how well it ranks the turn that answers a question."""
+"""Head selection: which heads address memory, found by how well each head alone ranks the turns that answer questions."""
 
 from __future__ import annotations
 
@@ -9,120 +9,150 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from memagent.backends.rope_map import value_similarity as likeness
-from memagent.backends.rope_map.addressing import Head, mass
-from memagent.backends.rope_map.chunk_table import Catalogue
-from memagent.backends.rope_map.value_similarity import SHARPNESS, Likeness
+from memagent.backends.rope_map.addressing import QueryHead, attention_mass
+from memagent.backends.rope_map.chunk_table import ChunkTable
+from memagent.backends.rope_map.tuning import Tuning
+from memagent.backends.rope_map.value_similarity import ValueSimilarity, fit_value_similarity
 from memagent.backends.shared.attention import rotary
-from memagent.backends.shared.attention.encoder import Asked, KeysAndValues, Reader
-
-HEADS = 14
-VALUE_HEADS = 5
-OFFSETS = (64, 128, 256, 512)
-_FIRST_OFFSET = 256
-# There are many query heads: they are asked each so manieth question; a prime, as questions come in kinds.
-_EVERY = 7
-RECIPE = (HEADS, VALUE_HEADS, OFFSETS, _FIRST_OFFSET, _EVERY)
-"""What a choice depends on besides its scenes."""
+from memagent.backends.shared.attention.encoder import AttentionEncoder, EncodedQueries, KeysAndValues
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A generated conversation as the model sees it.
+class EncodedDialogue:
+    """A generated dialogue and its questions, encoded with the model.
 
     Attributes:
-        catalogue: its pieces: one a turn, numbered like the turns.
-        stored: keys and values of each piece, in all layers.
-        asked: each question's queries in the layers that heads are chosen from, and its values in all.
-        answers: the turn that answers each question, from 0; None for a remark that needs no memory.
+        table: its chunks: one per turn, numbered like the turns.
+        chunks: keys and values of each chunk, of all layers.
+        questions: queries of each question in the layers that heads are selected from, and its values in all layers.
+        answers: place of the turn that answers each question, from 0; None for a remark that needs no memory.
     """
 
-    catalogue: Catalogue
-    stored: list[KeysAndValues]
-    asked: list[Asked]
+    table: ChunkTable
+    chunks: list[KeysAndValues]
+    questions: list[EncodedQueries]
     answers: list[int | None]
 
 
-def owners_of(read: Sequence[KeysAndValues]) -> Tensor:
-    """Return the piece that each token belongs to, from 0: ``[tokens]``."""
-    return torch.cat([torch.full((len(one.keys),), place) for place, one in enumerate(read)])
+def segment_ids(chunks: Sequence[KeysAndValues]) -> Tensor:
+    """Return the place of the chunk that each token belongs to, from 0: ``[tokens]``."""
+    return torch.cat([torch.full((len(chunk.keys),), place) for place, chunk in enumerate(chunks)])
 
 
-def choose_heads(scenes: Sequence[Heard], reader: Reader, keys: Tensor, depth: int) -> tuple[Head, ...]:
-    """Return the heads whose mass alone ranks answers best, each at its best offset.
+def select_query_heads(
+    dialogues: Sequence[EncodedDialogue],
+    encoder: AttentionEncoder,
+    background_keys: Tensor,
+    num_layers: int,
+    tuning: Tuning,
+) -> tuple[QueryHead, ...]:
+    """Return the query heads whose attention mass alone ranks answers best, each at its best offset.
 
     Args:
-        keys: of small talk, ``[tokens, layers, kv_heads, head_dim]``.
-        depth: heads of the first so many layers are asked.
+        dialogues: encoded by the model.
+        encoder: of the model.
+        background_keys: of small talk, ``[tokens, layers, kv_heads, head_dim]``.
+        num_layers: heads of the first so many layers are compared.
+        tuning: the constants.
+
+    Returns:
+        At most ``num_query_heads``, in order of layer and head.
     """
 
-    def quality(head: Head) -> float:
-        shared = head.head // reader.group
-        others = keys[:, head.layer, shared].float()
-        offset, scaling = torch.tensor(head.offset), 1 / math.sqrt(reader.head_dim)
+    def quality(head: QueryHead) -> float:
+        kv_head = head.head // encoder.group_size
+        background = background_keys[:, head.layer, kv_head].float()
+        offset, scaling = torch.tensor(head.offset), 1 / math.sqrt(encoder.head_dim)
 
-        def asking(one: Asked) -> Tensor:
-            return rotary.rotate(one.queries[head.layer, head.head], offset, reader.theta.cpu()) * scaling
+        def queries_of(question: EncodedQueries) -> Tensor:
+            queries = question.queries[head.layer, head.head]
+            return rotary.rotate(queries, offset, encoder.theta.cpu()) * scaling
 
-        def offered(one: KeysAndValues) -> Tensor:
-            return one.keys[:, head.layer, shared].float()
+        def keys_of(chunk: KeysAndValues) -> Tensor:
+            return chunk.keys[:, head.layer, kv_head].float()
 
-        return sum(_alone(scene, asking, offered, others, every=_EVERY) for scene in scenes)
+        return sum(
+            mean_reciprocal_rank(dialogue, queries_of, keys_of, background, stride=tuning.question_stride)
+            for dialogue in dialogues
+        )
 
-    first = [Head(layer, head, _FIRST_OFFSET) for layer in range(depth) for head in range(reader.heads)]
-    best = sorted(first, key=lambda head: -quality(head))[:HEADS]
-    offsets = (max((Head(head.layer, head.head, offset) for offset in OFFSETS), key=quality) for head in best)
-    return tuple(sorted(offsets, key=lambda head: (head.layer, head.head)))
+    heads = [
+        QueryHead(layer, head, tuning.first_offset)
+        for layer in range(num_layers)
+        for head in range(encoder.num_heads)
+    ]
+    best = sorted(heads, key=lambda head: -quality(head))[: tuning.num_query_heads]
+    with_offsets = (
+        max((QueryHead(head.layer, head.head, offset) for offset in tuning.offsets), key=quality)
+        for head in best
+    )
+    return tuple(sorted(with_offsets, key=lambda head: (head.layer, head.head)))
 
 
-def choose_values(scenes: Sequence[Heard], reader: Reader, values: Tensor) -> Likeness:
-    """Return the likeness of the heads whose values alone rank answers best.
+def select_value_heads(
+    dialogues: Sequence[EncodedDialogue], encoder: AttentionEncoder, background_values: Tensor, tuning: Tuning
+) -> ValueSimilarity:
+    """Return the similarity of the ``num_value_heads`` heads whose values alone rank answers best.
 
     Args:
-        values: of small talk, ``[tokens, layers, kv_heads, head_dim]``.
+        dialogues: encoded by the model.
+        encoder: of the model.
+        background_values: of small talk, ``[tokens, layers, kv_heads, head_dim]``.
+        tuning: the constants.
     """
 
     def quality(head: tuple[int, int]) -> float:
-        alike = likeness.learn([head], values)
-        others = alike(values)
+        similarity = fit_value_similarity([head], background_values, tuning.whitening_ridge)
+        background = similarity.embed(background_values)
 
-        def asking(one: Asked) -> Tensor:
-            return SHARPNESS * alike(one.values)
+        def queries_of(question: EncodedQueries) -> Tensor:
+            return tuning.value_sharpness * similarity.embed(question.values)
 
-        def offered(one: KeysAndValues) -> Tensor:
-            return alike(one.values)
+        def keys_of(chunk: KeysAndValues) -> Tensor:
+            return similarity.embed(chunk.values)
 
-        return sum(_alone(scene, asking, offered, others) for scene in scenes)
+        return sum(mean_reciprocal_rank(dialogue, queries_of, keys_of, background) for dialogue in dialogues)
 
-    heads = [(layer, head) for layer in range(reader.depth) for head in range(reader.kv_heads)]
-    return likeness.learn(sorted(sorted(heads, key=lambda head: -quality(head))[:VALUE_HEADS]), values)
+    heads = [(layer, head) for layer in range(encoder.num_layers) for head in range(encoder.num_kv_heads)]
+    best = sorted(heads, key=lambda head: -quality(head))[: tuning.num_value_heads]
+    return fit_value_similarity(sorted(best), background_values, tuning.whitening_ridge)
 
 
-def _alone(
-    scene: Heard,
-    asking: Callable[[Asked], Tensor],
-    offered: Callable[[KeysAndValues], Tensor],
-    others: Tensor,
-    every: int = 1,
+def mean_reciprocal_rank(
+    dialogue: EncodedDialogue,
+    queries_of: Callable[[EncodedQueries], Tensor],
+    keys_of: Callable[[KeysAndValues], Tensor],
+    background_keys: Tensor,
+    stride: int = 1,
 ) -> float:
-    """Return the mean reciprocal rank of answers, or of the turn before them, by one head's mass.
+    """Return how well one head's attention mass ranks the chunks of a dialogue.
 
     Args:
-        asking: a question's vectors, ``[tokens, dim]``, so that inner products with what is offered are scores.
-        offered: a stored piece's, ``[tokens, dim]``.
-        others: those of small talk, ``[tokens, dim]``.
-        every: each so manieth question is asked.
+        dialogue: encoded by the model.
+        queries_of: gives a question's queries, ``[tokens, dim]``, scaled so that inner products with keys are scores.
+        keys_of: gives a chunk's keys, ``[tokens, dim]``.
+        background_keys: of small talk, ``[tokens, dim]``.
+        stride: 1 for all questions, 2 for every second one, and so on.
+
+    Returns:
+        The mean over questions of 1 / rank, 0 to 1; the rank is that of the answering turn or of the turn before it,
+        whichever is better.
     """
-    keys = torch.cat([offered(one) for one in scene.stored])
-    known = [(place, answer) for place, answer in enumerate(scene.answers) if answer is not None]
-    answered = dict(known[::every])
-    asked = [asking(scene.asked[place]) for place in answered]
-    queries = torch.cat(asked)
-    owners = owners_of(scene.stored).expand(len(queries), -1)
-    paid = mass(queries @ keys.T, owners, len(scene.stored), queries @ others.T)
+    keys = torch.cat([keys_of(chunk) for chunk in dialogue.chunks])
+    answered = [(place, answer) for place, answer in enumerate(dialogue.answers) if answer is not None]
+    answer_of = dict(answered[::stride])
+    queries_by_question = [queries_of(dialogue.questions[place]) for place in answer_of]
+    queries = torch.cat(queries_by_question)
+    masses = attention_mass(
+        queries @ keys.T,
+        segment_ids(dialogue.chunks).expand(len(queries), -1),
+        len(dialogue.chunks),
+        queries @ background_keys.T,
+    )
+    masses_by_question = torch.split(masses, [len(queries) for queries in queries_by_question])
     total = 0.0
-    for answer, one in zip(answered.values(), torch.split(paid, [len(one) for one in asked]), strict=True):
-        found = one.mean(0)
-        told = found[max(0, answer - 1) : answer + 1].max()
-        total += 1.0 / float((found >= told).sum())
-    return total / len(answered)
+    for answer, question_masses in zip(answer_of.values(), masses_by_question, strict=True):
+        mean_masses = question_masses.mean(0)
+        best = mean_masses[max(0, answer - 1) : answer + 1].max()
+        total += 1.0 / float((mean_masses >= best).sum())
+    return total / len(answer_of)

@@ -1,141 +1,163 @@
-"""What everything stored is addressed by, findable by hashing: the addressing heads' keys, and the joined values.
+"""The index of what stored chunks are addressed by: the keys of the calibrated heads, and value embeddings.
 
-One ``kernels.lsh`` index a key head, and one for the values. Costs, with n stored tokens and heads of 64
-components: 2 * 64 bytes a token and head in memory beside the pages; a question touches a share of the keys that shrinks as n
-grows.
+One ``kernels.lsh`` index per key head, and one for the value embeddings. Heads of 64 components take 2 * 64 bytes per token and
+head in memory, besides the pages. A question reads a share of the keys that shrinks as their number grows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.rope_map.addressing import Addressing, Found, Head, evidence, mass
-from memagent.backends.rope_map.value_similarity import SHARPNESS
+from memagent.backends.rope_map.addressing import (
+    CalibratedHeads,
+    ChunkEvidence,
+    QueryHead,
+    attention_mass,
+    head_evidence,
+)
 from memagent.backends.shared.attention import rotary
-from memagent.backends.shared.attention.chunks import LONGEST
-from memagent.backends.shared.attention.encoder import Asked, KeysAndValues
+from memagent.backends.shared.attention.chunks import MAX_CHUNK_TOKENS
+from memagent.backends.shared.attention.encoder import EncodedQueries, KeysAndValues
 from memagent.kernels.lsh import LSHIndex
 
-_HITS = 256
-_ALIKE = "alike"
+_VALUES = "values"
 
 
-class AddressIndex:
-    """Finds the pieces that a question's tokens attend to.
+@dataclass(frozen=True, slots=True)
+class _HeadResult:
+    """What one head finds: chunk numbers, ascending, evidence on them and on the background, ``[chunks, 2]`` each."""
+
+    chunks: Tensor
+    evidence: Tensor
+    background: Tensor
+
+
+class AddressingIndex:
+    """Finds the chunks that a question's tokens attend to.
 
     Args:
-        addressing: which heads ask.
-        theta: the model's rotary frequencies.
-        device: where the keys lie.
+        heads: the calibrated heads.
+        theta: the model's rotary frequencies, ``[head_dim / 2]``.
+        device: where the keys are kept and searched.
     """
 
-    def __init__(self, addressing: Addressing, theta: Tensor, device: str) -> None:
-        self.addressing = addressing
+    def __init__(self, heads: CalibratedHeads, theta: Tensor, device: str) -> None:
+        self.heads = heads
         self._theta = theta.to(device)
         self._device = device
         self._scaling = (2 * len(theta)) ** -0.5
-        keys = sorted({addressing.key_head(head) for head in addressing.heads})
-        self._keys = {key: LSHIndex(device=device) for key in keys}
-        self._alike = LSHIndex(device=device)
+        key_heads = sorted({heads.key_head(head) for head in heads.query_heads})
+        self._keys = {key_head: LSHIndex(device=device) for key_head in key_heads}
+        self._values = LSHIndex(device=device)
 
-    def insert(self, pieces: Iterable[tuple[int, KeysAndValues]]) -> None:
-        """Add pieces with their numbers."""
-        added = list(pieces)
+    def insert(self, chunks: Iterable[tuple[int, KeysAndValues]]) -> None:
+        """Add chunks with their numbers, none of which is in the index."""
+        added = list(chunks)
         if not added:
             return
-        ids = torch.cat([_ids(number, len(found.keys)) for number, found in added]).to(self._device)
+        ids = torch.cat([_token_ids(number, len(tensors.keys)) for number, tensors in added])
+        ids = ids.to(self._device)
         for (layer, head), index in self._keys.items():
-            keys = torch.cat([found.keys[:, layer, head] for _, found in added])
+            keys = torch.cat([tensors.keys[:, layer, head] for _, tensors in added])
             index.insert(ids, keys.to(self._device))
-        values = torch.cat([found.values for _, found in added])
-        alike = self.addressing.likeness(values).to(values.dtype)
-        self._alike.insert(ids, alike.to(self._device))
+        values = torch.cat([tensors.values for _, tensors in added])
+        embeddings = self.heads.value_similarity.embed(values).to(values.dtype)
+        self._values.insert(ids, embeddings.to(self._device))
 
-    def delete(self, pieces: Iterable[tuple[int, int]]) -> None:
-        """Remove pieces, given as (number, tokens)."""
-        gone = [_ids(number, tokens) for number, tokens in pieces]
-        if gone:
-            for index in (*self._keys.values(), self._alike):
-                index.delete(torch.cat(gone).to(self._device))
+    def delete(self, chunks: Iterable[tuple[int, int]]) -> None:
+        """Remove chunks, given as (number, tokens); no copy of their keys stays."""
+        ids = [_token_ids(number, num_tokens) for number, num_tokens in chunks]
+        if ids:
+            for index in (*self._keys.values(), self._values):
+                index.delete(torch.cat(ids).to(self._device))
 
-    def find(self, asked: Asked) -> Found:
-        """Return the pieces that draw attention, with the evidence on them.
+    def search(self, question: EncodedQueries) -> ChunkEvidence:
+        """Return the chunks that receive attention, with the evidence on them.
 
         Args:
-            asked: queries of the addressing layers, and values of the first ``addressing.depth``.
+            question: queries of ``heads.query_layers``, and values of the first ``heads.num_layers`` layers.
         """
-        seen = [self._by_head(asked.queries, head) for head in self.addressing.heads]
-        asking = SHARPNESS * self.addressing.likeness(asked.values)
-        seen.append(self._ask(asking.to(self._device), self._alike, self.addressing.alike))
-        numbers = torch.unique(torch.cat([own for own, _, _ in seen]))
-        stored = torch.zeros(len(numbers), 2, len(seen))
-        for place, (own, found, _) in enumerate(seen):
-            stored[torch.searchsorted(numbers, own), :, place] = found
-        background = torch.stack([other for _, _, other in seen], -1)
-        return Found(numbers.tolist(), stored.flatten(1), background.flatten(1))
+        results = [self._search_keys(question.queries, head) for head in self.heads.query_heads]
+        results.append(self._search_values(question.values))
+        numbers = torch.unique(torch.cat([result.chunks for result in results]))
+        evidence = torch.zeros(len(numbers), 2, len(results))
+        for place, result in enumerate(results):
+            evidence[torch.searchsorted(numbers, result.chunks), :, place] = result.evidence
+        background = torch.stack([result.background for result in results], -1)
+        return ChunkEvidence(numbers.tolist(), evidence.flatten(1), background.flatten(1))
 
     def state(self) -> dict[str, Tensor]:
-        """Return all tensors, to be saved."""
+        """Return all tensors, to be saved with safetensors."""
         named = {f"{layer}:{head}": index for (layer, head), index in self._keys.items()}
         return {
-            f"{key}.{name}": tensor
-            for key, index in (named | {_ALIKE: self._alike}).items()
-            for name, tensor in index.state().items()
+            f"{name}.{part}": tensor
+            for name, index in (named | {_VALUES: self._values}).items()
+            for part, tensor in index.state().items()
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take back what ``state`` gave.
+        """Replace the contents by those that ``state`` returned.
 
         Raises:
-            CheckpointError: it is of other heads.
+            CheckpointError: the state is damaged, or of other heads.
         """
-        own: dict[str, dict[str, Tensor]] = {name.partition(".")[0]: {} for name in self.state()}
+        parts: dict[str, dict[str, Tensor]] = {name.partition(".")[0]: {} for name in self.state()}
         try:
-            for name, tensor in state.items():
-                key, _, part = name.partition(".")
-                own[key][part] = tensor
-            found = {key: LSHIndex.from_state(its, self._device) for key, its in own.items()}
-            self._alike = found.pop(_ALIKE)
-            self._keys = {key: found[f"{key[0]}:{key[1]}"] for key in self._keys}
+            for key, tensor in state.items():
+                name, _, part = key.partition(".")
+                parts[name][part] = tensor
+            restored = {name: LSHIndex.from_state(tensors, self._device) for name, tensors in parts.items()}
+            self._values = restored.pop(_VALUES)
+            self._keys = {(layer, head): restored[f"{layer}:{head}"] for layer, head in self._keys}
         except (KeyError, ValueError) as error:
-            raise CheckpointError(f"its index is not one of the heads that address ({error})") from error
+            raise CheckpointError(f"its index is not one of the calibrated heads ({error})") from error
 
     @property
     def bytes_in_memory(self) -> int:
+        """Size of all tensors."""
         return sum(tensor.nbytes for tensor in self.state().values())
 
-    def _by_head(self, queries: Tensor, head: Head) -> tuple[Tensor, Tensor, Tensor]:
-        own = queries[self.addressing.layers.index(head.layer), head.head].to(self._device)
-        asking = rotary.rotate(own, torch.tensor(head.offset), self._theta) * self._scaling
-        key = self.addressing.key_head(head)
-        return self._ask(asking, self._keys[key], self.addressing.background[key])
+    def _search_keys(self, queries: Tensor, head: QueryHead) -> _HeadResult:
+        unrotated = queries[self.heads.query_layers.index(head.layer), head.head].to(self._device)
+        rotated = rotary.rotate(unrotated, torch.tensor(head.offset), self._theta) * self._scaling
+        key_head = self.heads.key_head(head)
+        return self._search_index(rotated, self._keys[key_head], self.heads.background_keys[key_head])
 
-    def _ask(self, asking: Tensor, index: LSHIndex, background: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pieces found, ascending, the evidence on them and that on the background's pieces.
+    def _search_values(self, values: Tensor) -> _HeadResult:
+        queries = self.heads.tuning.value_sharpness * self.heads.value_similarity.embed(values)
+        return self._search_index(queries.to(self._device), self._values, self.heads.background_values)
+
+    def _search_index(self, queries: Tensor, index: LSHIndex, background_keys: Tensor) -> _HeadResult:
+        """Return what one head finds.
 
         Args:
-            asking: what a question's tokens ask with, ``[tokens, dim]``, so that inner products are scores.
-            index: of what is stored.
-            background: the same of small talk, ``[background tokens, dim]``.
+            queries: of a question's tokens, ``[tokens, dim]``, scaled so that inner products are scores.
+            index: of the stored keys.
+            background_keys: ``[background tokens, dim]``.
         """
-        hits = index.query(asking, _HITS)
-        others = (asking @ background.T.to(asking)).cpu()
+        tuning, segment_ids = self.heads.tuning, self.heads.background_segment_ids
+        hits = index.query(queries, tuning.hits_per_token)
+        background_scores = (queries @ background_keys.T.to(queries)).cpu()
         scores, ids = hits.scores.cpu(), hits.ids.cpu()
-        numbers, places = torch.unique(ids // LONGEST, return_inverse=True)
-        talk, count = self.addressing.owners, int(self.addressing.owners.max()) + 1
-        stored, background = evidence(
-            mass(scores, places, len(numbers), others),
-            mass(others, talk.expand(len(others), -1), count, scores),
+        numbers, places = torch.unique(ids // MAX_CHUNK_TOKENS, return_inverse=True)
+        stored_mass = attention_mass(scores, places, len(numbers), background_scores)
+        background_mass = attention_mass(
+            background_scores,
+            segment_ids.expand(len(background_scores), -1),
+            int(segment_ids.max()) + 1,
+            scores,
         )
-        # What is missing from a short list of hits has the number -1.
+        stored, background = head_evidence(stored_mass, background_mass, tuning.mass_floor)
+        # Short lists of hits are padded with the number -1.
         real = numbers >= 0
-        return numbers[real], stored[real], background
+        return _HeadResult(numbers[real], stored[real], background)
 
 
-def _ids(number: int, tokens: int) -> Tensor:
-    """Number the tokens of a piece."""
-    return number * LONGEST + torch.arange(tokens)
+def _token_ids(number: int, num_tokens: int) -> Tensor:
+    """Return an id for each token of a chunk; the chunk's number is the id divided by ``MAX_CHUNK_TOKENS``."""
+    return number * MAX_CHUNK_TOKENS + torch.arange(num_tokens)

@@ -1,50 +1,49 @@
-"""Rereading a question after each piece that may answer it: what answers it makes it likelier.
+"""Query-likelihood reranking: the chunks that make a question likelier rank higher.
 
-Addressing compares tokens; the whole model knows more of what belongs together. So the best pieces are tried one by one:
-their keys and values are attended as if each had been said right before the question (``attention/likelihood.py``). By how
-much a piece lifts the question is
+Addressing compares tokens; the whole model knows more about what belongs together. So the best chunks are tried one by
+one: the model attends to a chunk's keys and values as if it stood right before the question
+(``shared/attention/likelihood.py``). The pointwise mutual information of chunk and question is
 
-    lift(piece) = log P(question | piece) - log P(question)
+    PMI(chunk) = log P(question | chunk) - log P(question)
 
-and the piece gains ``WEIGHT * max(0, REACH + lift - max lift)``. A question that none lifts by ``LEAST`` is about
-nothing that is remembered. The constants were chosen on the development data of LoCoMo and on the twelve facts of the tests.
+and the chunk's score rises by ``max(0, max_bonus + pmi_weight * (PMI(chunk) - highest PMI))``. Query likelihood: Ponte and
+Croft, SIGIR 1998; with language models: Sachan et al. 2022, arXiv 2204.07496.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
-from memagent.backends.shared.attention.likelihood import likelihoods
-
-WEIGHT = 0.5
-"""The question has had its say in the score already: what it says once more counts for half."""
-
-REACH = 12.0
-"""In nats: a piece after which the question is so much less likely than after the best one gains nothing."""
-
-LEAST = 3.0
-"""In nats: some piece has to make the question at least twenty times as likely, or nothing is relevant."""
-
-CREDIT = 0.1
-"""How much each nat above that adds to what addressing has found, where it is asked whether anything is relevant at all."""
+from memagent.backends.rope_map.tuning import Tuning
+from memagent.backends.shared.attention.chunks import TokenSpan
+from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
+from memagent.backends.shared.attention.likelihood import log_likelihoods
 
 
-def lifts(
-    reader: Reader, opening: KeysAndValues, pieces: Mapping[int, KeysAndValues], row: Row
+def pmi(
+    encoder: AttentionEncoder,
+    opening: KeysAndValues,
+    chunks: Mapping[int, KeysAndValues],
+    question: TokenSpan,
 ) -> dict[int, float]:
-    """Return by how much each piece makes the question likelier, by its number, in nats; below 0: less likely.
+    """Return the pointwise mutual information of each chunk and the question.
 
     Args:
-        opening: what everything is read after.
-        row: what stands between a piece and the question, and the question.
+        encoder: of the model.
+        opening: keys and values of the text that everything is read after.
+        chunks: keys and values by chunk number.
+        question: its prefix stands between chunk and question.
+
+    Returns:
+        Nats by chunk number. Above 0 the chunk makes the question likelier, below 0 less likely.
     """
-    nothing = KeysAndValues(opening.keys[:0], opening.values[:0])
-    likely = likelihoods(reader, opening, [nothing, *pieces.values()], row)
-    return dict(zip(pieces, (likely[1:] - likely[0]).tolist(), strict=True))
+    no_chunk = KeysAndValues(opening.keys[:0], opening.values[:0])
+    conditional = log_likelihoods(encoder, opening, [no_chunk, *chunks.values()], question)
+    return dict(zip(chunks, (conditional[1:] - conditional[0]).tolist(), strict=True))
 
 
-def gains(lifted: Mapping[int, float]) -> dict[int, float]:
-    """Return what each piece gains, 0 or more, from all their lifts."""
-    best = max(lifted.values(), default=0.0)
-    return {number: WEIGHT * max(0.0, REACH + lift - best) for number, lift in lifted.items()}
+def rerank_bonus(pmi_by_chunk: Mapping[int, float], tuning: Tuning) -> dict[int, float]:
+    """Return by how much the score of each chunk rises: 0 to ``max_bonus`` nats, most for the highest PMI."""
+    weighted = {chunk: tuning.pmi_weight * value for chunk, value in pmi_by_chunk.items()}
+    highest = max(weighted.values(), default=0.0)
+    return {chunk: max(0.0, tuning.max_bonus + value - highest) for chunk, value in weighted.items()}

@@ -1,93 +1,116 @@
-"""From a question to stored pieces: addressed by attention, then tried one by one."""
+"""Search: from a question to scored chunks, by addressing and query-likelihood reranking."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 
-from memagent.backends.rope_map.addressing import credited, gather
-from memagent.backends.rope_map.chunk_table import Catalogue
-from memagent.backends.rope_map.index import AddressIndex
-from memagent.backends.rope_map.reranking import CREDIT, LEAST, gains, lifts
-from memagent.backends.shared.attention.chunks import Writer
-from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
+from memagent.backends.rope_map import reranking
+from memagent.backends.rope_map.addressing import credit_neighbours, score_chunks
+from memagent.backends.rope_map.chunk_table import ChunkTable
+from memagent.backends.rope_map.index import AddressingIndex
+from memagent.backends.shared.attention.chunks import TokenSpan, TurnTokenizer
+from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
 from memagent.backends.shared.attention.pages import PageStore
-from memagent.backends.shared.text import letters
-
-_MARGIN = 3.0
-"""A piece that is so many times less likely than the best one is irrelevant: e to the power of this."""
+from memagent.backends.shared.text import normalize
 
 
-class Search:
-    """Finds what a question brings to mind.
+class ChunkSearch:
+    """Finds the stored chunks that are relevant to a question.
 
     Args:
-        reread: so many of the pieces that addressing ranks best are tried; 0: addressing has the last word.
-        abstain: find only what seems relevant.
+        encoder, tokenizer: of the model.
+        chunks: which chunks are stored, and which are neighbours.
+        pages: their keys and values.
+        index: finds chunks by the attention of calibrated heads.
+        rerank: how many of the best chunks are reranked; 0: none.
+        abstain: return only what is relevant.
     """
 
     def __init__(
         self,
-        reader: Reader,
-        writer: Writer,
-        catalogue: Catalogue,
+        encoder: AttentionEncoder,
+        tokenizer: TurnTokenizer,
+        chunks: ChunkTable,
         pages: PageStore,
-        index: AddressIndex,
+        index: AddressingIndex,
         *,
-        reread: int,
+        rerank: int,
         abstain: bool,
     ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._catalogue = catalogue
+        self._encoder = encoder
+        self._tokenizer = tokenizer
+        self._chunks = chunks
         self._pages = pages
         self._index = index
-        self._reread = reread
+        self._rerank = rerank
         self._abstain = abstain
 
-    def find(self, query: str) -> list[tuple[int, float]]:
-        """Return pieces with their scores, best first: those that seem relevant, or all that drew any attention."""
-        row = Row(*self._writer.question(query))
-        if not self._catalogue.turns or not row.ids:
+    def search(self, query: str) -> list[tuple[int, float]]:
+        """Return chunk numbers with their scores, best first.
+
+        Returns:
+            The relevant chunks if the memory abstains, else all that receive any attention. A score 1 higher means a
+            chunk e times as likely to be meant.
+        """
+        question = self._tokenizer.question(query)
+        if not self._chunks.num_turns or not question.ids:
             return []
-        known = self._index.addressing
-        found = self._index.find(next(self._reader.ask([row], known.layers, known.depth)))
-        same = self._same(query, found.pieces)
-        addressed = gather(found, known.weights, self._catalogue.around, without=same)
-        tried = [number for number, _ in _ranked(addressed.pieces)[: self._reread]]
-        lifted = self._lifts(query, tried)
-        if self._abstain and not self._relevant(addressed.above, lifted):
+        heads = self._index.heads
+        (queries,) = self._encoder.encode_queries([question], heads.query_layers, heads.num_layers)
+        evidence = self._index.search(queries)
+        repeats = self._repeats(query, evidence.chunks)
+        addressed = score_chunks(evidence, heads, self._chunks.neighbour, excluded=repeats)
+        candidates = [number for number, _ in _ranked(addressed.scores)[: self._rerank]]
+        pmi_by_chunk = self._pmi(query, candidates)
+        if self._abstain and not self._is_relevant(addressed.lead, pmi_by_chunk):
             return []
-        gained = credited(gains(lifted), self._catalogue.around, without=same)
-        pieces = addressed.pieces.keys() | gained.keys()
-        ranked = _ranked(
-            {number: addressed.pieces.get(number, 0.0) + gained.get(number, 0.0) for number in pieces}
+        bonus = credit_neighbours(
+            reranking.rerank_bonus(pmi_by_chunk, heads.tuning),
+            self._chunks.neighbour,
+            heads.tuning,
+            excluded=repeats,
         )
-        if not self._abstain:
+        numbers = addressed.scores.keys() | bonus.keys()
+        ranked = _ranked(
+            {number: addressed.scores.get(number, 0.0) + bonus.get(number, 0.0) for number in numbers}
+        )
+        if not self._abstain or not ranked:
             return ranked
-        return [(number, score) for number, score in ranked if score >= ranked[0][1] - _MARGIN]
+        least = ranked[0][1] - heads.tuning.margin
+        return [(number, score) for number, score in ranked if score >= least]
 
-    def _relevant(self, above: float, lifted: Mapping[int, float]) -> bool:
-        """Tell whether anything is, given how far addressing's best is above the background and what pieces lift."""
-        best = max(lifted.values(), default=LEAST)
-        return best >= LEAST and above + CREDIT * (best - LEAST) >= self._index.addressing.threshold
+    def _is_relevant(self, lead: float, pmi_by_chunk: Mapping[int, float]) -> bool:
+        """Tell whether any chunk is relevant.
 
-    def _same(self, query: str, pieces: Iterable[int]) -> set[int]:
-        """Return the pieces that ask the same: a question asked before is no answer to it."""
-        asked = letters(query)
-        return {number for number in pieces if letters(self._catalogue[number].text) == asked}
+        Args:
+            lead: of the best chunk over the background, see ``ChunkScores``.
+            pmi_by_chunk: of the reranked chunks; empty if nothing is reranked.
+        """
+        heads, tuning = self._index.heads, self._index.heads.tuning
+        highest = max(pmi_by_chunk.values(), default=tuning.min_pmi)
+        support = tuning.pmi_relevance_weight * (highest - tuning.min_pmi)
+        return highest >= tuning.min_pmi and lead + support >= heads.threshold
 
-    def _lifts(self, query: str, numbers: list[int]) -> dict[int, float]:
+    def _repeats(self, query: str, numbers: Iterable[int]) -> set[int]:
+        """Return the chunks that hold the same question: a question asked before does not answer itself."""
+        normalized = normalize(query)
+        return {number for number in numbers if normalize(self._chunks[number].text) == normalized}
+
+    def _pmi(self, query: str, numbers: list[int]) -> dict[int, float]:
         if not numbers:
             return {}
-        pieces = {number: self._pages.get(number) for number in numbers}
-        return lifts(self._reader, self._opening, pieces, Row(*self._writer.reply(query)))
+        chunks = {number: self._pages.get(number) for number in numbers}
+        return reranking.pmi(
+            self._encoder, self._opening, chunks, self._tokenizer.question_after_chunk(query)
+        )
 
     @cached_property
     def _opening(self) -> KeysAndValues:
-        return next(self._reader.read([Row([], self._writer.opening)]))
+        (opening,) = self._encoder.encode([TokenSpan([], self._tokenizer.opening_ids)])
+        return opening
 
 
 def _ranked(scores: Mapping[int, float]) -> list[tuple[int, float]]:
-    """Return pieces with their scores, best first; of equals the older one."""
+    """Return chunk numbers with their scores, best first; of equal ones the older first."""
     return sorted(scores.items(), key=lambda item: (-item[1], item[0]))

@@ -1,4 +1,4 @@
-"""Texts: what two of them share, and which of their characters are not for a terminal."""
+"""Texts: normalisation for comparing two of them, and the characters that are unsafe in a terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ direction (CVE-2021-42574); lone surrogates. The marks U+200E, U+200F and U+061C
 """
 
 
-def letters(text: str) -> str:
-    """Return a text's letters and digits, case folded: what two texts share that say the same in the same words."""
+def normalize(text: str) -> str:
+    """Return a text's letters and digits, case folded, so that texts of the same words compare equal."""
     return "".join(char for char in text.casefold() if char.isalnum())

@@ -1,252 +1,220 @@
-"""The memory that recites: one matrix, taught by surprise which word follows which, told of what.
+"""A linear associative memory of fixed size that learns texts word by word.
 
-A text is stored as the words after words that it is made of. The key of a word binds two things (Plate, Holographic
-reduced representations, 1995; in the multiplying form of Gayler 1998): the address ``a`` of the text, its embedding, and
-the words just before,
+A text is stored as associations from the three words before a word to that word, given the text's embedding ``e``. The
+key of a word binds the embedding to its context (binding by multiplication: Gayler, Multiplicative binding, 1998; compare
+Plate, Holographic reduced representations, IEEE Transactions on Neural Networks 6(3), 1995):
 
-    k_t = f(a) * s(w_{t-1}, w_{t-2}, w_{t-3})      s: random signs for these words
-    f(a) = (a, ..., a, a * roll(a, 1) sqrt(d), ..., a * roll(a, r/4) sqrt(d)) / |...|
+    k_t = f(e) * s(w_{t-1}, w_{t-2}, w_{t-3})      s: random signs that belong to these words
+    f(e) = (e, ..., e, e * roll(e, 1) sqrt(d), ..., e * roll(e, r/4) sqrt(d)) / |...|
 
-so that two keys match as their addresses do, about (3 c + c^2) / 4 with c = cos(a, a'), where the words before are the same,
-and not at all otherwise. The products keep apart what is only somewhat alike, and more texts than an address has dimensions
-may go on differently after the same words. The value is a random code of the word that came, and M is a linear memory in the sense of Titans (arXiv
-2501.00663, equations 12 and 13): ``M_t = (1 - alpha) M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2 / 2``. theta is 1, so that
-what is said once is known at once; momentum would carry a step beyond what it was to teach, and is left out.
+Two keys with the same context have the inner product (3 c + c^2) / 4, where c is the cosine of their embeddings; keys of
+different contexts have about 0. The products ``e * roll(e, j)`` separate embeddings that are somewhat similar, so that more
+texts than ``d`` may continue differently after the same words. The value is a random code of the word.
 
-To recite, an address is followed word by word along the best matches, with a beam, from every word that a text began with:
-many begin alike, so there the matrix knows least. What comes is what was said, letter for letter, or nothing: texts that
-were written over match too little (and how often a word was repeated is more than three words can tell). The matrix never
-grows: beyond some tens of thousands of words, what was said long ago and never again fades first.
+The memory M is a matrix, written by one step of gradient descent for each text (Titans, arXiv 2501.00663, equations 12 and
+13): ``M_t = (1 - alpha) M_{t-1} - theta grad ||k_t M_{t-1} - v_t||^2 / 2``. theta is 1, so that one write stores a text.
+There is no momentum (equation 14): it would carry a step beyond its target.
+
+`decoding` reads texts back. The matrix never grows: beyond some tens of thousands of words, the oldest texts that were not
+written again are the first to become unreadable.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import shake_256
 from itertools import islice
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from memagent.backends.titans.write_statistics import Written
+from memagent.backends.titans.write_statistics import WriteStatistics
 
-CONTEXT = 3
-_CODE = 256
-_END = ""
-_BEAMS = 16
-_EARLY_BEAMS = 64
-_LONGEST = 160
-# Random codes of a thousand words match by chance up to about this.
-_CHANCE = 0.1
-_EARLY = 4
-_ALIKE = 0.5
-# A character of a script without spaces is a word; a very long word is several.
+CONTEXT_WORDS = 3
+END_OF_TEXT = ""
+_VALUE_SIZE = 256
+# Contexts of one matrix product.
+_BATCH = 64
+# A character of a script without spaces is a word; a word of more than 24 letters is several.
 _WORD = re.compile(r"\s*[぀-ヿ㐀-鿿가-힣]|\s*\w{1,24}|\s*[^\w\s]")
 
 
-class Recited(NamedTuple):
-    """What came when an address was followed.
+def split_words(text: str) -> list[str]:
+    """Split a text into words and punctuation marks, each with the space before it.
 
-    Attributes:
-        text: what it says.
-        match: geometric mean over its words of how well each matched, about ``(3 c + c^2) / 4`` with the cosine c of the address
-            asked for and the one it was stored under: 1 is certain, below 0.25 mostly chance.
+    Returns:
+        Words whose concatenation is the stripped text.
     """
-
-    text: str
-    match: float
-
-
-def words(text: str) -> list[str]:
-    """Cut a text into words and signs, each with the space before it: put together they are the text again."""
     return _WORD.findall(text.strip())
 
 
-class Recital:
-    """A memory of fixed size for texts.
+class AssociativeMemory:
+    """Stores texts in one matrix, each under its embedding.
 
     Args:
-        dimension: of the addresses.
-        copies: of the address in a key, ``r``, a quarter of them multiplied. The memory has ``copies * dimension * 256`` weights.
-        alpha: share that is forgotten with each text.
-        seed: for signs and codes.
+        dimension: Of the embeddings.
+        key_expansion: Size of a key in embeddings, ``r`` above, 1 or more; a quarter of them are products. The matrix has
+            ``key_expansion * dimension * 256`` float32 weights.
+        alpha: Share of the memory that each write forgets, 0 to below 1.
+        seed: Of the random signs and codes.
     """
 
-    def __init__(self, dimension: int, copies: int, alpha: float, seed: int) -> None:
-        self._copies = copies
+    def __init__(self, dimension: int, key_expansion: int, alpha: float, seed: int) -> None:
+        self._key_expansion = key_expansion
         self._alpha = alpha
         self._seed = seed
-        self._weights = torch.zeros(copies * dimension, _CODE)
+        self._weights = torch.zeros(key_expansion * dimension, _VALUE_SIZE)
         # Dictionaries without values: sets that keep their order.
         self._vocabulary: dict[str, None] = {}
-        self._openers: dict[str, None] = {}
-        self._known: list[str] = []
-        self._codes = torch.zeros(0, _CODE)
+        self._first_words: dict[str, None] = {}
+        self._coded_words: list[str] = []
+        self._codes = torch.zeros(0, _VALUE_SIZE)
 
     @property
     def bytes(self) -> int:
-        """Size of the weights."""
+        """The size of the matrix, in bytes."""
         return self._weights.nbytes
-
-    def write(self, address: Tensor, text: str) -> Written:
-        """Learn a text.
-
-        Args:
-            address: ``[dimension]``, of length 1.
-        """
-        said = [*words(text), _END]
-        self._vocabulary |= dict.fromkeys(said)
-        self._openers[said[0]] = None
-        keys = self._keys(address, [said[:place] for place in range(len(said))])
-        values = torch.stack([self._code(word) for word in said])
-        if self._alpha:
-            self._weights *= 1 - self._alpha
-        errors = values - keys @ self._weights
-        # What comes after the same words twice in one text shares a key: its steps are to add up to one.
-        before = [tuple(said[max(0, place - CONTEXT) : place]) for place in range(len(said))]
-        often = Counter(before)
-        theta = torch.tensor([1 / often[one] for one in before])
-        self._weights.addmm_(keys.T, theta[:, None] * errors)
-        rest = values - keys @ self._weights
-        surprise, left = (float(error.square().sum(1).mean()) for error in (errors, rest))
-        return Written(surprise, surprise - left)
-
-    def recite(self, address: Tensor) -> list[Recited]:
-        """Follow an address ``[dimension]`` of length 1: texts that differ, at most 16, best match first."""
-        self._encode()
-        beams = [_Beam((opener,), 0.0, 1.0) for opener in self._openers]
-        whole: list[_Beam] = []
-        while beams and len(beams[0].words) < _LONGEST:
-            longer = [
-                beam.then(word, match)
-                for beam, row in zip(beams, self._next(address, beams), strict=True)
-                for word, match in row
-                if match > 0
-            ]
-            # Beside a text that came out whole, one that matches half as well is noise.
-            least = max((beam.match for beam in whole), default=0.0) / 2
-            longer = [beam for beam in longer if beam.match > max(beam.least, least)]
-            longer.sort(key=lambda beam: -beam.match)
-            del longer[longer[0].width if longer else 0 :]
-            beams = [beam for beam in longer if beam.words[-1] != _END]
-            whole += [beam for beam in longer if beam.words[-1] == _END]
-        whole.sort(key=lambda beam: -beam.match)
-        return [Recited("".join(beam.words), beam.match) for beam in _different(whole)]
-
-    def _next(self, address: Tensor, beams: Sequence[_Beam]) -> Iterator[list[tuple[str, float]]]:
-        """Yield the words that match best after each beam, with their matches."""
-        for start in range(0, len(beams), _EARLY_BEAMS):
-            some = beams[start : start + _EARLY_BEAMS]
-            matches = self._keys(address, [beam.words for beam in some]) @ self._weights @ self._codes.T
-            best = matches.topk(min(_BEAMS, len(self._known)), dim=1)
-            for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
-                yield [(self._known[place], value) for place, value in zip(places, values, strict=True)]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what is to be saved, with `vocabulary` and `openers`."""
-        return {"weights": self._weights}
 
     @property
     def vocabulary(self) -> Sequence[str]:
-        """Every word met, in that order."""
+        """Every word that was written, in the order of the first occurrences."""
         return list(self._vocabulary)
 
     @property
-    def openers(self) -> Sequence[str]:
-        """Every word that a text began with."""
-        return list(self._openers)
+    def first_words(self) -> Sequence[str]:
+        """Every word that a text begins with, in the order of the first occurrences."""
+        return list(self._first_words)
+
+    def write(self, embedding: Tensor, text: str) -> WriteStatistics:
+        """Store a text.
+
+        Args:
+            embedding: ``[dimension]``, of length 1.
+            text: Any text.
+
+        Returns:
+            Means over the text's words.
+        """
+        text_words = [*split_words(text), END_OF_TEXT]
+        self._vocabulary |= dict.fromkeys(text_words)
+        self._first_words[text_words[0]] = None
+        keys = self.encode_keys(embedding, [text_words[:position] for position in range(len(text_words))])
+        values = torch.stack([self._code(word) for word in text_words])
+        if self._alpha:
+            self._weights *= 1 - self._alpha
+        errors = values - keys @ self._weights
+        # Words after equal contexts of one text share a key: their steps must add up to one.
+        contexts = [
+            tuple(text_words[max(0, position - CONTEXT_WORDS) : position])
+            for position in range(len(text_words))
+        ]
+        counts = Counter(contexts)
+        theta = torch.tensor([1 / counts[context] for context in contexts])
+        self._weights.addmm_(keys.T, theta[:, None] * errors)
+        remaining_errors = values - keys @ self._weights
+        before, after = (float(error.square().sum(1).mean()) for error in (errors, remaining_errors))
+        return WriteStatistics(before, before - after)
+
+    def next_words(
+        self, embedding: Tensor, contexts: Sequence[Sequence[str]], count: int
+    ) -> Iterator[list[tuple[str, float]]]:
+        """Yield the words that best continue each context in the texts stored under an embedding.
+
+        Args:
+            embedding: ``[dimension]``, of length 1; texts of similar embeddings answer too.
+            contexts: The words so far, of which the last three count.
+            count: The number of words for each context.
+
+        Yields:
+            Words with scores, best first. A score is about ``(3 c + c^2) / 4``, where c is the cosine of ``embedding`` and the
+            embedding of the text that continues so: 1 for the text itself, below 0.1 for chance.
+        """
+        self._update_codes()
+        for start in range(0, len(contexts), _BATCH):
+            batch = contexts[start : start + _BATCH]
+            scores = self.encode_keys(embedding, batch) @ self._weights @ self._codes.T
+            best = scores.topk(min(count, len(self._coded_words)), dim=1)
+            for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                yield [
+                    (self._coded_words[index], value) for index, value in zip(indices, values, strict=True)
+                ]
+
+    def encode_keys(self, embedding: Tensor, contexts: Sequence[Sequence[str]]) -> Tensor:
+        """Return the keys of the words that follow some contexts.
+
+        Args:
+            embedding: ``[dimension]``, of length 1.
+            contexts: The words before, of which the last three count; fewer at the beginning of a text.
+
+        Returns:
+            ``[len(contexts), key_expansion * dimension]``, rows of length 1.
+        """
+        size = self._key_expansion * len(embedding)
+        expanded = self._expand(embedding)
+        rows = []
+        for context in contexts:
+            signs = _random_signs(f"{self._seed} key", size)
+            for distance, word in enumerate(reversed(context[-CONTEXT_WORDS:]), start=1):
+                signs = signs * np.roll(_random_signs(f"{self._seed} key {word}", size), distance)
+            rows.append(signs)
+        keys: Tensor = expanded * torch.from_numpy(np.stack(rows))
+        return keys
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a stored state, which `vocabulary` and `first_words` complete."""
+        return {"weights": self._weights}
 
     def restore(
-        self, tensors: Mapping[str, Tensor], vocabulary: Iterable[str], openers: Iterable[str]
+        self, tensors: Mapping[str, Tensor], vocabulary: Iterable[str], first_words: Iterable[str]
     ) -> None:
-        """Take back what ``tensors``, ``vocabulary`` and ``openers`` gave.
+        """Replace the state with a stored one.
+
+        Args:
+            tensors: From `tensors`.
+            vocabulary: From the property of that name.
+            first_words: From the property of that name.
 
         Raises:
-            KeyError, ValueError: they are of another memory.
+            KeyError: There are no weights.
+            ValueError: The weights have another shape than this memory's.
         """
         if tensors["weights"].shape != self._weights.shape:
-            raise ValueError("its weights are of another shape")
+            raise ValueError(
+                f"weights are expected to be {list(self._weights.shape)} rather than {list(tensors['weights'].shape)}"
+            )
         self._weights = tensors["weights"]
-        self._vocabulary, self._openers = dict.fromkeys(vocabulary), dict.fromkeys(openers)
-        self._known, self._codes = [], self._codes[:0]
+        self._vocabulary, self._first_words = dict.fromkeys(vocabulary), dict.fromkeys(first_words)
+        self._coded_words, self._codes = [], self._codes[:0]
 
-    def _encode(self) -> None:
-        """Have the codes of all words at hand: ``[words, 256]``, in the order of the vocabulary."""
-        new = list(islice(self._vocabulary, len(self._known), None))
-        if new:
-            self._known += new
+    def _expand(self, embedding: Tensor) -> Tensor:
+        """Return f(e), ``[key_expansion * dimension]``, of length 1."""
+        product_count = self._key_expansion // 4
+        products = [
+            embedding * embedding.roll(shift) * len(embedding) ** 0.5 for shift in range(1, product_count + 1)
+        ]
+        return normalize(torch.cat([*[embedding] * (self._key_expansion - product_count), *products]), dim=0)
+
+    def _update_codes(self) -> None:
+        """Add the codes of new words, so that ``_codes`` is ``[len(vocabulary), 256]``."""
+        if len(self._coded_words) < len(self._vocabulary):
+            new = list(islice(self._vocabulary, len(self._coded_words), None))
+            self._coded_words += new
             self._codes = torch.cat([self._codes, torch.stack([self._code(word) for word in new])])
 
-    def _keys(self, address: Tensor, befores: Sequence[Sequence[str]]) -> Tensor:
-        """``[len(befores), copies * dimension]``: the address, bound to the last of the words before."""
-        size = self._copies * len(address)
-        spread = self._spread(address)
-        rows = []
-        for before in befores:
-            signs = _signs(f"{self._seed} key", size)
-            for back, word in enumerate(reversed(before[-CONTEXT:]), start=1):
-                signs = signs * np.roll(_signs(f"{self._seed} key {word}", size), back)
-            rows.append(signs)
-        bound: Tensor = spread * torch.from_numpy(np.stack(rows))
-        return bound
-
-    def _spread(self, address: Tensor) -> Tensor:
-        """``[copies * dimension]``, of length 1: f of the equation above."""
-        squared = self._copies // 4
-        products = [address * address.roll(shift) * len(address) ** 0.5 for shift in range(1, squared + 1)]
-        return normalize(torch.cat([*[address] * (self._copies - squared), *products]), dim=0)
-
     def _code(self, word: str) -> Tensor:
-        code: Tensor = torch.from_numpy(_signs(f"{self._seed} value {word}", _CODE)) / _CODE**0.5
+        code: Tensor = (
+            torch.from_numpy(_random_signs(f"{self._seed} value {word}", _VALUE_SIZE)) / _VALUE_SIZE**0.5
+        )
         return code
 
 
-class _Beam(NamedTuple):
-    words: tuple[str, ...]
-    logs: float
-    match: float
-
-    @property
-    def least(self) -> float:
-        """The match below which it is not followed."""
-        return _CHANCE if len(self.words) < _EARLY else 2 * _CHANCE
-
-    @property
-    def width(self) -> int:
-        """How many beams as long as this are followed."""
-        return _EARLY_BEAMS if len(self.words) < _EARLY else _BEAMS
-
-    def then(self, word: str, match: float) -> _Beam:
-        """Go on by one word."""
-        logs = self.logs + math.log(match)
-        return _Beam((*self.words, word), logs, math.exp(logs / len(self.words)))
-
-
-def _different(whole: Sequence[_Beam]) -> list[_Beam]:
-    """Leave out what mostly agrees, word for word, with a better match: a beam that went astray late."""
-    kept: list[_Beam] = []
-    for beam in whole:
-        if len(kept) == _BEAMS:
-            break
-        if not any(_alike(beam.words, other.words) for other in kept):
-            kept.append(beam)
-    return kept
-
-
-def _alike(one: Sequence[str], other: Sequence[str]) -> bool:
-    same = sum(mine == theirs for mine, theirs in zip(one, other, strict=False))
-    return same >= _ALIKE * min(len(one), len(other))
-
-
 @lru_cache(maxsize=1024)
-def _signs(name: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
-    """``count`` random signs that belong to a name, the same on every machine."""
+def _random_signs(name: str, count: int) -> np.ndarray[tuple[int], np.dtype[np.int8]]:
+    """Return ``count`` random signs that belong to a name, the same on every machine."""
     digest = np.frombuffer(shake_256(name.encode("utf-8", "replace")).digest(-(-count // 8)), np.uint8)
     return np.unpackbits(digest)[:count].astype(np.int8) * 2 - 1

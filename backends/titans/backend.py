@@ -1,234 +1,86 @@
-"""Titans as a memory of conversations: networks learn every turn once, point at what they still know, and recite it."""
+"""Titans as a memory of conversations: two memories of fixed size learn each turn once, at the time it is read.
+
+The neural memory points at chunks for the prompt (text channel). The associative memory gives chunks back word by word for
+the model's attention (model channel).
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
-from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.hooks import attention_hook
 from memagent.backends.shared.tensors import save_tensors
-from memagent.backends.shared.text import letters
-from memagent.backends.titans.associative_memory import Recital
-from memagent.backends.titans.chunks import Span, cut, load_spans, save_spans, spoken
-from memagent.backends.titans.context import in_context
-from memagent.backends.titans.memory import TestTimeMemory
-from memagent.backends.titans.write_statistics import Written
+from memagent.backends.shared.text import normalize as normalize_text
+from memagent.backends.titans.associative_memory import AssociativeMemory
+from memagent.backends.titans.chunks import Chunk, load_chunks, save_chunks, split_text, text_with_speaker
+from memagent.backends.titans.config import TitansMemoryConfig
+from memagent.backends.titans.context import encode_chunks
+from memagent.backends.titans.decoding import decode
+from memagent.backends.titans.neural_memory import NeuralMemoryNetwork
+from memagent.backends.titans.results import hit_of, write_result
+from memagent.backends.titans.write_statistics import WriteStatistics
 
-_FORMAT = 2
-_MANY = 64
-# Cosine of the embeddings of "I live in Lisbon." and "I moved to Porto last week.": 0.6.
-_SAME = 0.55
-_POINTED = "The memory's answer points here"
-_RECITED = "The memory recited it"
-
-
-@dataclass(frozen=True)
-class TitansConfig:
-    """Settings of the Titans memory.
-
-    Attributes:
-        abstain: return only what seems relevant; switch off for retrieval benchmarks.
-        threshold: least score of a recollection.
-        depth: layers of the memory's MLPs.
-        width: of their hidden layers.
-        theta: size of a step of surprise. A turn has to be known at once, so it should not be small.
-        eta: share of the past surprise that goes on, as momentum; above 0.8 the memory swings.
-        alpha: share of the memory that is forgotten at each span; 0: only what is written over.
-        follow: weight of what follows what, beside what was said.
-        copies: of an embedding in a key of the memory that recites: its size, of 0.4 MB each.
-        match: least match of what is recited, when it abstains.
-        recite: most spans recited for one reply.
-    """
-
-    abstain: bool = True
-    threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.3
-    depth: Annotated[int, Field(ge=1, le=4)] = 2
-    width: Annotated[int, Field(ge=1, le=16384)] = 1536
-    theta: Annotated[float, Field(gt=0, le=0.5)] = 0.3
-    eta: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    alpha: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    follow: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
-    copies: Annotated[int, Field(ge=1, le=4096)] = 86
-    match: Annotated[float, Field(ge=0, le=1)] = 0.33
-    recite: Annotated[int, Field(ge=1, le=16)] = 3
+_FORMAT = 3
+_NEURAL_MEMORY = "neural_memory.safetensors"
+_ASSOCIATIVE_MEMORY = "associative_memory.safetensors"
+_WORDS = "words.json"
+_CHUNKS = "chunks.jsonl"
+# Relearning fewer chunks than these takes no time that needs a progress bar.
+_PROGRESS_CHUNKS = 64
+# Cosine; that of "I live in Lisbon." and "I moved to Porto last week." is 0.6.
+_SAME_SUBJECT = 0.55
 
 
 class Titans(MemoryBackend):
-    """Learns each turn while it reads, by surprise; recalls the turns its network points at, or recites what they said.
+    """Learns each turn once while reading it; recalls chunks its neural memory points at, or decodes them from weights.
 
-    The networks stay the same size whatever they read. Beside them stand the turns they can point at, with an embedding
-    each. What a network has written over or forgotten is not recalled, though the turn is there. Remembering costs an
-    embedding and one step of learning a span for each network; recalling an embedding and a product with all spans'
-    embeddings; reciting a beam search, which grows with the words that texts begin with. Forgetting a turn teaches fresh
-    networks all the others, from their embeddings.
+    The networks keep their size whatever they read. Beside them the memory keeps the chunks it can return, each with its
+    embedding. A chunk that the networks have overwritten or forgotten is not recalled, though it is kept.
+
+    Costs: `remember` takes one embedding and one step of gradient descent for each chunk. `recall` takes one embedding and its
+    inner products with all chunks. `attached` takes a beam search that grows with the number of words that texts begin with.
+    `forget` retrains the networks from the embeddings of the remaining chunks.
     """
 
     name: ClassVar[str] = "titans"
-    Config: ClassVar[type[TitansConfig]] = TitansConfig
+    Config: ClassVar[type[TitansMemoryConfig]] = TitansMemoryConfig
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     exact_forget: ClassVar[bool] = True
     model_channel: ClassVar[bool] = True
     regenerates: ClassVar[bool] = True
 
-    def __init__(self, config: TitansConfig, resources: Resources) -> None:
+    def __init__(self, config: TitansMemoryConfig, resources: Resources) -> None:
         self.config = config
         self._resources = resources
-        self._spans: list[Span] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self.__dict__.pop("_neural_memory", None)
+        self.__dict__.pop("_associative_memory", None)
+        self._chunks: list[Chunk] = []
         self._embeddings: list[Tensor] = []
-        self._known: set[int] = set()
-        self._last: dict[str, Tensor] = {}
-
-    @classmethod
-    def fingerprint(cls, config: TitansConfig, resources: Resources) -> Fingerprint:
-        return {
-            "format": _FORMAT,
-            "embedder": resources.embedder.name,
-            "embedder_digest": resources.embedder.digest,
-            "memory": f"{config.depth} {config.width} {config.theta} {config.eta} {config.alpha} {config.copies}",
-            "seed": resources.seed,
-        }
-
-    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        first = len(self._spans)
-        new = [(turn, text) for turn in turns if turn.seq not in self._known for text in cut(turn.text)]
-        if new:
-            embedded = self._resources.embedder.embed([spoken(turn, text) for turn, text in new])
-            self._learn(
-                (turn, text, vector)
-                for (turn, text), vector in zip(new, torch.from_numpy(embedded), strict=True)
-            )
-        return [_write_result(turn.seq, self._spans[first:]) for turn in turns]
-
-    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
-        if not self._spans:
-            return []
-        asked = letters(query)  # the same question, asked before, is no answer
-        said, followed = self._memory.read(self._cue(query))
-        scores = torch.stack(self._embeddings) @ (said + self.config.follow * followed)
-        best: dict[int, Hit] = {}
-        for place in scores.argsort(descending=True, stable=True).tolist():
-            score, span = float(scores[place]), self._spans[place]
-            if len(best) == limit or (self.config.abstain and score < self.config.threshold):
-                break
-            if letters(span.text) != asked:
-                best.setdefault(span.turn.seq, _hit(span, score, _POINTED))
-        return list(best.values())
-
-    @contextmanager
-    def attached(
-        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Injection]:
-        """Recite what ``query`` brings to mind, and let the model attend to it before its prompt.
-
-        This is Titans' memory as context (section 4.1): what the memory answers stands before the context, in every layer's
-        attention, as if it had just been read. It comes out of the weights alone, word by word; the spans only tell of
-        which turns it is, and what is of none is not attended to. Of two about the same, the later holds if it matches better.
-
-        Raises:
-            SettingError: the model's attention is of a kind not known here.
-        """
-        found = self._recited(query, exclude)
-        if not found:
-            yield Injection()
-            return
-        with watched(model.model, in_context(model, [(spans[-1], match) for spans, match in found])):
-            yield Injection(
-                [_hit(spans[-1], match, _RECITED) for spans, match in found],
-                frozenset(span.turn.seq for spans, _ in found for span in spans),
-            )
-
-    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
-        """Teach a fresh network everything but these turns: as if it had never read them."""
-        stay = [
-            (span.turn, span.text, vector)
-            for span, vector in zip(self._spans, self._embeddings, strict=True)
-            if span.turn.seq not in seqs
-        ]
-        if len(stay) < len(self._spans):
-            self.__dict__.pop("_memory", None)
-            self.__dict__.pop("_recital", None)
-            self._spans, self._embeddings, self._known, self._last = [], [], set(), {}
-            told = self._resources.progress(stay, total=len(stay), label="Teaching a fresh memory the rest")
-            self._learn(told if len(stay) > _MANY else stay)
-        return True
-
-    def stats(self) -> BackendStats:
-        size = self._memory.bytes + self._recital.bytes
-        vectors = sum(vector.nbytes for vector in self._embeddings)
-        text = sum(len(span.text.encode()) for span in self._spans)
-        last = self._spans[-1].written if self._spans else Written(0.0, 0.0)
-        mean = sum(span.written.surprise for span in self._spans) / max(1, len(self._spans))
-        return BackendStats(
-            items=len(self._known),
-            tokens=0,
-            bytes_on_disk=size + vectors + text,
-            bytes_in_memory=size + vectors + text,
-            extras={
-                "memory_bytes": size,
-                "words": len(self._recital.vocabulary),
-                "spans": len(self._spans),
-                "mean_surprise": round(mean, 3),
-                "last_surprise": round(last.surprise, 3),
-                "last_strength": round(last.strength, 3),
-                "embedder": self._resources.embedder.name,
-            },
-        )
-
-    def save(self, directory: Path) -> None:
-        tensors = {f"memory.{name}": tensor for name, tensor in self._memory.tensors().items()}
-        if self._embeddings:
-            tensors["embeddings"] = torch.stack(self._embeddings)
-        save_tensors(tensors, directory / "memory.safetensors")
-        save_tensors(self._recital.tensors(), directory / "recital.safetensors")
-        words = {"vocabulary": self._recital.vocabulary, "openers": self._recital.openers}
-        (directory / "words.json").write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
-        save_spans(self._spans, directory / "spans.jsonl")
-
-    @classmethod
-    def load(cls, directory: Path, config: TitansConfig, resources: Resources) -> Self:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        backend = cls(config, resources)
-        try:
-            tensors = load_file(directory / "memory.safetensors")
-            vectors = tensors.pop("embeddings", None)
-            backend._memory.restore({name.removeprefix("memory."): one for name, one in tensors.items()})
-            backend._recital.restore(
-                load_file(directory / "recital.safetensors"),
-                **json.loads((directory / "words.json").read_text(encoding="utf-8")),
-            )
-            backend._spans = list(load_spans(directory / "spans.jsonl"))
-        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            raise CheckpointError(f"its files cannot be read ({error})") from error
-        backend._embeddings = [] if vectors is None else list(vectors)
-        if len(backend._embeddings) != len(backend._spans):
-            raise CheckpointError("its embeddings are not those of its spans")
-        for span, vector in zip(backend._spans, backend._embeddings, strict=True):
-            backend._known.add(span.turn.seq)
-            backend._last[span.turn.session] = vector
-        return backend
+        self._seqs: set[int] = set()
+        self._last_embeddings: dict[str, Tensor] = {}
 
     @cached_property
-    def _memory(self) -> TestTimeMemory:
+    def _neural_memory(self) -> NeuralMemoryNetwork:
         config = self.config
-        return TestTimeMemory(
+        return NeuralMemoryNetwork(
             self._resources.embedder.dimension,
-            config.depth,
-            config.width,
+            config.memory_depth,
+            config.memory_width,
             config.theta,
             config.eta,
             config.alpha,
@@ -236,69 +88,197 @@ class Titans(MemoryBackend):
         )
 
     @cached_property
-    def _recital(self) -> Recital:
-        return Recital(
-            self._resources.embedder.dimension, self.config.copies, self.config.alpha, self._resources.seed
+    def _associative_memory(self) -> AssociativeMemory:
+        config = self.config
+        return AssociativeMemory(
+            self._resources.embedder.dimension, config.key_expansion, config.alpha, self._resources.seed
         )
 
-    def _cue(self, query: str) -> Tensor:
+    @classmethod
+    def fingerprint(cls, config: TitansMemoryConfig, resources: Resources) -> Fingerprint:
+        return {
+            "format": _FORMAT,
+            "embedder": resources.embedder.name,
+            "embedder_digest": resources.embedder.digest,
+            "memory_depth": config.memory_depth,
+            "memory_width": config.memory_width,
+            "theta": config.theta,
+            "eta": config.eta,
+            "alpha": config.alpha,
+            "key_expansion": config.key_expansion,
+            "seed": resources.seed,
+        }
+
+    def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        first = len(self._chunks)
+        new = [(turn, text) for turn in turns if turn.seq not in self._seqs for text in split_text(turn.text)]
+        if new:
+            vectors = self._resources.embedder.embed([text_with_speaker(turn, text) for turn, text in new])
+            self._learn(
+                (turn, text, embedding)
+                for (turn, text), embedding in zip(new, torch.from_numpy(vectors), strict=True)
+            )
+        return [write_result(turn.seq, self._chunks[first:]) for turn in turns]
+
+    def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Return the chunks whose embeddings have the largest inner products with the neural memory's output."""
+        if not self._chunks:
+            return []
+        normalized_query = normalize_text(query)  # an earlier turn that asks the same is no answer
+        like_query, successor = self._neural_memory.retrieve(self._embed(query))
+        scores = torch.stack(self._embeddings) @ (like_query + self.config.successor_weight * successor)
+        best: dict[int, Hit] = {}
+        for index in scores.argsort(descending=True, stable=True).tolist():
+            score, chunk = float(scores[index]), self._chunks[index]
+            if len(best) == limit or (self.config.abstain and score < self.config.threshold):
+                break
+            if normalize_text(chunk.text) != normalized_query:
+                best.setdefault(chunk.turn.seq, hit_of(chunk, score, regenerated=False))
+        return list(best.values())
+
+    @contextmanager
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> Iterator[Injection]:
+        """Let the model attend to the chunks that the associative memory decodes for ``query``, before its prompt.
+
+        This is Titans' memory as context (section 4.1): the memory's output stands before the context, in the attention of
+        every layer. The text comes from the weights alone. The kept chunks only tell which turns said it; a text that no chunk
+        has is dropped, as a blend of several. Of two chunks about the same subject the later one replaces the earlier one if
+        it scores better.
+
+        Raises:
+            SettingError: The model's kind of attention is not supported.
+        """
+        decoded = self._decoded_chunks(query, exclude)
+        if not decoded:
+            yield Injection()
+            return
+        with attention_hook(
+            model.model, encode_chunks(model, [(chunks[-1], score) for chunks, score in decoded])
+        ):
+            yield Injection(
+                [hit_of(chunks[-1], score, regenerated=True) for chunks, score in decoded],
+                frozenset(chunk.turn.seq for chunks, _ in decoded for chunk in chunks),
+            )
+
+    def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
+        """Retrain fresh networks from the embeddings of the remaining turns, as if these had never been read."""
+        remaining = [
+            (chunk.turn, chunk.text, embedding)
+            for chunk, embedding in zip(self._chunks, self._embeddings, strict=True)
+            if chunk.turn.seq not in seqs
+        ]
+        if len(remaining) < len(self._chunks):
+            self._reset()
+            if len(remaining) > _PROGRESS_CHUNKS:
+                label = "Retraining the memory without the forgotten turns"
+                self._learn(self._resources.progress(remaining, total=len(remaining), label=label))
+            else:
+                self._learn(remaining)
+        return True
+
+    def stats(self) -> BackendStats:
+        network_bytes = self._neural_memory.bytes + self._associative_memory.bytes
+        embedding_bytes = sum(embedding.nbytes for embedding in self._embeddings)
+        text_bytes = sum(len(chunk.text.encode()) for chunk in self._chunks)
+        total = network_bytes + embedding_bytes + text_bytes
+        last_write = self._chunks[-1].write if self._chunks else WriteStatistics(0.0, 0.0)
+        mean_surprise = sum(chunk.write.surprise for chunk in self._chunks) / max(1, len(self._chunks))
+        return BackendStats(
+            items=len(self._seqs),
+            tokens=0,
+            bytes_on_disk=total,
+            bytes_in_memory=total,
+            extras={
+                "memory_bytes": network_bytes,
+                "words": len(self._associative_memory.vocabulary),
+                "chunks": len(self._chunks),
+                "mean_surprise": round(mean_surprise, 3),
+                "last_surprise": round(last_write.surprise, 3),
+                "last_surprise_reduction": round(last_write.surprise_reduction, 3),
+                "embedder": self._resources.embedder.name,
+            },
+        )
+
+    def save(self, directory: Path) -> None:
+        tensors = {f"memory.{name}": tensor for name, tensor in self._neural_memory.tensors().items()}
+        if self._embeddings:
+            tensors["embeddings"] = torch.stack(self._embeddings)
+        save_tensors(tensors, directory / _NEURAL_MEMORY)
+        memory = self._associative_memory
+        save_tensors(memory.tensors(), directory / _ASSOCIATIVE_MEMORY)
+        words = {"vocabulary": memory.vocabulary, "first_words": memory.first_words}
+        (directory / _WORDS).write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+        save_chunks(self._chunks, directory / _CHUNKS)
+
+    @classmethod
+    def load(cls, directory: Path, config: TitansMemoryConfig, resources: Resources) -> Self:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        backend = cls(config, resources)
+        try:
+            tensors = load_file(directory / _NEURAL_MEMORY)
+            embeddings = tensors.pop("embeddings", None)
+            backend._neural_memory.restore(
+                {name.removeprefix("memory."): tensor for name, tensor in tensors.items()}
+            )
+            backend._associative_memory.restore(
+                load_file(directory / _ASSOCIATIVE_MEMORY),
+                **json.loads((directory / _WORDS).read_text(encoding="utf-8")),
+            )
+            backend._chunks = list(load_chunks(directory / _CHUNKS))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"its files cannot be read ({error})") from error
+        backend._embeddings = [] if embeddings is None else list(embeddings)
+        if len(backend._embeddings) != len(backend._chunks):
+            raise CheckpointError(
+                f"it has {len(backend._chunks)} chunks but {len(backend._embeddings)} embeddings"
+            )
+        for chunk, embedding in zip(backend._chunks, backend._embeddings, strict=True):
+            backend._seqs.add(chunk.turn.seq)
+            backend._last_embeddings[chunk.turn.session] = embedding
+        return backend
+
+    def _learn(self, texts: Iterable[tuple[Turn, str, Tensor]]) -> None:
+        """Learn chunks, given as (turn, text, embedding)."""
+        for turn, text, embedding in texts:
+            write = self._neural_memory.write(embedding, self._last_embeddings.get(turn.session))
+            self._associative_memory.write(embedding, text)
+            self._chunks.append(Chunk(turn, text, write))
+            self._embeddings.append(embedding)
+            self._seqs.add(turn.seq)
+            self._last_embeddings[turn.session] = embedding
+
+    def _embed(self, query: str) -> Tensor:
         return torch.from_numpy(self._resources.embedder.embed([query])[0])
 
-    def _recited(self, query: str, exclude: Collection[int]) -> list[tuple[list[Span], float]]:
-        """Return what the memory recites: each text as the spans that say it, latest last, and its match."""
-        if not self._spans:
+    def _decoded_chunks(self, query: str, exclude: Collection[int]) -> list[tuple[list[Chunk], float]]:
+        """Decode texts for a query; return each as its chunks, latest last, with its score, best first."""
+        if not self._chunks:
             return []
-        cue, asked = self._cue(query), letters(query)
-        # What it reminds the first memory of is nearer to what was said than the question is.
-        address = normalize(cue + normalize(self._memory.read(cue)[0], dim=0), dim=0)
-        by_text: dict[str, list[int]] = {}
-        for place, span in enumerate(self._spans):
-            by_text.setdefault(span.text.strip(), []).append(place)
-        least = self.config.match if self.config.abstain else 0.0
-        found: list[tuple[list[Span], float]] = []
-        latest: list[int] = []
-        for text, match in self._recital.recite(address):
-            spans = [self._spans[place] for place in by_text.get(text, ())]
-            seen = any(span.turn.seq in exclude for span in spans)
-            if match < least or not spans or seen or letters(text) == asked:
+        embedding, normalized_query = self._embed(query), normalize_text(query)
+        # The neural memory's output is nearer to the answer's embedding than the question's is.
+        retrieved = self._neural_memory.retrieve(embedding)[0]
+        address = normalize(embedding + normalize(retrieved, dim=0), dim=0)
+        indices_by_text: dict[str, list[int]] = {}
+        for index, chunk in enumerate(self._chunks):
+            indices_by_text.setdefault(chunk.text.strip(), []).append(index)
+        min_score = self.config.decoding_threshold if self.config.abstain else 0.0
+        decoded: list[tuple[list[Chunk], float]] = []
+        better_indices: list[int] = []
+        for text, score in decode(self._associative_memory, address):
+            indices = indices_by_text.get(text, [])
+            chunks = [self._chunks[index] for index in indices]
+            excluded = any(chunk.turn.seq in exclude for chunk in chunks)
+            if score < min_score or not chunks or excluded or normalize_text(text) == normalized_query:
                 continue
-            if not any(self._replaces(place, by_text[text][-1]) for place in latest):
-                found.append((spans, match))
-            latest.append(by_text[text][-1])
-        return found[: self.config.recite]
+            if not any(self._supersedes(better, indices[-1]) for better in better_indices):
+                decoded.append((chunks, score))
+            better_indices.append(indices[-1])
+        return decoded[: self.config.max_decoded]
 
-    def _replaces(self, place: int, other: int) -> bool:
-        """Whether a span that matches better was said after another and is about the same: then it holds."""
-        return place > other and float(self._embeddings[place] @ self._embeddings[other]) > _SAME
-
-    def _learn(self, spans: Iterable[tuple[Turn, str, Tensor]]) -> None:
-        for turn, text, vector in spans:
-            written = self._memory.write(vector, self._last.get(turn.session))
-            self._recital.write(vector, text)
-            self._spans.append(Span(turn, text, written))
-            self._embeddings.append(vector)
-            self._known.add(turn.seq)
-            self._last[turn.session] = vector
-
-
-def _hit(span: Span, score: float, how: str) -> Hit:
-    surprise, strength = span.written
-    return Hit(
-        (span.turn.seq,),
-        score,
-        text=span.text,
-        regenerated=how == _RECITED,
-        why=(
-            f"{how} ({score:.2f}); when it was read its surprise was {surprise:.2f}, "
-            f"and it was written with strength {strength:.2f}."
-        ),
-    )
-
-
-def _write_result(seq: int, spans: Sequence[Span]) -> WriteResult:
-    """Sum up what became of a turn's spans: their mean surprise and strength."""
-    own = [span.written for span in spans if span.turn.seq == seq]
-    if not own:
-        return WriteResult(seq, stored=False)
-    surprise, strength = (sum(values) / len(own) for values in zip(*own, strict=True))
-    return WriteResult(seq, surprise=surprise, strength=strength)
+    def _supersedes(self, index: int, other: int) -> bool:
+        """Return whether a chunk is later than another one and about the same subject."""
+        return index > other and float(self._embeddings[index] @ self._embeddings[other]) > _SAME_SUBJECT

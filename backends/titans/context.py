@@ -1,4 +1,4 @@
-"""Memory as context: what was recited stands before the prompt, in the attention of every layer of a local model."""
+"""Memory as context: decoded chunks as keys and values before the prompt, in the attention of every layer of a model."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ from dataclasses import replace
 from math import log
 
 from memagent.backends.protocol import LocalModel
-from memagent.backends.shared.attention.chunks import Piece, Writer
-from memagent.backends.shared.attention.encoder import Reader, Row
-from memagent.backends.shared.attention.injection import Attended
-from memagent.backends.titans.chunks import Span
+from memagent.backends.shared.attention.chunks import Chunk as TokenChunk
+from memagent.backends.shared.attention.chunks import TurnTokenizer
+from memagent.backends.shared.attention.encoder import AttentionEncoder
+from memagent.backends.shared.attention.injection import InjectedKeysAndValues
+from memagent.backends.titans.chunks import Chunk
 
-# Chosen among ten: a small model answers from what it reads under this line, and under some others as if it knew nothing.
+# The best of ten lines on twelve facts: under some of the others a small model answers as if it knew nothing.
 _OPENING = "Remember what the user said about themselves:\n"
+# Differences between scores are widened, and the weakest chunk keeps a fifth of the best one's weight. Not varied.
+_SHARPNESS = 4.0
+_MIN_LOG_WEIGHT = log(0.2)
 
 
-def in_context(local: LocalModel, recited: Sequence[tuple[Span, float]]) -> Attended:
-    """Read what was recited with a model, so that it can attend to it as if it had just been said.
+def encode_chunks(local: LocalModel, scored_chunks: Sequence[tuple[Chunk, float]]) -> InjectedKeysAndValues:
+    """Encode chunks with a model, so that it attends to them as if they stood before its prompt.
+
+    Chunks stand in the order of their turns, and each is read after those before it, so that the model can tell similar
+    chunks apart.
 
     Args:
-        recited: spans with their matches; the older stand further away, and the better matched weigh more.
+        local: The model that is to attend to them.
+        scored_chunks: At least one chunk, each with its score above 0; a lower score weakens a chunk in the attention.
 
     Raises:
-        SettingError: the model's attention is of a kind not known here.
+        SettingError: the model is of no supported family.
     """
-    reader, writer = Reader(local), Writer(local.tokenizer, _OPENING)
-    best = max(match for _, match in recited)
-    pieces: list[Piece] = []
-    priors: list[float] = []
-    for span, match in sorted(recited, key=lambda one: one[0].turn.seq):
-        parts = writer.cut(replace(span.turn, text=span.text))
-        pieces += parts
-        priors += [log(match / best)] * len(parts)
-    # Each is read after those before it, so that the model tells apart what is alike.
-    rows = [Row(writer.before(pieces[:place]), piece.ids) for place, piece in enumerate(pieces)]
-    return Attended(
-        list(reader.read(rows)),
-        reader.theta,
+    encoder, tokenizer = AttentionEncoder(local), TurnTokenizer(local.tokenizer, _OPENING)
+    best = max(score for _, score in scored_chunks)
+    token_chunks: list[TokenChunk] = []
+    log_weights: list[float] = []
+    for chunk, score in sorted(scored_chunks, key=lambda scored: scored[0].turn.seq):
+        parts = tokenizer.split(replace(chunk.turn, text=chunk.text))
+        token_chunks += parts
+        log_weights += [max(_MIN_LOG_WEIGHT, _SHARPNESS * log(score / best))] * len(parts)
+    spans = [tokenizer.chunk_span(chunk, token_chunks[:place]) for place, chunk in enumerate(token_chunks)]
+    return InjectedKeysAndValues(
+        list(encoder.encode(spans)),
+        encoder.theta,
         local.model.device,
         local.model.dtype,
         placement="consecutive",
         offset=0,
-        priors=priors,
+        log_weights=log_weights,
     )

@@ -1,4 +1,4 @@
-"""The slash commands of the chat: one registry feeds the dispatcher, /help and completion."""
+"""The slash commands of the chat: one table for the dispatcher, /help and completion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from memagent.backends.errors import InputError
-from memagent.cli.opening import say_remaining
+from memagent.cli.rendering.phrases import say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.engine.conversation import Conversation
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 _MOST_DIGITS = 19
 
 Ask = Callable[[str], bool]
-"""Asks the person a yes-or-no question."""
+"""Asks the person a yes-or-no question; True is yes."""
 
 
-class Quit(Exception):  # noqa: N818 - a wish, not an error
-    """The person wants to leave."""
+class Quit(Exception):  # noqa: N818 - a request, not an error
+    """The person asks to leave the chat."""
 
 
 def help_(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
-    """list the commands"""
+    """List the commands."""
     from rich.text import Text
 
     for name, command in COMMANDS.items():
@@ -35,29 +35,29 @@ def help_(conversation: Conversation, console: Console, argument: str, ask: Ask)
 
 
 def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
-    """show what was recalled for the last message, and why"""
+    """Show what was recalled for the last message, and why."""
     from memagent.cli.rendering.text import print_recollections
 
     recalled = conversation.last_recalled
     if recalled is None:
-        console.print("Nothing was asked in this conversation yet.")
+        console.print("No message was sent in this conversation yet.")
         return
     print_recollections(recalled.recollections, console)
     left_out = len(recalled.recollections) - len(recalled.in_view)
-    said = f"{conversation.memory.name} took {recalled.seconds * 1000:.0f} ms"
-    said += f"; {left_out} did not fit into the prompt" if left_out else ""
-    console.print(said, style="dim")
+    summary = f"{conversation.memory.name} took {recalled.seconds * 1000:.0f} ms"
+    summary += f"; {left_out} did not fit into the prompt" if left_out else ""
+    console.print(summary, style="dim")
 
 
 def forget(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
-    """forget a turn for good: its number, or "last" for your last message"""
+    """Forget a turn for good: its number, or "last" for your last message."""
     from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.text import print_turns
 
     journal = conversation.memory.journal
     if argument == "last":
-        said = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
-        turns = said[-1:]
+        messages = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
+        turns = messages[-1:]
     elif argument.isdecimal() and len(argument) <= _MOST_DIGITS:
         turns = journal.get([int(argument)])
     else:
@@ -67,21 +67,21 @@ def forget(conversation: Conversation, console: Console, argument: str, ask: Ask
     replies = journal.get(replies_that_saw(journal, [turns[0].seq]))
     print_turns([*turns, *replies], console)
     if ask("Forget this for good?"):
-        done = conversation.memory.forget([turns[0].seq])
+        forgotten = conversation.memory.forget([turns[0].seq])
         conversation.last_recalled = None
-        console.print(f"Forgot {len(done.turns) + len(done.replies)} turns.")
-        say_remaining(done.remaining)
+        console.print(f"Forgot {len(forgotten.turns) + len(forgotten.replies)} turns.")
+        say_remaining(forgotten.remaining)
 
 
 def sessions(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
-    """list your sessions"""
+    """List your sessions."""
     from memagent.cli.rendering.text import print_sessions
 
     print_sessions(conversation.memory.journal.sessions(), console)
 
 
 def quit_(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
-    """leave"""
+    """Leave the chat."""
     raise Quit
 
 

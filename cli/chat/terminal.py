@@ -1,4 +1,4 @@
-"""The plain terminal chat: streaming text, multi-line input, interruption."""
+"""The plain terminal chat: streamed text, multi-line input, interruption."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _HISTORY = 500
 def converse(
     conversation: Conversation, *, plain: bool, command: Sequence[str] = ("memagent", "chat")
 ) -> None:
-    """Talk until the person leaves.
+    """Run the chat until the person leaves.
 
     Args:
+        conversation: answers the messages.
         plain: no colours and no line editing; lines are read from standard input as they come.
-        command: what began this chat, without the session; told in the end, to continue it.
+        command: the command that began this chat, without the session; printed at the end, to continue it.
     """
     console = Console(no_color=plain)
     read = read_line if plain else _line_editor(conversation)
@@ -49,8 +50,8 @@ def converse(
             break
         except MemagentError as error:
             console.print(Text.assemble(("Error:", "red"), f" {indented(str(error))}"), soft_wrap=True)
-    again = shlex.join([*command, "--session", conversation.session])
-    console.print(one_line(f"Continue with: {again}"), style="dim", soft_wrap=True)
+    next_command = shlex.join([*command, "--session", conversation.session])
+    console.print(one_line(f"Continue with: {next_command}"), style="dim", soft_wrap=True)
 
 
 def _handle(line: str, conversation: Conversation, console: Console) -> None:
@@ -73,7 +74,7 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
 
 @contextmanager
 def _interruptible(conversation: Conversation) -> Iterator[None]:
-    """Let the first Ctrl+C stop the reply, and the second leave."""
+    """Let the first Ctrl+C stop the reply, and the second end the program."""
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, previous)
@@ -92,15 +93,15 @@ def _ask(question: str) -> bool:
 
 
 def _line_editor(conversation: Conversation) -> Callable[[], str]:
-    """Build a multi-line prompt whose history is what the user said before: no second file keeps it."""
+    """Build a multi-line prompt; its history is the journal's, so that no second file holds the messages."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import InMemoryHistory
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
     from prompt_toolkit.layout.processors import Processor, Transformation, TransformationInput
 
-    class Harmless(Processor):
-        """Shows unsafe characters of past messages as dots; what is sent again is what it was."""
+    class Printable(Processor):
+        """Shows unsafe characters of past messages as dots; a message that is sent again keeps them."""
 
         def apply_transformation(self, line: TransformationInput) -> Transformation:
             return Transformation([(part[0], printable(part[1])) for part in line.fragments])
@@ -117,7 +118,7 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
         event.current_buffer.insert_text("\n")
 
     journal = conversation.memory.journal
-    past = [
+    messages = [
         turn.text for turn in journal.turns(after=max(0, journal.last()[0] - _HISTORY)) if turn.role == "user"
     ]
     session: PromptSession[str] = PromptSession(
@@ -125,10 +126,10 @@ def _line_editor(conversation: Conversation) -> Callable[[], str]:
         multiline=True,
         key_bindings=keys,
         prompt_continuation="  ",
-        history=InMemoryHistory(past),
+        history=InMemoryHistory(messages),
         completer=WordCompleter([*commands.COMMANDS], sentence=True),
         complete_while_typing=False,
-        input_processors=[Harmless()],
+        input_processors=[Printable()],
     )
 
     def read() -> str:

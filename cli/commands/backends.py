@@ -3,39 +3,43 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, fields
-from typing import Annotated, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import typer
 
-from memagent.cli.opening import (
+from memagent.cli.opening import home, open_memory, require_user
+from memagent.cli.options import (
     DEFAULT_USER,
+    BackendArgument,
     ModelOption,
     Output,
     OutputOption,
     SetOption,
     UserOption,
-    home,
-    open_memory,
-    require_user,
 )
 from memagent.cli.rendering.output import as_json, one_line, write
 
 app = typer.Typer(
-    help="See what memories there are, what they hold, and rebuild or tidy them.", invoke_without_command=True
+    help="List memories, show their settings and contents, rebuild and consolidate them.",
+    invoke_without_command=True,
 )
-NameArgument = Annotated[str, typer.Argument(help="A backend's name.")]
 
 
 @app.callback()
 def bare(context: typer.Context) -> None:
-    """See what memories there are, what they hold, and rebuild or tidy them."""
+    """List memories, show their settings and contents, rebuild and consolidate them."""
     if context.invoked_subcommand is None:
         list_(Output.TEXT)
 
 
 @app.command("list")
 def list_(output: OutputOption = Output.TEXT) -> None:
-    """List the installed memories and what each can do."""
+    """List the installed memories and what each can do.
+
+    Example:
+
+      memagent backends list --output json
+    """
     from memagent.backends import registry
     from memagent.backends.errors import MemagentError
 
@@ -68,8 +72,13 @@ def list_(output: OutputOption = Output.TEXT) -> None:
 
 
 @app.command()
-def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
-    """Describe a memory and its settings, for --set."""
+def show(name: BackendArgument, output: OutputOption = Output.TEXT) -> None:
+    """Describe a memory and its settings, for --set and for `memagent config set`.
+
+    Example:
+
+      memagent backends show rag
+    """
     from memagent.backends import registry
 
     backend = registry.get(name)
@@ -95,27 +104,37 @@ def show(name: NameArgument, output: OutputOption = Output.TEXT) -> None:
 
 @app.command()
 def rebuild(
-    name: NameArgument,
+    name: BackendArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
 ) -> None:
-    """Throw a memory's stored state away and read the whole journal again."""
+    """Discard a memory's stored state and rebuild it from the whole journal.
+
+    Example:
+
+      memagent backends rebuild rag
+    """
     require_user(home(), user)
     with open_memory(user, name, set_, model=model, fresh=True) as memory:
         memory.checkpoint()
-        read = memory.journal.count()
-    write(f"Rebuilt {name} from {read} turns.")
+        turns = memory.journal.count()
+    write(f"Rebuilt {name} from {turns} turns.")
 
 
 @app.command()
 def consolidate(
-    name: NameArgument,
+    name: BackendArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
 ) -> None:
-    """Let a memory tidy up."""
+    """Consolidate a memory: merge, compact, and drop what is superseded.
+
+    Example:
+
+      memagent backends consolidate rope_map --user ana
+    """
     require_user(home(), user)
     with open_memory(user, name, set_, model=model) as memory:
         report = memory.consolidate()
@@ -124,28 +143,37 @@ def consolidate(
 
 @app.command()
 def stats(
-    name: NameArgument,
+    name: BackendArgument,
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show what a memory holds and what it costs."""
+    """Show how much a memory holds, and its size on disk and in memory.
+
+    Example:
+
+      memagent backends stats rag --output json
+    """
     require_user(home(), user)
     with open_memory(user, name, set_, model=model, read_only=True) as memory:
-        found = memory.stats()
+        memory_stats = memory.stats()
         position = memory.position
         unfinished = memory.journal.unfinished()
     rows = {
         "backend": name,
         "user": user,
         "turns_read_up_to": position.seq,
-        "items": found.items,
-        "tokens": found.tokens,
-        "bytes_on_disk": found.bytes_on_disk,
-        "bytes_in_memory": found.bytes_in_memory,
-        **found.extras,
-        **({"unfinished_forgetting": [one.backend or "journal" for one in unfinished]} if unfinished else {}),
+        "items": memory_stats.items,
+        "tokens": memory_stats.tokens,
+        "bytes_on_disk": memory_stats.bytes_on_disk,
+        "bytes_in_memory": memory_stats.bytes_in_memory,
+        **memory_stats.extras,
+        **(
+            {"unfinished_forgetting": [item.backend or "journal" for item in unfinished]}
+            if unfinished
+            else {}
+        ),
     }
     if output is Output.JSON:
         as_json(rows)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from memagent.cli.opening import (
-    LARGEST,
+from memagent.cli.opening import choose_backends, home
+from memagent.cli.options import (
+    MAX_INTEGER,
     BackendsOption,
     ChannelName,
     ChannelOption,
@@ -18,8 +19,7 @@ from memagent.cli.opening import (
     Output,
     OutputOption,
     SetOption,
-    choose_backends,
-    home,
+    user_settings,
 )
 from memagent.cli.rendering.output import as_json, say
 
@@ -58,13 +58,15 @@ PlotOption = Annotated[
 ]
 SampleOption = Annotated[
     int | None,
-    typer.Option(min=1, max=LARGEST, help="Ask only so many questions, drawn by --seed.", show_default=False),
+    typer.Option(
+        min=1, max=MAX_INTEGER, help="Ask only so many questions, drawn by --seed.", show_default=False
+    ),
 ]
 AnswersOption = Annotated[
     bool, typer.Option("--answers", help="Let the model answer too, and measure token-F1: slow.")
 ]
 SeedOption = Annotated[
-    int, typer.Option(min=0, max=LARGEST, help="For the sample and everything random in a memory.")
+    int, typer.Option(min=0, max=MAX_INTEGER, help="For the sample and everything random in a memory.")
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Do not continue a run that was cut off.")]
 
@@ -110,7 +112,7 @@ def bench(
 
         check_path(plot)
     dataset = LOADERS[name.value](path)
-    models = Models.shared(home().models, notify=say, report=bytes_reporter())
+    models = Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
     embedder = models.embedder()
     plan = Plan(
         dataset,

@@ -1,4 +1,4 @@
-"""memagent chat: one message (-p), lines from a pipe, or a conversation at the terminal."""
+"""memagent chat: one message (-p), lines from a pipe, or a chat at the terminal."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from uuid import uuid4
 
 import typer
 
-from memagent.cli.opening import (
+from memagent.cli import completion
+from memagent.cli.inputs import read_stdin, require_utf8
+from memagent.cli.opening import fetch_models, load_model, open_memory
+from memagent.cli.options import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
-    LARGEST,
+    MAX_INTEGER,
     BackendOption,
     ChannelName,
     ChannelOption,
@@ -20,10 +23,6 @@ from memagent.cli.opening import (
     OutputOption,
     SetOption,
     UserOption,
-    decoded,
-    load_model,
-    open_memory,
-    read_stdin,
 )
 from memagent.cli.rendering.output import as_json, is_interactive, write
 
@@ -38,7 +37,13 @@ def chat(
     model: ModelOption = None,
     user: UserOption = DEFAULT_USER,
     session: Annotated[
-        str | None, typer.Option("--session", "-s", help="Name of the session; begun or continued.")
+        str | None,
+        typer.Option(
+            "--session",
+            "-s",
+            help="Name of the session to begin or continue.",
+            autocompletion=completion.sessions,
+        ),
     ] = None,
     continue_: Annotated[bool, typer.Option("--continue", "-c", help="Continue the latest session.")] = False,
     channel: ChannelOption = ChannelName.AUTO,
@@ -50,14 +55,14 @@ def chat(
     plain: Annotated[
         bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, max=LARGEST, help="Longest reply, in tokens.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, max=MAX_INTEGER, help="Longest reply, in tokens.")] = 256,
     temperature: Annotated[
-        float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")
+        float, typer.Option(min=0.0, max=2.0, help="0: always the most likely token.")
     ] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST, help="For temperatures above 0.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_INTEGER, help="For temperatures above 0.")] = 0,
     set_: SetOption = None,
 ) -> None:
-    """Chat with a model that remembers. In the chat, /help lists the commands.
+    """Chat with a model that has a long-term memory. In the chat, /help lists the commands.
 
     Examples:
 
@@ -76,11 +81,14 @@ def chat(
         raise typer.BadParameter("give --session or --continue, not both")
     if output is Output.JSON and prompt is None:
         raise typer.BadParameter("--output json answers one message: give it with -p")
-    message = None if prompt is None else read_stdin() if prompt == "-" else decoded(prompt, "The message")
+    message = (
+        None if prompt is None else read_stdin() if prompt == "-" else require_utf8(prompt, "The message")
+    )
     if message is not None:
         from memagent.agent.journal.records import check_text
 
         check_text(message)  # before a model is loaded for nothing
+    fetch_models(model=model, chat=True)
     with open_memory(user, backend, set_, model=model, seed=seed) as memory:
         name = (
             session
@@ -100,20 +108,20 @@ def chat(
             converse(
                 conversation,
                 plain=plain or not is_interactive(),
-                command=["memagent", "chat", *_given(context)],
+                command=["memagent", "chat", *_given_options(context)],
             )
 
 
-def _given(context: typer.Context) -> list[str]:
-    """The options given on the command line, but for those that choose the session."""
+def _given_options(context: typer.Context) -> list[str]:
+    """Return the options given on the command line, except those that choose the session."""
     words: list[str] = []
     for option in context.command.params:
         source = context.get_parameter_source(option.name or "")
         if source is None or source.name != "COMMANDLINE" or option.name in ("session", "continue_"):
             continue
         value = context.params[option.name or ""]
-        for one in value if isinstance(value, list | tuple) else [value]:
-            words += [option.opts[0]] if one is True else [option.opts[0], str(one)]
+        for item in value if isinstance(value, list | tuple) else [value]:
+            words += [option.opts[0]] if item is True else [option.opts[0], str(item)]
     return words
 
 

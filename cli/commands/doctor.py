@@ -1,4 +1,4 @@
-"""memagent doctor: what is wrong with this installation, and how to mend it."""
+"""memagent doctor: find what is wrong with this installation, and repair it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from memagent.cli.opening import Output, OutputOption, home
+from memagent.cli.opening import home, open_beside
+from memagent.cli.options import Output, OutputOption
 from memagent.cli.rendering.output import as_json, one_line
 
 
@@ -15,18 +16,28 @@ def doctor(
         bool,
         typer.Option(
             "--mend",
-            help="Mend what can be: file modes, leftovers, damaged stored states (rebuilt at next use).",
+            help="Repair what can be: file modes, leftover files, damaged stored states (rebuilt at next use).",
         ),
     ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Check the home folder, journals, stored memories, locks, models and versions. Exit code 1 if something is wrong."""
+    """Check the home folder, journals, stored memories, locks, models and versions. Exit code 1 if something is wrong.
+
+    Examples:
+
+      memagent doctor
+
+      memagent doctor --mend
+    """
     from memagent.agent.doctor import examine
 
-    found = list(examine(home(), mend=mend))
+    findings = list(examine(home(), mend=mend, open_beside=lambda user: open_beside(user, None)))
     if output is Output.JSON:
         as_json(
-            [{"area": one.area, "level": one.level, "said": one.message, "mend": one.mend} for one in found]
+            [
+                {"area": finding.area, "level": finding.level, "said": finding.message, "mend": finding.mend}
+                for finding in findings
+            ]
         )
     else:
         from rich.text import Text
@@ -35,9 +46,12 @@ def doctor(
 
         out = console()
         marks = {"good": ("ok   ", "green"), "note": ("note ", "yellow"), "wrong": ("WRONG", "bold red")}
-        for one in found:
-            mark, style = marks[one.level]
-            out.print(Text.assemble((mark, style), one_line(f" {one.area:<8} {one.message}")), soft_wrap=True)
-            if one.mend:
-                out.print(Text(one_line(f"               -> {one.mend}"), style="dim"), soft_wrap=True)
-    raise typer.Exit(1 if any(one.level == "wrong" for one in found) else 0)
+        for finding in findings:
+            mark, style = marks[finding.level]
+            out.print(
+                Text.assemble((mark, style), one_line(f" {finding.area:<8} {finding.message}")),
+                soft_wrap=True,
+            )
+            if finding.mend:
+                out.print(Text(one_line(f"               -> {finding.mend}"), style="dim"), soft_wrap=True)
+    raise typer.Exit(1 if any(finding.level == "wrong" for finding in findings) else 0)

@@ -1,9 +1,11 @@
-"""remember, recall, forget, export, import."""
+"""memagent remember, recall, forget, export, backup, accept-loss, import."""
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import shlex
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,35 +14,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError, MemagentError
-from memagent.cli.opening import (
+from memagent.cli import completion
+from memagent.cli.inputs import read_stdin, require_utf8
+from memagent.cli.opening import backend_settings, home, open_beside, open_journal, open_memory, require_user
+from memagent.cli.options import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
-    LARGEST,
+    MAX_INTEGER,
     BackendOption,
     ModelOption,
     Output,
     OutputOption,
     SetOption,
     UserOption,
-    and_replies,
-    check_backend,
-    count,
-    decoded,
-    home,
-    open_beside,
-    open_journal,
-    open_memory,
-    read_stdin,
-    require_user,
-    say_remaining,
 )
 from memagent.cli.rendering.output import as_json, confirm, json_file, say, write
+from memagent.cli.rendering.phrases import and_replies, quantity, say_remaining
 
-_SQLITE = b"SQLite format 3\0"
+_SQLITE_HEADER = b"SQLite format 3\0"
 
 if TYPE_CHECKING:
-    from memagent.agent.journal import Journal
-    from memagent.agent.journal.export import Exported
+    from memagent.agent.journal import Journal, NewAttachment
+    from memagent.agent.journal.export import ExportResult
+    from memagent.agent.models.hub import Report
     from memagent.backends.records import Turn
 
 
@@ -50,7 +46,16 @@ def remember(
     ],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
-    session: Annotated[str, typer.Option("--session", "-s", help="The session it is filed under.")] = "notes",
+    session: Annotated[
+        str,
+        typer.Option(
+            "--session", "-s", help="The session it is filed under.", autocompletion=completion.sessions
+        ),
+    ] = "notes",
+    attach: Annotated[
+        list[Path] | None,
+        typer.Option("--attach", help="A file to keep with the statement; may be given several times."),
+    ] = None,
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
@@ -61,23 +66,34 @@ def remember(
 
       memagent remember "My dog is called Biscuit."
 
+      memagent remember "The whiteboard after the meeting." --attach board.png
+
       memagent remember - --session diary < diary.txt
     """
-    from memagent.agent.journal.records import NewTurn
+    from memagent.agent.journal.records import NewTurn, check_attachments
     from memagent.agent.memory import open_journal as open_
     from memagent.agent.memory.forgetting import finish
 
-    lines = read_stdin().splitlines() if text == "-" else [decoded(text, "The statement")]
+    lines = read_stdin().splitlines() if text == "-" else [require_utf8(text, "The statement")]
     statements = [line.strip() for line in lines if line.strip()]
     if not statements:
         raise InputError("There is nothing to remember: the text is empty.")
-    check_backend(backend, set_)
+    if attach and len(statements) > 1:
+        raise InputError(
+            f"--attach belongs to one statement; standard input has {len(statements)}. Nothing was stored."
+        )
+    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
+    attachments = tuple(_attachment(file) for file in attach or [])
+    check_attachments(attachments)
     with open_(home(), user) as journal:
-        say_remaining(finish(home(), journal, open_beside(user, model))[1])
-        turns = journal.extend([NewTurn(session, "user", statement) for statement in statements])
-    taken = _let_read(user, backend, set_, model)
+        if journal.unfinished():
+            say_remaining(finish(home(), journal, open_beside(user, model))[1])
+        turns = journal.extend(
+            [NewTurn(session, "user", statement, attachments=attachments) for statement in statements]
+        )
+    is_read = _update_memory(user, backend, set_, model)
     if output is Output.JSON:
-        as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": taken})
+        as_json({"user": user, "session": session, "seqs": [turn.seq for turn in turns], "taken": is_read})
     elif len(turns) == 1:
         write(f"Remembered as turn {turns[0].seq}.")
     else:
@@ -85,17 +101,17 @@ def remember(
 
 
 def recall(
-    query: Annotated[str, typer.Argument(help="What to bring to mind.")],
+    query: Annotated[str, typer.Argument(help="The question or text to recall for.")],
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     limit: Annotated[
-        int, typer.Option("--limit", "-k", min=1, max=LARGEST, help="Most recollections to return.")
+        int, typer.Option("--limit", "-k", min=1, max=MAX_INTEGER, help="Most recollections to return.")
     ] = 5,
     set_: SetOption = None,
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show what memory brings to mind for a text; nothing, if nothing is relevant.
+    """Show what the memory recalls for a question or text; nothing if nothing is relevant.
 
     Examples:
 
@@ -108,19 +124,22 @@ def recall(
 
     require_user(home(), user)
     with open_memory(user, backend, set_, model=model, read_only=True) as memory:
-        found = memory.recall(decoded(query, "The query"), limit=limit)
+        recollections = memory.recall(require_utf8(query, "The query"), limit=limit)
     if output is Output.JSON:
-        as_json([recollection_fields(item) for item in found])
+        as_json([recollection_fields(item) for item in recollections])
     else:
-        print_recollections(found)
+        print_recollections(recollections)
 
 
 def forget(
     seq: Annotated[
         list[int] | None,
-        typer.Option("--seq", min=1, max=LARGEST, help="A turn's number; may be given several times."),
+        typer.Option("--seq", min=1, max=MAX_INTEGER, help="A turn's number; may be given several times."),
     ] = None,
-    session: Annotated[str | None, typer.Option("--session", "-s", help="A whole session.")] = None,
+    session: Annotated[
+        str | None,
+        typer.Option("--session", "-s", help="A whole session.", autocompletion=completion.sessions),
+    ] = None,
     matching: Annotated[
         str | None, typer.Option("--matching", help="All turns that hold this text, in any case.")
     ] = None,
@@ -147,9 +166,9 @@ def forget(
     from memagent.cli.rendering.console import Console
     from memagent.cli.rendering.text import print_turns
 
-    check_backend(backend, set_)
+    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     with open_journal(user, read_only=False) as journal:
-        turns = _chosen(journal, seq, session, matching)
+        turns = _chosen_turns(journal, seq, session, matching)
         if not turns and not journal.unfinished():
             raise InputError(
                 "No turn fits: nothing was forgotten. "
@@ -158,29 +177,29 @@ def forget(
         replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
         if turns and not yes:
             print_turns([*turns, *replies], Console(stderr=True))
-            if not confirm(f"Forget {count(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
+            if not confirm(f"Forget {quantity(len(turns), 'turn')}{and_replies(len(replies))} for good?"):
                 raise typer.Abort
-        done = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
+        forgotten = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
     if output is Output.JSON:
-        remaining = [asdict(left) for left in done.remaining]
+        remaining = [asdict(item) for item in forgotten.remaining]
         as_json(
             {
                 "user": user,
-                "turns": done.turns,
-                "replies": done.replies,
-                "discarded": done.discarded,
+                "turns": forgotten.turns,
+                "replies": forgotten.replies,
+                "discarded": forgotten.discarded,
                 "remaining": remaining,
             }
         )
     elif turns:
-        write(f"Forgot {count(len(done.turns), 'turn')}{and_replies(len(done.replies))}.")
-    elif not done.remaining:
-        write("No turn fits, but an earlier forgetting was unfinished: it is finished now.")
-    if done.discarded:
+        write(f"Forgot {quantity(len(forgotten.turns), 'turn')}{and_replies(len(forgotten.replies))}.")
+    elif not forgotten.remaining:
+        write("No turn fits. An unfinished earlier forgetting is finished now.")
+    if forgotten.discarded:
         say(
-            f"Removed the stored state of {', '.join(done.discarded)}; it is rebuilt without them when next used."
+            f"Removed the stored state of {', '.join(forgotten.discarded)}; it is rebuilt without them when next used."
         )
-    if say_remaining(done.remaining):
+    if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 
 
@@ -189,10 +208,10 @@ def export(
     user: UserOption = DEFAULT_USER,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Prove an export that was written before, instead of writing one."),
+        typer.Option("--verify", help="Verify an export or a backup, instead of writing one."),
     ] = False,
 ) -> None:
-    """Write everything a user said and was told to a file of JSON lines, with the digests that prove it.
+    """Write all turns of a user to a file of JSON lines, with the digests that verify them.
 
     Examples:
 
@@ -212,29 +231,29 @@ def export(
         target = Path(file)
         if not target.name:
             raise InputError(f"{file!r} names no file to write to.")
-        fresh = target.with_name(target.name + ".part")
+        partial = target.with_name(target.name + ".part")
         try:
-            with fresh.open("w", encoding="utf-8", newline="\n") as out:
-                written = export_(journal, out)
+            with partial.open("w", encoding="utf-8", newline="\n") as out:
+                export_result = export_(journal, out)
                 out.flush()
                 os.fsync(out.fileno())
-            fresh.replace(target)
+            partial.replace(target)
         except OSError as error:
             with suppress(OSError):
-                fresh.unlink()
+                partial.unlink()
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-    say(f"Wrote {count(written.turns, 'turn')} to {file}.")
-    _say_missing(written)
+    say(f"Wrote {quantity(export_result.turns, 'turn')} to {file}.")
+    _say_missing(export_result)
 
 
 def backup(
     file: Annotated[Path, typer.Argument(help="Where to write; the file must not exist yet.")],
     user: UserOption = DEFAULT_USER,
 ) -> None:
-    """Copy a user's journal, a SQLite database, while it may be in use: a plain copy of the file would lack turns.
+    """Copy a user's journal, a SQLite database, also while it is in use: a plain copy of the file would lack turns.
 
-    To go back to it while nothing uses the memory: put it in the place of the file that this command names, remove the
-    files that end in -wal and -shm beside it, and accept the loss of what came after it (memagent accept-loss).
+    To restore it while nothing uses the memory: replace the file that this command names, remove the files beside it
+    that end in -wal and -shm, and accept the loss of later turns (memagent accept-loss).
 
     Examples:
 
@@ -249,18 +268,22 @@ def backup(
             raise InputError(f"{file} exists already; give a new name. Nothing was written.") from error
         except OSError as error:
             raise InputError(f"{file} cannot be written: {error.strerror}.") from error
-        written = journal.count()
-        where = journal.where
-    say(f"Wrote {count(written, 'turn')} of {where} to {file}.")
+        turns = journal.count()
+        source = journal.where
+    say(f"Wrote {quantity(turns, 'turn')} of {source} to {file}.")
 
 
 def accept_loss(
     user: UserOption = DEFAULT_USER,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Go on with a journal that has lost turns, when there is no backup to put in its place.
+    """Continue with a journal that has lost turns, when there is no backup to restore.
 
-    What knew of more is set aside first, as numbers and digests, in a folder named lost-<time> beside the journal.
+    The evidence of later turns, as numbers and digests, is moved to a folder named lost-<time> beside the journal.
+
+    Example:
+
+      memagent accept-loss --user ana
     """
     from memagent.agent.memory.loss import accept_loss as accept
     from memagent.agent.memory.loss import examine_loss
@@ -268,9 +291,7 @@ def accept_loss(
     require_user(home(), user)
     loss = examine_loss(home(), user)
     if loss is None:
-        write(
-            "Nothing here speaks for a loss: the journal holds all that its mark and the stored memories know of."
-        )
+        write("No loss was found: the journal holds all turns that its mark and the stored memories record.")
         return
     if loss.journal:
         write(f"The journal cannot be used: {loss.journal}")
@@ -278,12 +299,12 @@ def accept_loss(
         write(f"The journal reaches turn {loss.reached.seq:,} and forgetting {loss.reached.forgetting:,}.")
     for claim in loss.claims:
         write(
-            f"{claim.claimant} knew of turns up to {claim.extent.seq:,} and forgettings up to {claim.extent.forgetting:,}."
+            f"{claim.claimant} recorded turns up to {claim.extent.seq:,} and forgettings up to {claim.extent.forgetting:,}."
         )
-    if not yes and not confirm("Go on without what is lost?"):
+    if not yes and not confirm("Continue without the lost turns?"):
         raise typer.Abort
-    _, aside = accept(home(), user)
-    write(f"Going on. What was known of the lost turns is in {aside}.")
+    _, evidence = accept(home(), user)
+    write(f"Done. The evidence of the lost turns is in {evidence}.")
 
 
 def import_(
@@ -294,7 +315,7 @@ def import_(
     model: ModelOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Add an export to a user's journal. The whole file is proved first; turns already here are not added twice.
+    """Add an export to a user's journal. The whole file is verified first; present turns are not added twice.
 
     Then the memory reads the new turns.
 
@@ -310,7 +331,7 @@ def import_(
     from memagent.agent.memory.forgetting import forget as forget_
     from memagent.cli.rendering.progress import bytes_reporter
 
-    check_backend(backend, set_)
+    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     report = bytes_reporter()
     with open_source(file, make_private(home().root)) as (source, size):
         try:
@@ -318,38 +339,64 @@ def import_(
         except InputError as error:
             raise InputError(f"{error} Nothing was imported.") from error
         with open_(home(), user) as journal:
-            done = load(journal, source, _advance(report, size, "Importing"))
-            forgotten = forget_(home(), journal, done.to_forget, open_beside(user, model))
-    if done.added:
-        _let_read(user, backend, set_, model)
+            imported = load(journal, source, _advance(report, size, "Importing"))
+            forgotten = forget_(home(), journal, imported.to_forget, open_beside(user, model))
+    if imported.added:
+        _update_memory(user, backend, set_, model)
     if output is Output.JSON:
         as_json(
-            {"user": user, "added": done.added, "present": done.present, "forgotten": len(done.to_forget)}
+            {
+                "user": user,
+                "added": imported.added,
+                "present": imported.present,
+                "forgotten": len(imported.to_forget),
+            }
         )
         return
-    write(f"Imported {count(done.added, 'turn')}; {done.present} were here already.")
-    if done.forgotten_here:
-        say(f"{count(done.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
-    if done.to_forget:
+    write(f"Imported {quantity(imported.added, 'turn')}; {imported.present} were present already.")
+    if imported.forgotten_here:
+        say(f"{quantity(imported.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
+    if imported.to_forget:
         say(
-            f"{count(len(done.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
+            f"{quantity(len(imported.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
         )
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 
 
-def _let_read(user: str, backend: str, pairs: list[str] | None, model: str | None) -> bool:
-    """Let a memory take in what the journal has got; False if it could not."""
+def _attachment(file: Path) -> NewAttachment:
+    """Read a file to attach, no further than the largest attachment goes; its media type follows from its name."""
+    from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, NewAttachment
+
+    media_type, encoding = mimetypes.guess_type(file.name)
+    if media_type is None or encoding is not None:  # encoding: compressed, as in notes.txt.gz
+        media_type = "application/octet-stream"
+    try:
+        with file.open("rb") as source:
+            content = source.read(MAX_ATTACHMENT_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}. Nothing was stored.") from error
+    if not content:
+        raise InputError(f"{file} is empty; there is nothing to attach. Nothing was stored.")
+    if len(content) > MAX_ATTACHMENT_BYTES:
+        raise InputError(
+            f"{file} has more than {MAX_ATTACHMENT_BYTES:,} bytes, the largest attachment. Nothing was stored."
+        )
+    return NewAttachment(media_type.lower(), content)
+
+
+def _update_memory(user: str, backend: str, pairs: list[str] | None, model: str | None) -> bool:
+    """Let a memory read the journal's new turns; return whether it could."""
     try:
         open_memory(user, backend, pairs, model=model, wait_seconds=2.0).close()
     except MemagentError as error:
-        say(f"{error} The journal has the turns; the memory takes them in before it next recalls.")
+        say(f"{error} The journal has the turns; the memory reads them before its next recall.")
         return False
     return True
 
 
 def _verify(file: str, user: str) -> None:
-    """Prove an export, or a backup of the database."""
+    """Verify an export, or a backup of the database."""
     from tempfile import gettempdir
 
     from memagent.agent.journal import Journal
@@ -357,35 +404,35 @@ def _verify(file: str, user: str) -> None:
 
     with open_source(Path(file), Path(gettempdir())) as (source, _):
         source.file.seek(0)
-        if source.file.read(len(_SQLITE)) != _SQLITE:
+        if source.file.read(len(_SQLITE_HEADER)) != _SQLITE_HEADER:
             proof = prove(source)
-            what = f"{count(proof.turns, 'turn')} and {count(proof.forgettings, 'forgetting')}"
+            contents = f"{quantity(proof.turns, 'turn')} and {quantity(proof.forgettings, 'forgetting')}"
             if proof.ended:
-                write(f"{file} is whole: {what}, head {proof.head.hex()}.")
+                write(f"{file} is complete: {contents}, head {proof.head.hex()}.")
             else:
-                write(
-                    f"{file} can be read: {what}. It is of format {proof.format}, which carries no chain to prove."
-                )
+                write(f"{file} can be read: {contents}. Its format {proof.format} has no digests to verify.")
             return
     with Journal(Path(file), user, read_only=True) as journal:
         faults = journal.audit()
         if faults:
             raise InputError(f"{file} is damaged. {' '.join(faults)}")
         extent = journal.extent()
-        what = f"{count(journal.count(), 'turn')} and {count(extent.forgetting, 'forgetting')} of {user}"
-        write(f"{file} is whole: {what}, head {extent.head}.")
+        contents = (
+            f"{quantity(journal.count(), 'turn')} and {quantity(extent.forgetting, 'forgetting')} of {user}"
+        )
+        write(f"{file} is complete: {contents}, head {extent.head}.")
 
 
-def _say_missing(written: Exported) -> None:
-    if written.missing:
+def _say_missing(export_result: ExportResult) -> None:
+    if export_result.missing:
         say(
-            f"The journal lacks {count(written.missing, 'turn')} that were not forgotten; the export holds what is there. "
+            f"The journal lacks {quantity(export_result.missing, 'turn')} that were not forgotten; the export holds what is there. "
             "`memagent doctor` says more."
         )
         raise typer.Exit(1)
 
 
-def _chosen(
+def _chosen_turns(
     journal: Journal, seqs: list[int] | None, session: str | None, matching: str | None
 ) -> list[Turn]:
     if sum(choice is not None for choice in (seqs or None, session, matching)) != 1:
@@ -399,13 +446,14 @@ def _chosen(
     return list(journal.matching(matching or ""))
 
 
-def _advance(report: object, size: int, label: str):  # type: ignore[no-untyped-def]
+def _advance(report: Report, size: int, label: str) -> Callable[[int], None]:
+    """Return a function that adds to the bytes done and reports them in steps of half a percent."""
     done = 0
 
-    def advance(more: int) -> None:
+    def advance(count: int) -> None:
         nonlocal done
-        before, done = done, done + more
+        before, done = done, done + count
         if done * 200 // max(size, 1) != before * 200 // max(size, 1):
-            report(done, size, label)  # type: ignore[operator]
+            report(done, size, label)
 
     return advance

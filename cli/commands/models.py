@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli.opening import Output, OutputOption, home
+from memagent.cli import completion
+from memagent.cli.opening import home
+from memagent.cli.options import Output, OutputOption
 from memagent.cli.rendering.output import as_json, one_line, say, write
 
 if TYPE_CHECKING:
@@ -27,7 +29,12 @@ def bare(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(output: OutputOption = Output.TEXT) -> None:
-    """List the catalogue and which models are here."""
+    """List the catalogue, and which of its models are on this machine.
+
+    Example:
+
+      memagent models list
+    """
     from memagent.agent.models.catalogue import CATALOGUE
 
     models = home().models
@@ -61,10 +68,19 @@ def list_(output: OutputOption = Output.TEXT) -> None:
 
 
 @app.command()
-def pull(name: Annotated[str, typer.Argument(help="A catalogue name.")]) -> None:
-    """Fetch a model and check every byte. An interrupted pull goes on where it stopped."""
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="A catalogue name.", autocompletion=completion.catalogue_models)
+    ],
+) -> None:
+    """Fetch a model and verify every byte. An interrupted pull continues where it stopped.
+
+    Example:
+
+      memagent models pull qwen2.5-coder-1.5b
+    """
     from memagent.agent.models.catalogue import find
-    from memagent.agent.models.convert import converted
+    from memagent.agent.models.convert import ensure_converted
     from memagent.agent.models.hub import ensure
     from memagent.agent.models.loader import transformers_folder
     from memagent.cli.rendering.progress import bytes_reporter
@@ -73,44 +89,55 @@ def pull(name: Annotated[str, typer.Argument(help="A catalogue name.")]) -> None
     folder = ensure(model, models, notify=say, report=bytes_reporter())
     if model.kind == "chat":
         weights = model.weights
-        converted(folder / weights.name, weights.sha256, transformers_folder(model, models), notify=say)
+        ensure_converted(
+            folder / weights.name, weights.sha256, transformers_folder(model, models), notify=say
+        )
     write(f"{name} is here and verified: {folder}")
 
 
 @app.command()
 def verify(
     name: Annotated[
-        str | None, typer.Argument(help="A catalogue name; all models that are here, if left out.")
+        str | None,
+        typer.Argument(
+            help="A catalogue name; if left out, all models on this machine.",
+            autocompletion=completion.catalogue_models,
+        ),
     ] = None,
 ) -> None:
-    """Read every byte of the models that are here and compare it with what it must be."""
+    """Verify every byte of the models on this machine.
+
+    Example:
+
+      memagent models verify
+    """
     from memagent.agent.models.catalogue import CATALOGUE, find
-    from memagent.agent.models.convert import damage
+    from memagent.agent.models.convert import find_damage
     from memagent.agent.models.hub import check
     from memagent.agent.models.loader import transformers_folder
 
     models = home().models
     chosen = [find(name)] if name else [model for model in CATALOGUE.values() if _present(model, models)]
-    wrong = 0
+    failures = 0
     for model in chosen:
         try:
             for file in model.files:
                 check(model.folder(models) / file.name, file, model.name, thorough=True)
             ready = transformers_folder(model, models)
-            if ready.exists() and (found := damage(ready, model.weights.sha256, thorough=True)):
+            if ready.exists() and (problem := find_damage(ready, model.weights.sha256, thorough=True)):
                 say(
-                    f"{model.name}: the converted form is damaged ({found}). "
+                    f"{model.name}: the converted form is damaged ({problem}). "
                     f"Remove {ready}; it is made again when the model is next used."
                 )
-                wrong += 1
+                failures += 1
                 continue
             write(f"{model.name}: every byte is right.")
         except MemagentError as error:
             say(str(error))
-            wrong += 1
+            failures += 1
     if not chosen:
         write("No model is here yet; `memagent models pull NAME` fetches one.")
-    raise typer.Exit(1 if wrong else 0)
+    raise typer.Exit(1 if failures else 0)
 
 
 def _present(model: CatalogueModel, models: Path) -> bool:

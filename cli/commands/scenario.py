@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError
-from memagent.cli.opening import (
+from memagent.cli.opening import choose_backends, home
+from memagent.cli.options import (
     BackendsOption,
     ChannelName,
     ChannelOption,
@@ -17,8 +18,7 @@ from memagent.cli.opening import (
     OutputOption,
     SeedOption,
     SetOption,
-    choose_backends,
-    home,
+    user_settings,
 )
 from memagent.cli.rendering.output import as_json, printable, say, write
 
@@ -87,7 +87,7 @@ def run(
     ]
     if not pairs:
         raise InputError(f"None of the scenarios is meant for {' or '.join(chosen)}: nothing was played.")
-    models = Models.shared(home().models, notify=say, report=bytes_reporter())
+    models = Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
     results = [
         run_(
             one,

@@ -1,1 +1,1 @@
-"""How things look at a terminal and in JSON, and the one way out to it."""
+"""Output: text, tables and progress bars for people, JSON for scripts."""

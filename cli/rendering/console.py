@@ -1,4 +1,4 @@
-"""Tables and colours: rich, with what it prints made harmless on its way out (see ``cli.output``)."""
+"""Tables and colours by rich; unsafe characters are replaced (see ``cli.rendering.output``)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIPE_WIDTH = 200
 
 
 class Console(rich.console.Console):
-    """A console that takes no text for markup or emoji, and prints no unsafe character, whatever it is handed."""
+    """A console that prints text as it is, without markup or emoji, and no unsafe characters."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
@@ -27,6 +27,7 @@ class Console(rich.console.Console):
         renderable: rich.console.RenderableType,
         options: rich.console.ConsoleOptions | None = None,
     ) -> Iterable[Segment]:
+        """Yield rich's segments with unsafe characters replaced."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
@@ -36,8 +37,8 @@ class Table(rich.table.Table):
 
     Args:
         headings: of the columns; more can be added.
-        title: stands above it.
-        gap: between columns, in spaces.
+        title: the line above the table.
+        gap: spaces between columns.
     """
 
     def __init__(self, *headings: str, title: str | None = None, gap: int = 2) -> None:
@@ -45,8 +46,9 @@ class Table(rich.table.Table):
         for heading in headings:
             self.add_column(heading)
 
-    def add_column(self, header: rich.console.RenderableType = "", *more: Any, **options: Any) -> None:
-        super().add_column(_cell(header), *more, **options)
+    def add_column(self, header: rich.console.RenderableType = "", *arguments: Any, **options: Any) -> None:
+        """Add a column; see ``rich.table.Table.add_column``."""
+        super().add_column(_cell(header), *arguments, **options)
 
     def add_row(
         self,
@@ -54,13 +56,14 @@ class Table(rich.table.Table):
         style: str | Style | None = None,
         end_section: bool = False,
     ) -> None:
+        """Add a row; see ``rich.table.Table.add_row``."""
         super().add_row(*map(_cell, cells), style=style, end_section=end_section)
 
 
 def console() -> Console:
-    """The console for results; in a pipe it is wide enough to cut nothing short."""
-    made = Console()
-    return made if made.is_terminal else Console(width=_PIPE_WIDTH)
+    """Return the console for results; in a pipe it is so wide that no cell is cut."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 def _cell(cell: Any) -> Any:

@@ -1,7 +1,7 @@
-"""The one way out to standard output and standard error: what passes is made harmless here.
+"""Writing to standard output and standard error; unsafe characters are replaced or escaped here.
 
-Nothing else in ``cli/`` prints. Text for people has its unsafe characters (``backends.text.UNSAFE``) replaced by a
-visible dot, JSON has them escaped. Tables and colours come through ``cli.console``, which does the same.
+Nothing else in ``cli/`` prints. In text for people a visible dot replaces each unsafe character
+(``backends.shared.text.UNSAFE``); in JSON they are escaped. ``cli.rendering.console`` does the same for tables and colours.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ BROKEN_PIPE = 141
 
 
 def printable(text: str) -> str:
-    """Return a text of the same length that only prints: unsafe characters become dots, newlines and tabs stay."""
+    """Return a text of the same length without unsafe characters: they become dots; newlines and tabs stay."""
     return UNSAFE.sub("·", text)
 
 
 def one_line(text: str) -> str:
-    """Return a text of the same length that prints on one line: unsafe characters become dots, newlines and tabs spaces."""
+    """Return a text of the same length on one line: unsafe characters become dots, newlines and tabs spaces."""
     return printable(text).replace("\n", " ").replace("\t", " ")
 
 
 def indented(text: str, by: int = 2) -> str:
-    """Return a printable text whose further lines are indented, so that none looks like a line of its own."""
+    """Return a printable text whose second and later lines are indented, so that none looks like a message of its own."""
     return printable(text).replace("\n", "\n" + " " * by)
 
 
 def write(text: str = "", end: str = "\n") -> None:
-    """Print a result, or a piece of one, for people."""
+    """Print a result, or a part of one, for people."""
     sys.stdout.write(printable(text) + end)
     sys.stdout.flush()
 
 
 def say(message: str) -> None:
-    """Tell the person something that is not the command's result, on standard error."""
+    """Print a message that is not the command's result, on standard error."""
     sys.stderr.write(indented(message) + "\n")
     sys.stderr.flush()
 
 
 def as_json(value: object) -> None:
-    """Print a result for scripts."""
+    """Print a result as JSON, for scripts."""
     from memagent.agent.fields import json_text
 
     sys.stdout.write(json_text(value, indent=2) + "\n")
@@ -59,15 +59,18 @@ def as_json(value: object) -> None:
 
 
 def json_file() -> TextIO:
-    """Standard output as a file for JSON text that somebody else writes; unsafe characters in it are escaped."""
+    """Return standard output as a file for JSON text; unsafe characters written to it are escaped."""
     return cast(TextIO, _JsonFile())
 
 
 def confirm(question: str) -> bool:
-    """Ask a yes-or-no question on standard error; every answer but yes is no.
+    """Ask a yes-or-no question on standard error.
+
+    Returns:
+        True after "y" or "yes"; every other answer is no.
 
     Raises:
-        typer.Abort: there is nobody to answer.
+        typer.Abort: standard input has ended.
         InputError: the answer is not valid UTF-8.
     """
     sys.stderr.write(f"{one_line(question)} [y/N]: ")
@@ -80,14 +83,15 @@ def confirm(question: str) -> bool:
 
 
 def is_yes(answer: str) -> bool:
+    """Return whether an answer is yes."""
     return answer.strip().lower() in ("y", "yes")
 
 
 def read_line() -> str:
-    """Read a line of standard input, without its end.
+    """Read a line of standard input, without its line break.
 
     Raises:
-        EOFError: there is none.
+        EOFError: standard input has ended.
         InputError: it is not valid UTF-8.
     """
     raw = sys.stdin.buffer.readline()
@@ -100,7 +104,7 @@ def read_line() -> str:
 
 
 def is_interactive() -> bool:
-    """Whether a person sits at both ends: input and output are a terminal."""
+    """Return whether standard input and output are a terminal."""
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
@@ -110,7 +114,7 @@ def report_error(error: Exception) -> None:
 
 
 def report_usage(error: Exception) -> None:
-    """Print what is wrong with a command's arguments, and how the command is used.
+    """Print what is wrong with a command's arguments, and its usage.
 
     Args:
         error: a ``UsageError`` of click, or of the copy of it in newer versions of typer.
@@ -126,21 +130,21 @@ def report_usage(error: Exception) -> None:
 
 
 def report_fault(error: Exception) -> None:
-    """Print an unexpected exception: its traceback, which may hold anything, and whose fault it is."""
+    """Print the traceback of an unexpected exception, and that it is a fault of memagent."""
     say("".join(traceback.format_exception(error)).rstrip())
     say("Error: This is a fault of memagent, not of yours. Please report it with the lines above.")
 
 
 def prepare_streams() -> None:
-    """Make the standard streams take any text, and tell their failures as errors for people.
+    """Make the standard streams take any text, and report their failures as errors for people.
 
-    Streams that are closed lead nowhere from now on: the next file opened must not become standard output.
+    Closed streams are replaced by the null device: the next file opened must not become standard output.
     """
     for name in ("stdin", "stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w"))
+            null_device = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, os.fdopen(null_device, "r" if name == "stdin" else "w"))
         elif name != "stdin" and stream is getattr(sys, f"__{name}__"):  # not one that a test has put there
             setattr(sys, name, _Stream(stream, is_needed=name == "stdout"))
 
@@ -153,11 +157,11 @@ class _JsonFile(io.TextIOBase):
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream in UTF-8 that shows what no UTF-8 holds with a backslash.
+    """A standard stream in UTF-8; what UTF-8 cannot hold is written with a backslash.
 
     Args:
-        stream: the one to replace.
-        is_needed: whether a command fails that cannot write to it.
+        stream: the stream to replace.
+        is_needed: whether a failure to write ends the command.
     """
 
     def __init__(self, stream: TextIO, *, is_needed: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Progress bars on stderr: shown to a person at a terminal, silent in pipes."""
+"""Progress bars on standard error: shown at a terminal, silent in pipes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 
 @cache
 def _console() -> Console:
-    """One console for all bars, so that a bar within a bar stands below it."""
+    """Return one console for all bars, so that a bar within a bar is drawn below it."""
     return Console(stderr=True)
 
 
@@ -34,7 +34,13 @@ def _label() -> TextColumn:
 
 
 def track(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
-    """Yield items while a bar shows how many are done."""
+    """Yield items while a bar shows how many are done.
+
+    Args:
+        items: to go through.
+        total: how many there are; None: unknown.
+        label: of the bar.
+    """
     console = _console()
     if not console.is_terminal:
         yield from items
@@ -45,20 +51,20 @@ def track(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[I
 
 
 def bytes_reporter() -> Report:
-    """Return a callback that shows a download's bytes; the bar goes when it is full."""
+    """Return a function that shows the bytes of a download as a bar; a full bar disappears."""
     console = _console()
-    state: dict[str, Progress] = {}
+    bars: dict[str, Progress] = {}
 
     def report(done: int, total: int, label: str) -> None:
         if not console.is_terminal:
             return
-        if label not in state:
+        if label not in bars:
             columns = (_label(), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            state[label] = Progress(*columns, console=console, transient=True)
-            state[label].start()
-            state[label].add_task(one_line(label), total=total)
-        state[label].update(state[label].task_ids[0], completed=done)
+            bars[label] = Progress(*columns, console=console, transient=True)
+            bars[label].start()
+            bars[label].add_task(one_line(label), total=total)
+        bars[label].update(bars[label].task_ids[0], completed=done)
         if done >= total:
-            state.pop(label).stop()
+            bars.pop(label).stop()
 
     return report

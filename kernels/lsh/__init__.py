@@ -1,16 +1,15 @@
-"""Locality-sensitive hashing of attention keys: the keys with the largest inner products, without looking at all.
+"""Locality-sensitive hashing of attention keys: search by inner product that compares a share of the keys only.
 
-`LSHIndex` is the index. `hash_codes` and `rerank` are its numeric pieces; `kernels.switch` chooses their version.
+`LSHIndex` is the index. `hash_codes` and `rerank` are its numeric operations; `kernels.switch` chooses their version.
 """
 
 from __future__ import annotations
 
-# `import torch` would be wrong here: the submodule of that name is an attribute of this package, hence a global.
 from torch import Tensor, float32
 
-from memagent.kernels.lsh import eager as _torch
+from memagent.kernels.lsh import eager
 from memagent.kernels.lsh.index import Hits, LSHIndex
-from memagent.kernels.switch import fused
+from memagent.kernels.switch import use_fused
 
 __all__ = ["Hits", "LSHIndex", "hash_codes", "rerank"]
 
@@ -36,11 +35,11 @@ def hash_codes(vectors: Tensor, planes: Tensor) -> Tensor:
         )
     if planes.shape[1] > 62:
         raise ValueError(f"Expected at most 62 bits, which an int64 holds, got {planes.shape[1]}.")
-    if planes.dtype == float32 and fused(vectors):
-        from memagent.kernels.lsh import fused as _triton
+    if planes.dtype == float32 and use_fused(vectors):
+        from memagent.kernels.lsh import fused
 
-        return _triton.hash_codes(vectors, planes)
-    return _torch.hash_codes(vectors, planes)
+        return fused.hash_codes(vectors, planes)
+    return eager.hash_codes(vectors, planes)
 
 
 def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
@@ -55,7 +54,7 @@ def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         [q, c] in the queries' type, higher is nearer, ``-inf`` where there is no candidate.
 
     Raises:
-        ValueError: shapes that do not fit. A row beyond the keys is not looked for.
+        ValueError: shapes that do not fit. Rows beyond the keys are not checked.
     """
     shapes = [list(tensor.shape) for tensor in (queries, keys, rows)]
     if [len(shape) for shape in shapes] != [2, 2, 2] or (shapes[0][1], shapes[0][0]) != (
@@ -65,8 +64,8 @@ def rerank(queries: Tensor, keys: Tensor, rows: Tensor) -> Tensor:
         raise ValueError(
             f"Expected queries [q, dim], keys [n, dim] and rows [q, c], got {', '.join(map(str, shapes))}."
         )
-    if queries.dtype == float32 and fused(keys):
-        from memagent.kernels.lsh import fused as _triton
+    if queries.dtype == float32 and use_fused(keys):
+        from memagent.kernels.lsh import fused
 
-        return _triton.rerank(queries, keys, rows)
-    return _torch.rerank(queries, keys, rows)
+        return fused.rerank(queries, keys, rows)
+    return eager.rerank(queries, keys, rows)

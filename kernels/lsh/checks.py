@@ -1,10 +1,10 @@
-"""What the index refuses, in sentences that say what was expected and what came."""
+"""Argument checks of the index, with messages that name what was expected and what was given."""
 
 from __future__ import annotations
 
 import torch
 
-_KEPT = (torch.bfloat16, torch.float16, torch.float32)
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def check_query(queries: torch.Tensor, limit: int, probes: int | None, dim: int | None) -> None:
@@ -26,9 +26,9 @@ def check_keys(ids: torch.Tensor, keys: torch.Tensor, stored: torch.Tensor | Non
         raise ValueError(
             f"Expected ids int64 [n] and keys [n, dim], got {ids.dtype} {list(ids.shape)} and {list(keys.shape)}."
         )
-    kept = _KEPT if stored is None else (stored.dtype,)
-    if keys.dtype not in kept:
-        raise ValueError(f"Expected keys of {' or '.join(map(str, kept))}, got {keys.dtype}.")
+    dtypes = _DTYPES if stored is None else (stored.dtype,)
+    if keys.dtype not in dtypes:
+        raise ValueError(f"Expected keys of {' or '.join(map(str, dtypes))}, got {keys.dtype}.")
     if stored is not None and keys.shape[1] != stored.shape[1]:
         raise ValueError(
             f"Expected keys of dimension {stored.shape[1]}, as those stored, got {keys.shape[1]}."
@@ -43,11 +43,13 @@ def check_new(ids: torch.Tensor, stored: torch.Tensor) -> None:
         return
     if int(ids.min()) < 0:
         raise ValueError(f"Expected ids of 0 and above, got {int(ids.min())}.")
-    different = len(torch.unique(ids))
-    if different != len(ids):
-        raise ValueError(f"Expected each id once, got {len(ids)} ids of which {different} differ.")
-    # Ids mostly grow, and then one maximum answers.
+    num_unique = len(torch.unique(ids))
+    if num_unique != len(ids):
+        raise ValueError(f"Expected each id once, got {len(ids)} ids of which {num_unique} differ.")
+    # Ids mostly grow, and then a single comparison is enough.
     if len(stored) and int(ids.min()) <= int(stored.max()):
-        twice = ids[torch.isin(ids, stored)]
-        if len(twice):
-            raise ValueError(f"Expected new ids, got {len(twice)} that are stored: {twice[:5].tolist()}.")
+        repeated = ids[torch.isin(ids, stored)]
+        if len(repeated):
+            raise ValueError(
+                f"Expected new ids, got {len(repeated)} that are stored: {repeated[:5].tolist()}."
+            )

@@ -1,10 +1,10 @@
-"""The pieces of the index in plain torch, for every device. ``naive.py`` says what each returns."""
+"""The operations of the index in plain PyTorch, for every device. ``naive.py`` specifies them."""
 
 from __future__ import annotations
 
 import torch
 
-# Rows of one step: the float32 copy of half-precision keys then stays in the processor's cache.
+# Rows per step, so that the float32 copy of half-precision keys stays in the processor's cache.
 _ROWS = 1 << 14
 
 
@@ -21,10 +21,10 @@ def pad_top(scores: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tenso
     """Return the largest ``limit`` of scores [q, c] and their columns; short rows end in ``-inf`` and -1."""
     values, columns = scores.topk(min(limit, scores.shape[1]), dim=1)
     columns = columns.masked_fill(values == -torch.inf, -1)
-    missing = (0, limit - values.shape[1])
+    padding = (0, limit - values.shape[1])
     return (
-        torch.nn.functional.pad(values, missing, value=-torch.inf),
-        torch.nn.functional.pad(columns, missing, value=-1),
+        torch.nn.functional.pad(values, padding, value=-torch.inf),
+        torch.nn.functional.pad(columns, padding, value=-1),
     )
 
 

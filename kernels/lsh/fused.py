@@ -1,6 +1,6 @@
-"""The two pieces that pay on a GPU: hashing without the projections in memory, reranking without the gathered keys.
+"""The two operations that are worth a GPU kernel: hashing without storing projections, reranking without gathering keys.
 
-``naive.py`` says what each returns. Letters as there; capitals are sizes of blocks.
+``naive.py`` specifies them. Dimension letters as there; capitals are sizes of blocks.
 """
 
 # ruff: noqa: N803, N806 - sizes are upper case inside kernels
@@ -17,6 +17,7 @@ import triton.language as tl  # type: ignore[import-untyped,import-not-found,unu
 def hash_kernel(
     vectors, planes, codes, n, d, b, BN: tl.constexpr, BD: tl.constexpr, BB: tl.constexpr
 ):  # fmt: skip
+    """Hash ``BN`` vectors per program: bit j of a code is set where the projection on plane j is positive."""
     o_n = tl.program_id(0).to(tl.int64) * BN + tl.arange(0, BN)
     o_d, o_b = tl.arange(0, BD), tl.arange(0, BB)
     m_n, m_d, m_b = o_n < n, o_d < d, o_b < b
@@ -34,6 +35,7 @@ def hash_kernel(
 
 @triton.jit
 def rerank_kernel(queries, keys, rows, scores, c, d, BC: tl.constexpr, BD: tl.constexpr):
+    """Score ``BC`` candidates of one query per program."""
     i_c, i_q = tl.program_id(0), tl.program_id(1).to(tl.int64)
     o_c, o_d = i_c * BC + tl.arange(0, BC), tl.arange(0, BD)
     m_c, m_d = o_c < c, o_d < d

@@ -1,4 +1,4 @@
-"""The index: keys in bucket order, a short tail that is searched exactly, and what is done when either grows."""
+"""The index: hashed keys in the order of their buckets, and a short tail of new keys that is searched exactly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memagent.kernels.lsh.checks import check_keys, check_new, check_query
 from memagent.kernels.lsh.eager import exact_top, pad_top
 from memagent.kernels.lsh.table import Frame, Table
 
-# So many keys are searched exactly sooner than their buckets are found.
+# Up to so many keys, exact search is faster than hashing.
 EXACT = 65_536
 # A tail longer than this share of the hashed keys is merged into them.
 _TAIL = 1 / 64
@@ -21,12 +21,13 @@ _TABLE = {"centre", "planes", "fitted", "offsets", "means"}
 
 @dataclass(frozen=True)
 class Hits:
-    """What a search found.
+    """The result of a search.
 
-    scores: [q, limit] float32, exact inner products, descending, higher is nearer; ``-inf`` padded.
-    ids: [q, limit] int64, -1 padded.
-    touched: share (0 to 1) of the stored keys whose inner product was computed, mean over the queries. The means of
-        the buckets that were compared to find them are not in it: see `LSHIndex.buckets`.
+    Attributes:
+        scores: [q, limit] float32, exact inner products, descending, higher is nearer; ``-inf`` padded.
+        ids: [q, limit] int64, -1 padded.
+        touched: share (0 to 1) of the stored keys whose inner product was computed, mean over the queries. The
+            comparisons with the buckets' mean keys are not counted: see `LSHIndex.buckets`.
     """
 
     scores: torch.Tensor
@@ -41,7 +42,7 @@ class LSHIndex:
     Lv et al. 2007); what lies there is compared exactly. Attention's queries and keys have different distributions, the
     best key stands at a cosine of about 0.25 to its query, and plain hashing fails: of 200,000 real keys
     (Qwen2.5-Coder-0.5B, layer 3), 14 random planes probed by |projection| found 0.46 of the top 64 in 10 % of the keys,
-    four such tables 0.41. Two changes mend it: planes along the principal directions, and probing by the inner product
+    four such tables 0.41. Two changes raise this: planes along the principal directions, and probing by the inner product
     with each bucket's mean key (together 0.92). The norm augmentation for inner products (Neyshabur and Srebro 2015)
     made it worse (0.24) and is left out.
 
@@ -53,9 +54,9 @@ class LSHIndex:
 
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self._keys, self._ids = self._nothing()
-        self._tail, self._tail_ids = self._nothing()
-        # There is one exactly while there are `_keys`.
+        self._keys, self._ids = self._empty()
+        self._tail, self._tail_ids = self._empty()
+        # None while there are no hashed keys.
         self._table: Table | None = None
 
     def __len__(self) -> int:
@@ -63,11 +64,11 @@ class LSHIndex:
 
     @property
     def buckets(self) -> int:
-        """How many buckets hold keys; each one's mean is compared with every query."""
+        """How many buckets hold keys; every query is compared with the mean key of each."""
         return 0 if self._table is None else len(self._table.means)
 
     def insert(self, ids: torch.Tensor, keys: torch.Tensor) -> None:
-        """Store keys; cheap for few, while the tail is merged once for every 64th of the keys stored.
+        """Store keys. A few are cheap; the tail is merged each time it exceeds a 64th of the stored keys.
 
         Args:
             ids: [n] int64, none of them stored already or negative.
@@ -87,9 +88,9 @@ class LSHIndex:
             self._merge(None if self._table is None else self._table.frame)
 
     def delete(self, ids: torch.Tensor) -> None:
-        """Remove keys: no copy of them stays, here or in the state. Costs a pass over all keys.
+        """Remove keys, so that no copy stays here or in the state. Costs a pass over all keys.
 
-        Where the planes stand is kept from the last hashing, also when keys that had a part in it go.
+        The planes stay those of the last hashing, even if keys that they were fitted to are removed.
 
         Args:
             ids: [n] int64, each of them stored.
@@ -98,17 +99,16 @@ class LSHIndex:
             ValueError: an id is not stored; nothing is removed then.
         """
         ids = torch.unique(ids.to(self.device))
-        gone, tail_gone = torch.isin(self._ids, ids), torch.isin(self._tail_ids, ids)
-        found = int(gone.sum() + tail_gone.sum())
-        if found != len(ids):
+        removed, tail_removed = torch.isin(self._ids, ids), torch.isin(self._tail_ids, ids)
+        if int(removed.sum() + tail_removed.sum()) != len(ids):
             missing = ids[~torch.isin(ids, torch.cat([self._ids, self._tail_ids]))]
             raise ValueError(
                 f"Expected ids that are stored, got {len(missing)} others: {missing[:5].tolist()}."
             )
-        self._tail, self._tail_ids = self._tail[~tail_gone], self._tail_ids[~tail_gone]
-        if self._table is not None and gone.any():
-            self._keys, self._ids = self._keys[~gone], self._ids[~gone]
-            self._settle(self._table.frame)
+        self._tail, self._tail_ids = self._tail[~tail_removed], self._tail_ids[~tail_removed]
+        if self._table is not None and removed.any():
+            self._keys, self._ids = self._keys[~removed], self._ids[~removed]
+            self._rehash(self._table.frame)
 
     def query(self, queries: torch.Tensor, limit: int, *, probes: int | None = None) -> Hits:
         """Find the ``limit`` keys with the largest inner products with each of the queries.
@@ -116,7 +116,7 @@ class LSHIndex:
         Args:
             queries: [q, dim], floating.
             limit: how many a query.
-            probes: buckets a query looks into; None: by their number. More: higher recall, more touched.
+            probes: buckets that a query probes; None: by their number. More probes raise recall and cost.
 
         Raises:
             ValueError: the queries' shape or type, or a limit or probes below 1.
@@ -124,35 +124,35 @@ class LSHIndex:
         check_query(queries, limit, probes, self._tail.shape[1] if len(self) else None)
         queries = queries.detach().to(self.device).float()
         scores, places = exact_top(queries, self._tail, limit)
-        ids = _named(places, self._tail_ids)
+        ids = _take(places, self._tail_ids)
         touched = float(len(self._tail) * len(queries))
         if self._table is not None:
             rows = self._table.rows(queries, probes)
             touched += float((rows >= 0).sum())
-            found, columns = pad_top(lsh.rerank(queries, self._keys, rows), limit)
-            rows = _named(columns, rows)
-            scores = torch.cat([scores, found], dim=1)
-            ids = torch.cat([ids, _named(rows, self._ids)], dim=1)
+            hashed_scores, columns = pad_top(lsh.rerank(queries, self._keys, rows), limit)
+            rows = _take(columns, rows)
+            scores = torch.cat([scores, hashed_scores], dim=1)
+            ids = torch.cat([ids, _take(rows, self._ids)], dim=1)
             scores, columns = pad_top(scores, limit)
-            ids = _named(columns, ids)
+            ids = _take(columns, ids)
         return Hits(scores, ids, touched / max(len(queries) * len(self), 1))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return everything as tensors for safetensors. They share memory with the index."""
+        """Return all tensors, for safetensors. They share memory with the index."""
         state = {"keys": self._keys, "ids": self._ids, "tail": self._tail, "tail_ids": self._tail_ids}
         return state if self._table is None else state | self._table.state()
 
     @classmethod
     def from_state(cls, state: dict[str, torch.Tensor], device: torch.device | str = "cpu") -> LSHIndex:
-        """Return the index whose `state` this was; it answers as that one did.
+        """Return an index from what `state` returned; its answers are the same.
 
         Raises:
-            ValueError: a part is missing, or is none of an index's.
+            ValueError: a part is missing or unknown.
         """
-        known = _PARTS | _TABLE if len(state.get("ids", ())) else _PARTS
-        if state.keys() != known:
+        expected = _PARTS | _TABLE if len(state.get("ids", ())) else _PARTS
+        if state.keys() != expected:
             raise ValueError(
-                f"Expected the state of an LSHIndex, {', '.join(sorted(known))}, got {', '.join(sorted(state))}."
+                f"Expected the state of an LSHIndex, {', '.join(sorted(expected))}, got {', '.join(sorted(state))}."
             )
         parts = {name: tensor.to(device) for name, tensor in state.items()}
         index = cls(device=device)
@@ -162,11 +162,11 @@ class LSHIndex:
             index._table = Table.from_state(parts)
         return index
 
-    def _nothing(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _empty(self) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.empty(0, 0, device=self.device), torch.empty(0, dtype=torch.int64, device=self.device)
 
     def _merge(self, frame: Frame | None) -> None:
-        """Take the tail among the hashed keys; choose new planes where these have doubled, or halved, since."""
+        """Hash the tail with the other keys; fit new planes if their number has doubled or halved since the last fit."""
         self._keys, self._ids = torch.cat([self._keys, self._tail]), torch.cat([self._ids, self._tail_ids])
         self._tail, self._tail_ids = self._keys[:0].clone(), self._ids[:0].clone()
         if frame is None or not frame.fits(len(self._ids)):
@@ -174,13 +174,13 @@ class LSHIndex:
         self._hash(frame)
 
     def _hash(self, frame: Frame) -> None:
-        """Bring the keys into the order of their buckets, and list these."""
+        """Sort the keys by bucket, and list the buckets."""
         codes, order = frame.codes(self._keys).sort(stable=True)
         self._keys, self._ids = self._keys[order], self._ids[order]
         self._table = Table.build(frame, self._keys, codes)
 
-    def _settle(self, frame: Frame) -> None:
-        """After hashed keys went: hash what is left, or search it exactly from now on."""
+    def _rehash(self, frame: Frame) -> None:
+        """After hashed keys were removed: hash the remaining ones, or search them exactly if they are few."""
         if len(self) <= EXACT:
             self._tail = torch.cat([self._keys, self._tail])
             self._tail_ids = torch.cat([self._ids, self._tail_ids])
@@ -192,9 +192,10 @@ class LSHIndex:
             self._merge(frame)
 
 
-def _named(places: torch.Tensor, names: torch.Tensor) -> torch.Tensor:
-    """Look places [q, c] up in names, [n] or one list a query [q, n]; -1 stays -1."""
-    if not names.numel():
+def _take(places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the values at places [q, c] of values [n], or [q, n] for one list per query; -1 stays -1."""
+    if not values.numel():
         return torch.full_like(places, -1)
-    found = names[places.clamp_min(0)] if names.dim() == 1 else names.gather(1, places.clamp_min(0))
-    return found.masked_fill(places < 0, -1)
+    real = places.clamp_min(0)
+    taken = values[real] if values.dim() == 1 else values.gather(1, real)
+    return taken.masked_fill(places < 0, -1)

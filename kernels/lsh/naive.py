@@ -1,4 +1,4 @@
-"""The specification of the index's pieces: plain loops, one key at a time, float64-clean.
+"""The specification of the index's operations: plain loops, one key at a time, in float64 if the queries are.
 
 Dimension letters: q queries, n keys, d head dimension, b bits, p probed buckets, c candidates.
 """
@@ -9,7 +9,7 @@ import torch
 
 
 def exact_top(queries: torch.Tensor, keys: torch.Tensor, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the keys with the largest inner products, by looking at all of them.
+    """Return the keys with the largest inner products, by comparing all of them.
 
     Args:
         queries: [q, d].
@@ -64,8 +64,8 @@ def bucket_rows(buckets: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
         for chosen in buckets.tolist()
     ]
     rows = torch.full((len(lists), max(map(len, lists), default=0)), -1, dtype=torch.int64)
-    for i, found in enumerate(lists):
-        rows[i, : len(found)] = torch.tensor(found, dtype=torch.int64)
+    for i, own in enumerate(lists):
+        rows[i, : len(own)] = torch.tensor(own, dtype=torch.int64)
     return rows.to(buckets.device)
 
 

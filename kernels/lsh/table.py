@@ -1,4 +1,4 @@
-"""The hash table over stored keys: where the planes stand, which rows lie in a bucket, which buckets to look into."""
+"""The hash table over stored keys: the planes, the rows of each bucket, and the buckets that a query probes."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import torch
 from memagent.kernels import lsh
 from memagent.kernels.lsh.eager import bucket_rows
 
-# There is a bucket number for so many keys; a third to a half of the numbers occur among real keys. Comparing the
-# bucket means is one streaming product, cheaper than fetching scattered keys: hence small buckets.
+# Keys per bucket number; a third to a half of the numbers occur among real keys. Comparing the bucket means is one
+# streaming product, cheaper than fetching scattered keys: hence small buckets.
 _PER_BUCKET = 4
 _MAX_BITS = 22
-# Buckets probed, unless told: this times the root of their number. Recall@64 of about 0.95 at 1e5 and 1e6 real keys,
+# Buckets probed by default: this times the square root of their number. Recall@64 of about 0.95 at 1e5 and 1e6 real keys,
 # read off between two measured settings each.
 _PROBED = 5.0
-# Keys that centre and principal directions are taken from: more do not move them.
+# Most keys that centre and principal directions are estimated from: more do not change them.
 _SAMPLE = 1 << 18
 _STEP = 1 << 16
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the planes stand; made when keys are hashed anew, kept while keys are merged in.
+    """Centre and hyperplanes of the hash, fitted to the stored keys and kept while new keys are merged.
 
-    centre: [dim] float32, mean of the keys. Without it every key falls on one side of most planes: attention keys
-        share a large constant part (MagicPIG, arXiv 2410.16179). A query's ranking does not change.
-    planes: [dim, bits] float32, the keys' principal directions, those of the largest variance first.
-    fitted: [1] int64, how many keys they were made for.
+    Attributes:
+        centre: [dim] float32, mean of the keys. Without it every key falls on one side of most planes: attention keys
+            share a large constant part (MagicPIG, arXiv 2410.16179). A query's ranking does not change.
+        planes: [dim, bits] float32, the keys' principal directions, those of the largest variance first.
+        fitted: [1] int64, number of keys that they were fitted to.
     """
 
     centre: torch.Tensor
@@ -38,7 +39,7 @@ class Frame:
 
     @classmethod
     def fit(cls, keys: torch.Tensor) -> Frame:
-        """Choose centre and planes for keys [n, dim], n of at least 8."""
+        """Fit centre and planes to keys [n, dim], n at least 8."""
         count, dim = keys.shape
         part = keys[:: max(count // _SAMPLE, 1)].float()
         centre = part.mean(0)
@@ -48,7 +49,7 @@ class Frame:
         return cls(centre, directions[:, :bits].contiguous(), torch.tensor([count], device=keys.device))
 
     def fits(self, count: int) -> bool:
-        """Say whether so many keys are neither less than half nor more than twice those they were made for."""
+        """Return whether ``count`` is between half of and twice the number of keys that the planes were fitted to."""
         return bool(self.fitted / 2 <= count <= self.fitted * 2)
 
     def codes(self, keys: torch.Tensor) -> torch.Tensor:
@@ -59,11 +60,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of the stored keys by bucket; only buckets that hold keys are listed, B of them.
+    """Rows of the stored keys by bucket; only the B buckets that hold keys are listed.
 
-    frame: whose planes are the walls between the buckets.
-    offsets: [B + 1] int64; bucket i holds the rows ``offsets[i]`` to ``offsets[i + 1] - 1`` of the keys.
-    means: [B, dim] float32, mean key of a bucket.
+    Attributes:
+        frame: the planes between the buckets.
+        offsets: [B + 1] int64; bucket i holds the rows ``offsets[i]`` to ``offsets[i + 1] - 1`` of the keys.
+        means: [B, dim] float32, mean key of each bucket.
     """
 
     frame: Frame
@@ -73,12 +75,12 @@ class Table:
     @classmethod
     def build(cls, frame: Frame, keys: torch.Tensor, codes: torch.Tensor) -> Table:
         """Group keys [n, dim] by their bucket numbers [n], which ascend."""
-        _, of_row, sizes = torch.unique_consecutive(codes, return_inverse=True, return_counts=True)
-        # Sums in float64: then the order of a device's additions does not reach the float32 mean.
+        _, bucket_of_row, sizes = torch.unique_consecutive(codes, return_inverse=True, return_counts=True)
+        # Sums in float64, so that the order of a device's additions does not change the float32 mean.
         sums = torch.zeros(len(sizes), keys.shape[1], dtype=torch.float64, device=keys.device)
         for start in range(0, len(keys), _STEP):
-            some = slice(start, start + _STEP)
-            sums.index_add_(0, of_row[some], keys[some].double())
+            rows = slice(start, start + _STEP)
+            sums.index_add_(0, bucket_of_row[rows], keys[rows].double())
         offsets = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
         return cls(frame, offsets, (sums / sizes[:, None]).float())
 
@@ -87,7 +89,7 @@ class Table:
 
         Args:
             queries: [q, dim] float32.
-            probes: buckets a query looks into, at most all; None: by their number.
+            probes: buckets that a query probes, at most all; None: by their number.
 
         Returns:
             [q, c] int64, each row once, ascending, -1 padded.

@@ -1,18 +1,17 @@
-"""Attention over local context and memory in one softmax, each addressed by queries of its own rotation.
+"""Attention over local context and memory in one softmax, with queries of a different rotation for each.
 
-Keys in memory are stored without rotary positions, which is to say at position 0; the memory queries are the
-local queries rotated to one fixed offset instead of their positions, so every memory key stands at that distance
-(InfLLM, https://arxiv.org/abs/2402.04617). Nothing decides between context and memory but the softmax over both.
+Keys in memory are stored without rotary positions, that is, at position 0. The memory queries are the local queries
+rotated to one fixed offset instead of their positions, so every memory key is at that distance (InfLLM,
+https://arxiv.org/abs/2402.04617). The softmax over both weighs context against memory.
 """
 
 from __future__ import annotations
 
-# Not `import torch`: the submodule of that name is an attribute of this package, hence a global here.
 from torch import Tensor, bfloat16, float64
 
-from memagent.kernels.memory_attention import eager as _torch
+from memagent.kernels.memory_attention import eager
 from memagent.kernels.memory_attention.eager import merge, needs_gradient
-from memagent.kernels.switch import fused
+from memagent.kernels.switch import use_fused
 
 __all__ = ["memory_attention", "merge"]
 
@@ -49,34 +48,35 @@ def memory_attention(
         scaling: What scores are multiplied with, usually ``head_dim ** -0.5``.
         top_k: Each query of each head keeps only so many memory keys, those with the largest scores, the
             bias included; which of several equal ones is open. None: all.
-        memory_bias: ``[memory_len]``, float32, in natural-log units: added after the scaling to every score
-            of that memory key, for all samples, heads and queries. The log of a weight lets a key count as
-            that many equal ones; -inf, the log of 0, hides it. None: zeros.
+        memory_bias: ``[memory_len]`` for all samples alike or ``[batch, memory_len]`` for each its own, float32,
+            in natural-log units: added after the scaling to every score of that memory key, for all heads and
+            queries. The log of a weight lets a key count as that many equal ones; -inf, the log of 0, hides it.
+            A memory shared by the batch may have a bias per sample. None: zeros.
 
     Returns:
         ``[batch, heads, q_len, head_dim]`` in the query's type. A query that sees no key at all gets zeros.
 
     Raises:
         ValueError: Shapes that do not fit each other, a ``top_k`` below 1, or a ``memory_bias`` that is
-            boolean or of whole numbers.
+            not floating.
     """
     _check_shapes(query, key, value, memory_query, memory_key, memory_value)
     _check_options(query, key, mask, is_causal, top_k)
-    _check_memory_bias(memory_key, memory_bias)
+    _check_memory_bias(query, memory_key, memory_bias)
     tensors = (query, key, value, memory_query, memory_key, memory_value)
     if mask is not None:
         mask = mask[(None,) * (4 - mask.dim())]
     if top_k is not None and top_k >= memory_key.shape[2]:
         top_k = None
     # On a processor Triton's interpreter runs, which multiplies bfloat16's bits as if they were integers.
-    whole = query.dtype not in ((float64,) if query.is_cuda else (float64, bfloat16)) and top_k is None
-    if whole and fused(query) and not needs_gradient(*tensors, mask, memory_bias):
-        from memagent.kernels.memory_attention import fused as _triton
+    supported = query.dtype not in ((float64,) if query.is_cuda else (float64, bfloat16)) and top_k is None
+    if supported and use_fused(query) and not needs_gradient(*tensors, mask, memory_bias):
+        from memagent.kernels.memory_attention import fused
 
-        return _triton.memory_attention(
+        return fused.memory_attention(
             *tensors, mask=mask, is_causal=is_causal, scaling=scaling, memory_bias=memory_bias
         )
-    return _torch.memory_attention(
+    return eager.memory_attention(
         *tensors, mask=mask, is_causal=is_causal, scaling=scaling, top_k=top_k, memory_bias=memory_bias
     )
 
@@ -128,13 +128,14 @@ def _check_options(
         raise ValueError(f"top_k is expected to be None or at least 1 rather than {top_k}")
 
 
-def _check_memory_bias(memory_key: Tensor, memory_bias: Tensor | None) -> None:
+def _check_memory_bias(query: Tensor, memory_key: Tensor, memory_bias: Tensor | None) -> None:
     if memory_bias is None:
         return
-    if memory_bias.shape != memory_key.shape[2:3]:
+    batch, memory_len = query.shape[0], memory_key.shape[2]
+    if list(memory_bias.shape) not in ([memory_len], [1, memory_len], [batch, memory_len]):
         raise ValueError(
-            f"memory_bias is expected to be [{memory_key.shape[2]}], one number for each memory key, "
+            f"memory_bias is expected to be [{memory_len}] or [{batch}, {memory_len}], one number for each memory key, "
             f"rather than {list(memory_bias.shape)}"
         )
-    if not memory_bias.is_floating_point():  # of a boolean mask no one can say what it would add
+    if not memory_bias.is_floating_point():  # what a boolean mask would add is not defined
         raise ValueError(f"memory_bias is expected to be float32, logs of weights, not {memory_bias.dtype}")

@@ -1,7 +1,7 @@
 """Memory attention in plain PyTorch: an output and a log-sum-exp for each set of keys, merged exactly.
 
-- The sets are the keys before the queries' own stretch, that stretch, and the memory.
-- Without gradients on a CPU a set is one call of PyTorch's flash attention, which gives its log-sum-exp.
+- The sets are the keys before those of the queries' own tokens, the keys of these tokens, and the memory.
+- Without gradients on a CPU, PyTorch's flash attention computes each set in one call and returns its log-sum-exp.
 - Otherwise scores are materialised, for as many queries at a time as `BUDGET` allows.
 - With ``top_k`` only the values of the memory keys that are kept are gathered.
 """
@@ -66,14 +66,16 @@ def memory_attention(
 
     ``mask`` is None or has four dimensions. Differentiable in every tensor.
     """
-    learnt = needs_gradient(query, key, value, memory_query, memory_key, memory_value, mask, memory_bias)
-    attend = _flash if query.device.type == "cpu" and not learnt else _materialised
+    differentiable = needs_gradient(
+        query, key, value, memory_query, memory_key, memory_value, mask, memory_bias
+    )
+    attend = _flash if query.device.type == "cpu" and not differentiable else _materialised
 
     q_len, kv_len = query.shape[2], key.shape[2]
     is_causal = is_causal and q_len > 1
     if is_causal and mask is not None:
         mask, is_causal = _causal(mask, q_len, kv_len), False
-    # PyTorch's causal flag counts from the first key, so what stands before the queries' stretch goes by itself.
+    # PyTorch's causal flag counts from the first key, so the keys before the queries' own tokens are a set of their own.
     past = kv_len - q_len if is_causal else 0
     parts = []
     if past:
@@ -83,7 +85,9 @@ def memory_attention(
         parts.append(attend(query, key, value, mask, is_causal, scaling))
     if memory_key.shape[2]:
         memory = (memory_query, memory_key, memory_value)
-        bias = None if memory_bias is None else memory_bias[None, None, None]
+        if memory_bias is not None and memory_bias.dim() == 1:
+            memory_bias = memory_bias[None]
+        bias = None if memory_bias is None else memory_bias[:, None, None]
         parts.append(
             attend(*memory, bias, False, scaling) if top_k is None else _best(*memory, bias, scaling, top_k)
         )
@@ -94,7 +98,7 @@ def memory_attention(
 
 
 def needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd will want to pass through what is computed from these now."""
+    """Return whether autograd needs the graph of a computation on these tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
@@ -167,7 +171,7 @@ def _materialised(
 def _best(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, top_k: int) -> Part:
     """Attention of each query to its ``top_k`` keys of the largest scores; only their values are gathered.
 
-    ``bias`` is None or ``[1, 1, 1, length]``: it hides all keys from every query or from none.
+    ``bias`` is None or ``[batch or 1, 1, 1, length]``: it hides all of a sample's keys from every query or from none.
     """
     batch, heads, q_len, head_dim = query.shape
     kv_heads, length = key.shape[1:3]
@@ -182,9 +186,9 @@ def _best(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scalin
         if bias is not None:
             scores = scores + bias
         largest, indices = scores.topk(top_k, dim=-1, sorted=False)
-        found = values[indices + first].to(dtype)  # [batch, kv_heads, group * rows, top_k, head_dim]
+        chosen = values[indices + first].to(dtype)  # [batch, kv_heads, group * rows, top_k, head_dim]
         weights, logsumexp = _softmax(largest, empty)
-        outputs.append((weights.unsqueeze(-2) @ found).reshape(batch, heads, -1, head_dim))
+        outputs.append((weights.unsqueeze(-2) @ chosen).reshape(batch, heads, -1, head_dim))
         logsumexps.append(logsumexp.reshape(batch, heads, -1))
     return torch.cat(outputs, dim=2), torch.cat(logsumexps, dim=2)
 

@@ -59,7 +59,7 @@ def _attend(
 @triton.jit
 def memory_attention_fwd_kernel(
     q, k, v, mq, mk, mv, mask, bias, o, scaling,
-    s_mb, s_kb, s_mask_b, s_mask_h, s_mask_q, s_mask_n,
+    s_mb, s_bb, s_kb, s_mask_b, s_mask_h, s_mask_q, s_mask_n,
     H, G, Q, N, M, D,
     MASK: tl.constexpr, BIAS: tl.constexpr, IS_CAUSAL: tl.constexpr,
     BQ: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
@@ -89,7 +89,7 @@ def memory_attention_fwd_kernel(
     b_mq = tl.load(mq + p_q, mask=m_q, other=0.0)  # [BQ, BD]
     o_mk = i_b * s_mb + i_kv * M * D
     b_m, b_l, b_o = _attend(
-        b_mq, mk + o_mk, mv + o_mk, bias, 0, b_m, b_l, b_o, scaling, o_d,
+        b_mq, mk + o_mk, mv + o_mk, bias + i_b * s_bb, 0, b_m, b_l, b_o, scaling, o_d,
         tl.where(o_q < Q, M - 1, -1), M, D, BIAS, False, BQ, BN,
     )  # fmt: skip
 
@@ -127,11 +127,13 @@ def memory_attention(
     bias = masked if memory_bias is None else memory_bias.contiguous()  # likewise
     BD = max(16, triton.next_power_of_2(head_dim))
     BQ = 16 if q_len <= 16 or BD > 128 else 64
+    # A stride of 0 lets all samples read the same memory, or the same bias.
     memory_stride = 0 if memory_key.shape[0] == 1 else memory_key[0].numel()
+    bias_stride = memory_len if memory_bias is not None and memory_bias.numel() > memory_len else 0
     with torch.cuda.device_of(query):  # Triton launches on the current device, whatever the tensors are on
         memory_attention_fwd_kernel[(triton.cdiv(q_len, BQ), batch * heads)](
             *tensors, masked, bias, output, scaling,
-            memory_stride, kv_heads * kv_len * head_dim, *masked.stride(),
+            memory_stride, bias_stride, kv_heads * kv_len * head_dim, *masked.stride(),
             heads, heads // kv_heads, q_len, kv_len, memory_len, head_dim,
             MASK=kind, BIAS=0 if memory_bias is None else 3, IS_CAUSAL=is_causal,
             BQ=BQ, BN=64 if BD <= 64 else 32, BD=BD,

@@ -43,7 +43,8 @@ def memory_attention(
 
     memory = memory_query.to(dtype) @ for_every_head(memory_key).transpose(-1, -2) * scaling
     if memory_bias is not None:
-        memory = memory + memory_bias.to(dtype)
+        per_sample = memory_bias if memory_bias.dim() == 2 else memory_bias[None]
+        memory = memory + per_sample[:, None, None].to(dtype)
     if top_k is not None:
         best = memory.topk(min(top_k, memory.shape[-1]), dim=-1)
         memory = torch.full_like(memory, -torch.inf).scatter(-1, best.indices, best.values)

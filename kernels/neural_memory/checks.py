@@ -1,4 +1,4 @@
-"""What the neural memory refuses, in sentences that say what was expected and what came."""
+"""Checks of the neural memory's arguments; each error says what is expected and what came."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ UPDATES = ("token", "chunk")
 
 
 def check_options(chunk_size: int, update: str, state: NeuralMemoryState) -> None:
+    """Raise ValueError unless ``chunk_size`` and ``update`` are valid and ``chunk_size`` fits the state."""
     if chunk_size < 1:
         raise ValueError(f"chunk_size is expected to be at least 1 rather than {chunk_size}")
     if state.pending >= chunk_size:
         raise ValueError(
             f"state is expected to hold fewer tokens than a chunk, {chunk_size}, rather than {state.pending}; "
-            "a state goes on with the chunk_size it began with"
+            "all calls that continue a state need the same chunk_size"
         )
     check_update(update)
 
 
 def check_update(update: str) -> None:
+    """Raise ValueError unless ``update`` is "token" or "chunk"."""
     if update not in UPDATES:
         raise ValueError(f"update is expected to be {' or '.join(UPDATES)} rather than {update!r}")
 
 
 def check_state(query: Tensor, state: NeuralMemoryState) -> None:
-    """Raise ValueError unless the state's parts fit each other, and the query the state."""
+    """Raise ValueError unless the state's tensors fit each other, and the query fits the state."""
     weights = state.weights
     if query.dim() != 4:
         raise ValueError(
@@ -57,14 +59,14 @@ def check_state(query: Tensor, state: NeuralMemoryState) -> None:
     _check_shape("key of the state", state.key, (*query.shape[:2], state.pending, d_key))
     _check_shape("value of the state", state.value, (*query.shape[:2], state.pending, d_value))
     _check_shape("gates of the state", state.gates, (3, *query.shape[:2], state.pending))
-    kinds = {tensor.dtype for tensor in (*weights, *state.momentum, state.key, state.value, state.gates)}
-    if kinds not in ({torch.float32}, {torch.float64}):
-        names = " and ".join(sorted(map(str, kinds)))
+    dtypes = {tensor.dtype for tensor in (*weights, *state.momentum, state.key, state.value, state.gates)}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        names = " and ".join(sorted(map(str, dtypes)))
         raise ValueError(f"state is expected to be all float32 or all float64 rather than {names}")
 
 
 def check_tokens(query: Tensor, key: Tensor, value: Tensor, gates: dict[str, Tensor], d_value: int) -> None:
-    """Raise ValueError unless keys, values and gates are as many as the queries."""
+    """Raise ValueError unless there are as many keys, values and gates as queries."""
     _check_shape("key", key, tuple(query.shape))
     _check_shape("value", value, (*query.shape[:3], d_value))
     for name, gate in gates.items():

@@ -1,8 +1,8 @@
 """The neural memory as one Triton program for each sample and head, which keeps weights and momentum on the chip.
 
-For memories of two layers that are small enough, in float32. What `steps` does block by block, one program does for
-the whole sequence, chunk after chunk; letters and coefficients are the same. Forward, the memory is written out at the
-start of every ``SEG`` chunks; backward, each such segment is run forward again, then backward.
+It takes float32 memories of two layers that are small enough. One program does for a whole sequence, chunk after chunk, what
+`steps` does for a block; dimension letters and coefficients are the same. The forward pass stores the memory at the start of
+every ``SEG`` chunks. The backward pass runs each such segment forward again, then backward.
 """
 # ruff: noqa: N803, N806 - sizes are upper case inside kernels
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from memagent.kernels.neural_memory.fused_steps import (
     dot,
     gelu,
+    gradient_factors,
     load,
     load_keys,
     load_memory,
@@ -30,7 +31,6 @@ from memagent.kernels.neural_memory.fused_steps import (
     read_block,
     store,
     store_memory,
-    surprise,
     write_adjoint,
     write_block,
 )
@@ -41,11 +41,11 @@ from memagent.kernels.neural_memory.steps import Memory
 # Numbers of a memory times tokens of a chunk, padded to blocks. Backward, the programs take 207 KiB of shared memory
 # at this limit (64 x 64 x 64, chunks of 16), of the 227 that an H100 has.
 LARGEST = 2**18
-LARGEST_CHUNK = 64  # what lies between a chunk's tokens grows with its square
+LARGEST_CHUNK = 64  # the products of a chunk's tokens grow with its square
 
 
 def fits(state: NeuralMemoryState, chunk_size: int) -> bool:
-    """Whether the programs can take such a memory and such chunks."""
+    """Return whether a memory of two float32 layers and its chunks are small enough for the chip."""
     weights = state.weights
     if len(weights) != 2 or weights[0].dtype != torch.float32 or chunk_size > LARGEST_CHUNK:
         return False
@@ -65,13 +65,11 @@ def neural_memory(
     chunk_size: int,
     update: str = "token",
 ) -> tuple[Tensor, NeuralMemoryState]:
-    """The neural memory, as `memagent.kernels.neural_memory` describes it; `fits` says for which states."""
-    given = sequences(query, key, value, (theta, eta, alpha), state, chunk_size, chunk_size, update)
-    parts = (given.query, given.key, given.value, given.theta, *given.coefficients)
-    found: tuple[Tensor, ...] = _Recurrence.apply(
-        chunk_size, *parts, *given.memory.weights, *given.memory.momentum
-    )
-    return given.answer(found[0], Memory(found[1:3], found[3:]), query)
+    """Write and read tokens as `memagent.kernels.neural_memory.neural_memory` describes, for states that `fits` accepts."""
+    layout = sequences(query, key, value, (theta, eta, alpha), state, chunk_size, chunk_size, update)
+    tokens = (layout.query, layout.key, layout.value, layout.theta, *layout.coefficients)
+    output, *memory = _Recurrence.apply(chunk_size, *tokens, *layout.memory.weights, *layout.memory.momentum)
+    return layout.results(output, Memory(memory[:2], memory[2:]), query)
 
 
 @triton.jit
@@ -93,7 +91,7 @@ def neural_memory_fwd_kernel(
         b_k, b_v, b_t = load_keys(
             k + i_n * TK * I, v + i_n * TK * O, theta + i_n * TK, start, o_c, o_i, o_o, TK, C, I, O
         )
-        b_x, _, _, _, b_d1, b_d2 = surprise(b_k, b_v, b_t, b_w1, b_w2)
+        b_x, _, _, _, b_d1, b_d2 = gradient_factors(b_k, b_v, b_t, b_w1, b_w2)
 
         b_mix, b_rw, b_rs = load_read(mix, read, i_n * J + i_c, o_c, C, TOKEN, BC)
         rows = tl.minimum(C, TQ - start)
@@ -117,7 +115,7 @@ def neural_memory_bwd_kernel(
     TOKEN: tl.constexpr,
     BC: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr, BO: tl.constexpr,
 ):  # fmt: skip
-    """``g_memory`` holds the gradients by the memory afterwards and then those by the memory before."""
+    """``g_memory`` holds the gradients by the final memory, then those by the initial memory."""
     i_n = tl.program_id(0).to(tl.int64)
     o_c, o_i, o_h, o_o = tl.arange(0, BC), tl.arange(0, BI), tl.arange(0, BH), tl.arange(0, BO)
     P = 2 * (I * H + H * O)
@@ -136,11 +134,11 @@ def neural_memory_bwd_kernel(
             store_memory(p_m, b_w1, b_w2, b_s1, b_s2, o_i, o_h, o_o, I, H, O)
             if i_c * C + C <= TK:
                 b_k, b_v, b_t = load_keys(p_k, p_v, p_t, i_c * C, o_c, o_i, o_o, TK, C, I, O)
-                b_x, b_slope, b_bend, b_e, b_d1, b_d2 = surprise(b_k, b_v, b_t, b_w1, b_w2)
+                b_x, b_slope, b_curvature, b_e, b_d1, b_d2 = gradient_factors(b_k, b_v, b_t, b_w1, b_w2)
                 keep, gain, decay, b_ww, b_ws = load_write(carry, write, i_n * J + i_c, o_c, C, TOKEN, BC)
                 b_w1, b_s1 = write_block(b_w1, b_s1, b_k, b_d1, keep, gain, decay, b_ww, b_ws, TOKEN)
                 b_w2, b_s2 = write_block(b_w2, b_s2, b_x, b_d2, keep, gain, decay, b_ww, b_ws, TOKEN)
-        tl.debug_barrier()  # what one thread has written to the scratch, another will read
+        tl.debug_barrier()  # threads read what others wrote to the scratch
 
         for i_s in range(count):
             i_c = first + count - 1 - i_s
@@ -148,7 +146,7 @@ def neural_memory_bwd_kernel(
             p_m = scratch + (i_n * SEG + i_c - first) * P
             b_w1, b_w2, b_s1, b_s2 = load_memory(p_m, o_i, o_h, o_o, I, H, O)
             b_k, b_v, b_t = load_keys(p_k, p_v, p_t, start, o_c, o_i, o_o, TK, C, I, O)
-            b_x, b_slope, b_bend, b_e, b_d1, b_d2 = surprise(b_k, b_v, b_t, b_w1, b_w2)
+            b_x, b_slope, b_curvature, b_e, b_d1, b_d2 = gradient_factors(b_k, b_v, b_t, b_w1, b_w2)
 
             # Write.
             b_gk = tl.zeros([BC, BI], tl.float32)
@@ -197,14 +195,14 @@ def neural_memory_bwd_kernel(
             )
             store(g_q + (i_n * TQ + start) * I, b_gq, o_c, o_i, rows, I)
             if TOKEN:
-                # Of an unfinished chunk only the part between its own tokens is asked for.
+                # An incomplete chunk has coefficients of its own tokens only.
                 m_mix = (o_c[:, None] < rows) & (o_c[None, :] < C)
                 tl.store(g_mix + i_j * C * C + o_c[:, None] * C + o_c[None, :], b_gmix + b_gmix1, mask=m_mix)
                 tl.store(g_read + i_j * C * 2 + o_c * 2, b_grw + b_grw1, mask=o_c < rows)
                 tl.store(g_read + i_j * C * 2 + o_c * 2 + 1, b_grs + b_grs1, mask=o_c < rows)
 
-            # Surprise.
-            b_gz = dot(b_d2, tl.trans(b_w2)) * b_bend * b_gd1
+            # Gradient factors.
+            b_gz = dot(b_d2, tl.trans(b_w2)) * b_curvature * b_gd1
             b_back = b_gd1 * b_slope
             b_gd2 += dot(b_back, b_w2)
             b_gw2 += dot(tl.trans(b_back), b_d2)
@@ -216,12 +214,12 @@ def neural_memory_bwd_kernel(
             b_gz += (b_gx + dot(b_gout, tl.trans(b_w2))) * b_slope
             b_gw1 += dot(tl.trans(b_k), b_gz)
             store(g_k + (i_n * TK + start) * I, b_gk + dot(b_gz, tl.trans(b_w1)), o_c, o_i, rows, I)
-        tl.debug_barrier()  # the scratch is written again
+        tl.debug_barrier()  # the next segment overwrites the scratch
     store_memory(g_memory + i_n * P, b_gw1, b_gw2, b_gs1, b_gs2, o_i, o_h, o_o, I, H, O)
 
 
 class _Recurrence(torch.autograd.Function):
-    """All chunks of all memories; the tensors are those of `Sequences`, the memory two weights and two momenta."""
+    """The recurrence over all chunks of all memories; its tensors are those of `Sequences`."""
 
     @staticmethod
     def forward(
@@ -279,7 +277,7 @@ class _Recurrence(torch.autograd.Function):
 
 
 def _pointers(tensors: list[Tensor | None], other: Tensor) -> list[Tensor]:
-    """Something to point to where a chunk takes one step, and the kernel needs no coefficients."""
+    """Replace None, where a chunk takes one step and needs no coefficients, with a tensor that the kernel does not read."""
     return [other if tensor is None else tensor for tensor in tensors]
 
 
@@ -289,7 +287,7 @@ def _unpacked(packed: Tensor, shapes: list[torch.Size]) -> list[Tensor]:
 
 
 def _padded(size: int) -> int:
-    """What a block of so many rows or columns takes: a power of two, and at least what a product needs."""
+    """Return the size of a block for so many rows or columns: a power of two, at least 16 for ``tl.dot``."""
     return max(16, int(triton.next_power_of_2(size)))
 
 

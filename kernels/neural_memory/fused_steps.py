@@ -1,7 +1,7 @@
-"""What the Triton programs of the neural memory are made of: the steps of `steps`, on blocks that stay on the chip.
+"""The Triton functions of the fused neural memory: the steps of `steps`, on blocks that stay on the chip.
 
-Sizes: C tokens of a chunk, I, H and O the widths of keys, of the hidden layer and of values; B before a size is the
-block that holds it, padded with zeros, which add nothing anywhere.
+Sizes: C tokens of a chunk; I, H and O the sizes of keys, of the hidden layer and of values. B before a size is the block that
+holds it, padded with zeros.
 """
 # ruff: noqa: N803 - sizes are upper case inside kernels
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -20,7 +20,7 @@ def dot(a, b):
 
 @triton.jit
 def load(p, o_r, o_c, R, C):
-    """Rows ``o_r`` below R and columns ``o_c`` below C of a matrix with C columns; zeros beyond."""
+    """Load rows ``o_r`` below R and columns ``o_c`` below C of a matrix with C columns; zeros beyond."""
     return tl.load(
         p + o_r[:, None] * C + o_c[None, :], mask=(o_r[:, None] < R) & (o_c[None, :] < C), other=0.0
     )
@@ -33,7 +33,7 @@ def store(p, b, o_r, o_c, R, C):
 
 @triton.jit
 def load_memory(p, o_i, o_h, o_o, I, H, O):
-    """Weights of both layers, then their momentum, one after the other."""
+    """Load the weights of both layers and their momentum, which are stored in this order."""
     b_w1 = load(p, o_i, o_h, I, H)
     b_w2 = load(p + I * H, o_h, o_o, H, O)
     b_s1 = load(p + I * H + H * O, o_i, o_h, I, H)
@@ -51,20 +51,20 @@ def store_memory(p, b_w1, b_w2, b_s1, b_s2, o_i, o_h, o_o, I, H, O):
 
 @triton.jit
 def gelu(z):
-    """gelu and its first two derivatives."""
+    """Return gelu and its first two derivatives."""
     cdf = 0.5 + 0.5 * tl.erf(z * 0.7071067811865476)
     pdf = 0.3989422804014327 * tl.exp(-0.5 * z * z)
     return z * cdf, cdf + z * pdf, pdf * (2.0 - z * z)
 
 
 @triton.jit
-def surprise(b_k, b_v, b_t, b_w1, b_w2):
-    """Hidden activations, their slope and bend, the loss' gradient by M(k), and the errors of both layers."""
-    b_x, b_slope, b_bend = gelu(dot(b_k, b_w1))
+def gradient_factors(b_k, b_v, b_t, b_w1, b_w2):
+    """Return hidden activations, gelu's first two derivatives, the loss's gradient by M(k), and both layers' errors."""
+    b_x, b_slope, b_curvature = gelu(dot(b_k, b_w1))
     b_e = 2.0 * (dot(b_x, b_w2) - b_v)
     b_d2 = b_t[:, None] * b_e
     b_d1 = dot(b_d2, tl.trans(b_w2)) * b_slope
-    return b_x, b_slope, b_bend, b_e, b_d1, b_d2
+    return b_x, b_slope, b_curvature, b_e, b_d1, b_d2
 
 
 @triton.jit
@@ -91,7 +91,7 @@ def write_block(b_w, b_s, b_x, b_d, keep, gain, decay, b_ww, b_ws, TOKEN: tl.con
 def read_adjoint(
     b_g, b_y, b_w, b_s, b_x, b_d, b_mix, b_rw, b_rs, b_gw, b_gs, b_gx, b_gd, TOKEN: tl.constexpr
 ):
-    """Gradients by y, mix and read; those by weights, momentum, inputs and errors with their new part."""
+    """Return the gradients by y, mix and read, and those by weights, momentum, inputs and errors with their part added."""
     b_gy = dot(b_g, tl.trans(b_w))
     b_gmix = b_mix
     b_grw = b_rw
@@ -116,7 +116,7 @@ def read_adjoint(
 
 @triton.jit
 def write_adjoint(b_w, b_s, b_x, b_d, keep, gain, decay, b_ww, b_ws, b_gw, b_gs, TOKEN: tl.constexpr):
-    """Gradients by inputs, errors, write and carry, then by the weights and momentum before."""
+    """Return the gradients by inputs, errors, write and carry, then those by the weights and momentum before the write."""
     b_gww = b_ww
     b_gws = b_ws
     g_keep = tl.sum(b_gw * b_w)
@@ -142,7 +142,7 @@ def write_adjoint(b_w, b_s, b_x, b_d, keep, gain, decay, b_ww, b_ws, b_gw, b_gs,
 
 @triton.jit
 def load_keys(k, v, theta, start, o_c, o_i, o_o, TK, C, I, O):
-    """Keys, values and theta of a chunk; ``k``, ``v`` and ``theta`` point to the sequence's first token."""
+    """Load keys, values and theta of a chunk; ``k``, ``v`` and ``theta`` point to the sequence's first token."""
     rows = tl.minimum(C, TK - start)
     b_k = load(k + start * I, o_c, o_i, rows, I)  # [BC, BI]
     b_v = load(v + start * O, o_c, o_o, rows, O)  # [BC, BO]

@@ -1,9 +1,9 @@
-"""What the gates of a chunk amount to: the coefficients of a linear recurrence, unrolled.
+"""The gates of a block of tokens as coefficients of an unrolled linear recurrence.
 
 With the gradients g_i fixed at a chunk's start, every weight of every layer follows the same recurrence
 ``S_t = eta_t S_{t-1} - theta_t g_t``, ``M_t = (1 - alpha_t) M_{t-1} + S_t`` (Titans, eqs. 13 and 14). Unrolled over a block
-of tokens it is ``M_t = read_t0 M_0 + read_t1 S_0 - sum_{i<=t} mix_ti theta_i g_i``, so that nothing of the size of the
-weights is needed for a token.
+of tokens it is ``M_t = read_t0 M_0 + read_t1 S_0 - sum_{i<=t} mix_ti theta_i g_i``, so that no token needs a tensor of the
+size of the weights.
 """
 
 from __future__ import annotations
@@ -16,32 +16,37 @@ from torch.nn.functional import pad
 
 
 class Coefficients(NamedTuple):
-    """Coefficients of ``blocks`` stretches of ``block`` tokens each, for ``n`` memories.
+    """Coefficients of ``blocks`` blocks of ``block`` tokens each, for ``n`` memories.
 
-    ``mix`` and ``read`` are None where a query reads the weights of its block's start.
+    Attributes:
+        mix: ``[n, blocks, block, block]``: minus the coefficients of the tokens' gradient steps (last dimension) in M_t. None
+            if queries read the weights of their block's start.
+        read: ``[n, blocks, block, 2]``: those of M and S at the block's start in M_t. None if ``mix`` is.
+        carry: ``[n, blocks, 2, 2]``: those of M and S at the block's start (columns) in M and S at its end (rows).
+        write: ``[n, blocks, 2, block]``: minus those of the tokens' gradient steps in M and in S at the block's end. None: all
+            are 1 in both, so that M at the end is carry_00 M + S at the end.
     """
 
     mix: Tensor | None
-    """``[n, blocks, block, block]``: minus the share in M_t of the gradient step of token i."""
     read: Tensor | None
-    """``[n, blocks, block, 2]``: of M and S at the block's start, in M_t."""
     carry: Tensor
-    """``[n, blocks, 2, 2]``: of M and S at the block's start (columns), in M and S at its end (rows)."""
     write: Tensor | None
-    """``[n, blocks, 2, block]``: minus the share of token i's gradient step in M and in S at the block's end. None: all of
-    it in both, so that M at the end is carry_00 M + S at the end."""
 
 
-def of_tokens(eta: Tensor, alpha: Tensor, block: int) -> Coefficients:
-    """Coefficients for a step at every token; gates ``[n, length]``, the last block may be unfinished.
+def token_coefficients(eta: Tensor, alpha: Tensor, block: int) -> Coefficients:
+    """Return the coefficients for a step at every token.
 
-    Rows are made one from the other, for all blocks at once. Products of gates, rather than quotients of
-    cumulated ones, stay exact where a gate is 0 or 1.
+    Each row follows from the one before, for all blocks at once. Products of gates stay exact where a gate is 0 or 1;
+    quotients of cumulative products do not.
+
+    Args:
+        eta, alpha: ``[n, length]``, 0 to 1. The last block may be incomplete.
+        block: Tokens of a block.
     """
     count, length = eta.shape
     blocks = -(-length // block)
     eta, alpha = (pad(gate, (0, blocks * block - length)).view(count, blocks, block) for gate in (eta, alpha))
-    # Columns: M and S at the start, then the tokens' gradients.
+    # Columns: M and S at the start, then the tokens' gradient steps.
     unit = torch.eye(block + 2, dtype=eta.dtype, device=eta.device)
     weights, momentum = unit[0].expand(count, blocks, -1), unit[1].expand(count, blocks, -1)
     rows = []
@@ -54,8 +59,13 @@ def of_tokens(eta: Tensor, alpha: Tensor, block: int) -> Coefficients:
     return Coefficients(history[..., 2:], history[..., :2], end[..., :2], end[..., 2:])
 
 
-def of_chunks(eta: Tensor, alpha: Tensor, chunk_size: int) -> Coefficients:
-    """Coefficients for one step a chunk, with the means of eta and alpha; unfinished chunks take none."""
+def chunk_coefficients(eta: Tensor, alpha: Tensor, chunk_size: int) -> Coefficients:
+    """Return the coefficients for one step a chunk, with the means of eta and alpha.
+
+    Args:
+        eta, alpha: ``[n, length]``, 0 to 1. An incomplete chunk takes no step.
+        chunk_size: Tokens of a chunk.
+    """
     count, length = eta.shape
     chunks = length // chunk_size
     eta, alpha = (gate[:, : chunks * chunk_size].view(count, chunks, chunk_size) for gate in (eta, alpha))

@@ -1,9 +1,9 @@
-"""What a neural memory is between two calls: the weights, their momentum, and the tokens of an unfinished chunk."""
+"""The state of a neural memory between two calls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import torch
@@ -14,12 +14,12 @@ from torch import Tensor
 class NeuralMemoryState:
     """The state of a neural memory after any number of tokens.
 
-    ``pending`` is how many tokens of the current chunk have come, 0 to ``chunk_size - 1``. Their keys, values and
-    gates are kept, because the rest of the chunk takes its gradients at the same weights.
+    The keys, values and gates of an incomplete chunk are part of it, because the rest of the chunk takes its gradients at the
+    same weights. There are ``pending`` such tokens, 0 to ``chunk_size - 1``.
 
     Attributes:
         weights: M at the start of the current chunk, one ``[batch, heads, d_in, d_out]`` for each layer.
-        momentum: S there, like ``weights``.
+        momentum: S at the start of the current chunk, of the same shapes.
         key: ``[batch, heads, pending, d_key]``.
         value: ``[batch, heads, pending, d_value]``.
         gates: ``[3, batch, heads, pending]``: theta, eta and alpha.
@@ -33,14 +33,14 @@ class NeuralMemoryState:
 
     @classmethod
     def initial(cls, weights: Sequence[Tensor], batch: int) -> Self:
-        """The state before the first token.
+        """Return the state before the first token.
 
         Args:
-            weights: M_0, one ``[heads, d_in, d_out]`` for each layer; gradients flow back into them.
-            batch: How many sequences begin with these weights.
+            weights: M_0, one ``[heads, d_in, d_out]`` for each layer. Gradients flow into them.
+            batch: The number of sequences that begin with these weights.
 
         Raises:
-            ValueError: No weights, or weights that are not three-dimensional.
+            ValueError: There are no weights, or they are not three-dimensional.
         """
         if not weights or any(weight.dim() != 3 for weight in weights):
             shapes = [list(weight.shape) for weight in weights]
@@ -58,11 +58,11 @@ class NeuralMemoryState:
 
     @property
     def pending(self) -> int:
-        """Tokens of the current chunk that have come so far."""
+        """The number of tokens in the current, incomplete chunk."""
         return self.key.shape[2]
 
     def detach(self) -> Self:
-        """The same numbers without their history: what truncated backpropagation goes on from."""
+        """Return the state without its graph, for truncated backpropagation."""
         return type(self)(
             weights=tuple(weight.detach() for weight in self.weights),
             momentum=tuple(momentum.detach() for momentum in self.momentum),
@@ -72,7 +72,7 @@ class NeuralMemoryState:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under a name of its own, contiguous and detached, as safetensors wants them."""
+        """Return all tensors by name, contiguous and detached, for safetensors."""
         named = {"key": self.key, "value": self.value, "gates": self.gates}
         named |= {f"weights.{layer}": weight for layer, weight in enumerate(self.weights)}
         named |= {f"momentum.{layer}": momentum for layer, momentum in enumerate(self.momentum)}
@@ -80,10 +80,10 @@ class NeuralMemoryState:
 
     @classmethod
     def from_tensors(cls, named: Mapping[str, Tensor]) -> Self:
-        """The state that `tensors` took apart.
+        """Return the state with the tensors that `tensors` returned.
 
         Raises:
-            ValueError: Names that are missing, or that no state has.
+            ValueError: Names are missing, or unknown.
         """
         depth = sum(name.startswith("weights.") for name in named)
         expected = {"key", "value", "gates"}
@@ -97,11 +97,11 @@ class NeuralMemoryState:
         return cls(**layers, **{name: named[name] for name in ("key", "value", "gates")})  # type: ignore[arg-type]
 
     def to(self, target: torch.device | torch.dtype) -> Self:
-        """The state on another device or in another floating type."""
-        moved: dict[str, object] = {}
-        for field in fields(self):
-            part = getattr(self, field.name)
-            moved[field.name] = (
-                part.to(target) if isinstance(part, Tensor) else tuple(one.to(target) for one in part)
-            )
-        return type(self)(**moved)  # type: ignore[arg-type]
+        """Return the state on another device or in another floating type."""
+        return type(self)(
+            weights=tuple(weight.to(target) for weight in self.weights),
+            momentum=tuple(momentum.to(target) for momentum in self.momentum),
+            key=self.key.to(target),
+            value=self.value.to(target),
+            gates=self.gates.to(target),
+        )

@@ -14,7 +14,7 @@ from memagent.agent.files import make_private
 from memagent.agent.home import Home, folder_name
 from memagent.agent.memory import open_journal
 from memagent.agent.models.catalogue import CATALOGUE
-from memagent.agent.models.convert import converted
+from memagent.agent.models.convert import ensure_converted
 from memagent.agent.models.hub import ensure
 from memagent.backends.errors import InputError, SettingError, StorageError
 from tests.conftest import OpenMemory
@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_is_refused_with_the_variable_that_names_it(tmp_
     with pytest.raises(StorageError, match="is not a folder. Set MEMAGENT_HOME"):
         make_private(file)
     with pytest.raises(StorageError, match="cannot be created .* Set MEMAGENT_MODELS"):
-        converted(tmp_path / "model.gguf", "0" * 64, file / "converted" / "0", notify=print)
+        ensure_converted(tmp_path / "model.gguf", "0" * 64, file / "converted" / "0", notify=print)
     for model in CATALOGUE.values():
         with pytest.raises(StorageError, match="cannot be created .* Set MEMAGENT_MODELS"):
             ensure(model, file / "models", notify=print)

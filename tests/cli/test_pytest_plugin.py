@@ -42,8 +42,13 @@ def project(tmp_path: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def configure(project: Path, *lines: str) -> None:
-    said = ["[pytest]", "filterwarnings = error", "addopts = --strict-markers --strict-config", *lines]
-    (project / "pytest.ini").write_text("\n".join(said), encoding="utf-8")
+    config_lines = [
+        "[pytest]",
+        "filterwarnings = error",
+        "addopts = --strict-markers --strict-config",
+        *lines,
+    ]
+    (project / "pytest.ini").write_text("\n".join(config_lines), encoding="utf-8")
 
 
 def run(project: Path, *arguments: str, exit_code: int) -> list[str]:
@@ -60,8 +65,8 @@ def verdicts(lines: list[str]) -> dict[str, str]:
     for line in lines:
         place, _, rest = line.partition("::")
         for verdict in ("PASSED", "FAILED", "SKIPPED", "ERROR"):
-            name, said, _ = rest.partition(f" {verdict}")
-            if said and place.endswith(".yaml"):
+            name, separator, _ = rest.partition(f" {verdict}")
+            if separator and place.endswith(".yaml"):
                 found[name] = verdict
     return found
 

@@ -38,7 +38,7 @@ def test_an_export_and_a_backup_are_proved_by_one_command(home: Home, tmp_path: 
         file = tmp_path / name
         assert memagent(command, str(file)).exit_code == 0
         shown = memagent("export", "--verify", str(file)).stdout
-        assert "is whole: 2 turns and 1 forgetting" in shown
+        assert "is complete: 2 turns and 1 forgetting" in shown
         content = file.read_bytes()
         file.write_bytes(content.replace(b"three", b"eerht"))
         done = memagent("export", "--verify", str(file))
@@ -57,7 +57,7 @@ def test_a_backup_says_of_which_file_it_is_and_replaces_nothing(home: Home, tmp_
 def test_a_loss_is_shown_and_asked_about_before_it_is_accepted(home: Home) -> None:
     memagent("remember", "-", stdin=b"one\ntwo\n")
     memagent("backends", "rebuild", "in_memory")
-    assert "Nothing here speaks for a loss" in memagent("accept-loss").stdout
+    assert "No loss was found" in memagent("accept-loss").stdout
     for path in home.user_folder("default").glob("journal.sqlite3*"):
         path.unlink()
     done = memagent("recall", "one")
@@ -65,9 +65,9 @@ def test_a_loss_is_shown_and_asked_about_before_it_is_accepted(home: Home) -> No
     refused = memagent("accept-loss", stdin=b"n\n")
     assert refused.exit_code == 1
     assert "journal.sqlite3 is missing" in refused.stdout
-    assert "The stored memory of in_memory knew of turns up to 2" in refused.stdout
+    assert "The stored memory of in_memory recorded turns up to 2" in refused.stdout
     assert memagent("accept-loss", "--yes").exit_code == 0
-    assert memagent("recall", "one").stdout == "Nothing comes to mind.\n"
+    assert memagent("recall", "one").stdout == "Nothing relevant was found.\n"
     assert json.loads(memagent("remember", "three", "-o", "json").stdout)["seqs"] == [3]
 
 
@@ -80,7 +80,7 @@ def test_a_pipe_is_imported_whole(home: Home, tmp_path: Path) -> None:
     writer.start()
     done = memagent("import", str(pipe), "--user", "bob")
     writer.join()
-    assert done.stdout == "Imported 2 turns; 0 were here already.\n"
+    assert done.stdout == "Imported 2 turns; 0 were present already.\n"
     assert not [path for path in home.root.iterdir() if path.name != "users"]
 
 
@@ -92,7 +92,7 @@ def test_standard_input_is_imported_whole(home: Home) -> None:
     done = subprocess.run(
         command, input=export, capture_output=True, timeout=60, check=False, env=environment
     )
-    assert done.stdout == b"Imported 2 turns; 0 were here already.\n", done.stderr
+    assert done.stdout == b"Imported 2 turns; 0 were present already.\n", done.stderr
     cut = subprocess.run(
         command, input=export[:-100], capture_output=True, timeout=60, check=False, env=environment
     )
@@ -112,7 +112,7 @@ def test_what_an_interrupted_forgetting_left_is_told_and_finished_by_forgetting_
     assert stats["unfinished_forgetting"] == ["journal", "in_memory"]
     assert "a forgetting is unfinished" in memagent("doctor").stdout
     again = memagent("forget", "--seq", "1", "--yes")
-    assert (again.exit_code, "it is finished now" in again.stdout) == (0, True)
+    assert (again.exit_code, "forgetting is finished now" in again.stdout) == (0, True)
     assert "unfinished_forgetting" not in memagent("backends", "stats", "in_memory", "-o", "json").stdout
     assert isinstance(memagent("forget", "--seq", "1", "--yes").exception, InputError)
 

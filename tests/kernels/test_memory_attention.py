@@ -8,64 +8,90 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.kernels.memory_attention import eager as fast
-from memagent.kernels.memory_attention import memory_attention, merge
+from memagent.kernels.memory_attention import eager, memory_attention, merge
 from memagent.kernels.memory_attention.naive import memory_attention as naive
-from tests.kernels.memory_attention_cases import Sizes, assert_close, each_mask, each_size, options, tensors
+from tests.kernels.memory_attention_cases import (
+    BIASES,
+    MASKS,
+    SIZES,
+    Sizes,
+    assert_close,
+    case_id,
+    memory_bias,
+    options,
+    queries_fit,
+    sizes_of,
+    tensors,
+)
+from tests.kernels.pairwise import Case, pairwise_cases
+
+FORWARD = pairwise_cases(
+    {
+        **SIZES,
+        # PyTorch's flash attention takes fewer than a thousand keys at a time: whole blocks of these are hidden.
+        "memory_len": [*SIZES["memory_len"], 1100],
+        "mask": MASKS,
+        "bias": ["none", *BIASES],
+        "top_k": [None, 1, 5, 16],
+        "dtype": [torch.float64, torch.float32, torch.bfloat16],
+        "memory_batch": [1, 2],
+        # With gradients scores are materialised, for all queries or for as many as the budget allows.
+        "gradients": [False, True],
+        "budget": ["default", "few queries", "one query"],
+    },
+    allowed=queries_fit,
+)
+BACKWARD = pairwise_cases(
+    {
+        **SIZES,
+        "mask": MASKS,
+        "bias": ["none", *BIASES],
+        "top_k": [None, 5],
+        "memory_batch": [1, 2],
+        "budget": ["default", "few queries"],
+    },
+    allowed=queries_fit,
+)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@each_mask
-@each_size
-def test_fused_parts_match_naive(sizes: Sizes, kind: str, dtype: torch.dtype) -> None:
-    inputs, named = tensors(sizes, dtype), options(sizes, kind, dtype)
+def set_budget(monkeypatch: pytest.MonkeyPatch, case: Case) -> None:
+    sizes = sizes_of(case)
+    budgets = {"few queries": 2 * sizes.heads * sizes.kv_len * 5, "one query": 1}
+    monkeypatch.setattr(eager, "BUDGET", budgets.get(case["budget"], eager.BUDGET))
+
+
+def options_of(case: Case, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    sizes = sizes_of(case)
+    named = options(sizes, case["mask"], dtype) | {"top_k": case["top_k"]}
+    return named if case["bias"] == "none" else named | {"memory_bias": memory_bias(sizes, case["bias"])}
+
+
+@pytest.mark.parametrize("case", FORWARD, ids=case_id)
+def test_outputs_match_naive(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_budget(monkeypatch, case)
+    inputs = tensors(sizes_of(case), case["dtype"], memory_batch=case["memory_batch"])
+    inputs[0].requires_grad_(case["gradients"])
+    named = options_of(case, case["dtype"])
     assert_close(naive(*inputs, **named), memory_attention(*inputs, **named))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@each_mask
-def test_materialised_scores_match_naive(
-    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = Sizes(9, 3, 63, 130, 17, 60)
-    inputs, named = tensors(sizes, dtype), options(sizes, kind, dtype)
-    inputs[0].requires_grad_()
-    expected = naive(*inputs, **named)
-    assert_close(expected, memory_attention(*inputs, **named))
-    monkeypatch.setattr(fast, "BUDGET", 2 * 9 * 130 * 5)  # five queries at a time
-    assert_close(expected, memory_attention(*inputs, **named))
-
-
-@pytest.mark.parametrize("top_k", [None, 5])
-@each_mask
-@each_size
-def test_gradients_match_naive(sizes: Sizes, kind: str, top_k: int | None) -> None:
-    inputs, named = tensors(sizes), options(sizes, kind)
-    learnt = [tensor.requires_grad_() for tensor in inputs]
-    if kind == "additive":
-        learnt.append(named["mask"].requires_grad_())
-    outputs = [attend(*inputs, **named, top_k=top_k) for attend in (naive, memory_attention)]
+@pytest.mark.parametrize("case", BACKWARD, ids=case_id)
+def test_gradients_match_naive(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_budget(monkeypatch, case)
+    inputs, named = tensors(sizes_of(case), memory_batch=case["memory_batch"]), options_of(case)
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    if case["mask"] == "additive":
+        leaves.append(named["mask"].requires_grad_())
+    if case["bias"] != "none":
+        leaves.append(named["memory_bias"].requires_grad_())
+    outputs = [attend(*inputs, **named) for attend in (naive, memory_attention)]
     cotangent = torch.randn_like(outputs[0])
     expected, actual = (
-        torch.autograd.grad(output, learnt, cotangent, materialize_grads=True) for output in outputs
+        torch.autograd.grad(output, leaves, cotangent, materialize_grads=True) for output in outputs
     )
     assert_close(outputs[0], outputs[1])
-    for want, got in zip(expected, actual, strict=True):
-        assert_close(want, got)
-
-
-@pytest.mark.parametrize("top_k", [1, 5, 16])
-@pytest.mark.parametrize("memory_batch", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
-def test_top_k_matches_naive(
-    top_k: int, memory_batch: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes = Sizes(14, 2, 63, 130, 17, 60)
-    inputs, named = tensors(sizes, dtype, memory_batch=memory_batch), options(sizes, "boolean")
-    expected = naive(*inputs, **named, top_k=top_k)
-    assert_close(expected, memory_attention(*inputs, **named, top_k=top_k))
-    monkeypatch.setattr(fast, "BUDGET", 1)  # query by query
-    assert_close(expected, memory_attention(*inputs, **named, top_k=top_k))
+    for expected_gradient, gradient in zip(expected, actual, strict=True):
+        assert_close(expected_gradient, gradient)
 
 
 @pytest.mark.parametrize("top_k", [17, 18, 1000])
@@ -88,11 +114,10 @@ def test_top_k_of_one_returns_the_value_of_the_best_key() -> None:
         assert torch.allclose(output[1, head], memory_value[1, head // 2][best])
 
 
-@each_mask
 @pytest.mark.parametrize("q_len", [1, 63])
-def test_one_memory_serves_a_batch(kind: str, q_len: int) -> None:
+def test_a_memory_for_the_batch_is_a_memory_for_each_sample(q_len: int) -> None:
     sizes = Sizes(14, 2, q_len, 63, 17, 64)
-    inputs, named = tensors(sizes, memory_batch=1), options(sizes, kind)
+    inputs, named = tensors(sizes, memory_batch=1), options(sizes, "boolean")
     repeated = [*inputs[:4], *(tensor.repeat(2, 1, 1, 1) for tensor in inputs[4:])]
     assert_close(naive(*repeated, **named), memory_attention(*inputs, **named))
 

@@ -1,55 +1,12 @@
-"""Memory attention with weights on its keys: outputs and gradients, and what a weight means."""
+"""Memory attention with a bias on its keys: what a bias means."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from memagent.kernels.memory_attention import eager as fast
 from memagent.kernels.memory_attention import memory_attention
-from memagent.kernels.memory_attention.naive import memory_attention as naive
-from tests.kernels.memory_attention_cases import (
-    SIZES,
-    Sizes,
-    assert_close,
-    each_bias,
-    each_size,
-    memory_bias,
-    options,
-    tensors,
-)
-
-
-# A thousand keys are more than PyTorch's flash attention takes at a time: whole blocks of them are hidden.
-@pytest.mark.parametrize("top_k", [None, 5])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@each_bias
-@pytest.mark.parametrize("sizes", [*SIZES, Sizes(6, 2, 3, 9, 1100, 64), Sizes(6, 2, 1, 9, 1100, 64)], ids=str)
-def test_memory_bias_matches_naive(sizes: Sizes, bias: str, dtype: torch.dtype, top_k: int | None) -> None:
-    inputs, named = tensors(sizes, dtype, memory_batch=1), options(sizes, "boolean")
-    named |= {"memory_bias": memory_bias(sizes, bias), "top_k": top_k}
-    assert_close(naive(*inputs, **named), memory_attention(*inputs, **named))
-
-
-@pytest.mark.parametrize("top_k", [None, 5])
-@pytest.mark.parametrize("kind", ["boolean", "causal"])
-@each_bias
-@each_size
-def test_gradients_with_memory_bias_match_naive(
-    sizes: Sizes, bias: str, kind: str, top_k: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fast, "BUDGET", 2 * 9 * 130 * 5)  # of 63 queries a few at a time
-    inputs, numbers = tensors(sizes, memory_batch=1), memory_bias(sizes, bias)
-    learnt = [tensor.requires_grad_() for tensor in (*inputs, numbers)]
-    named = options(sizes, kind) | {"memory_bias": numbers, "top_k": top_k}
-    outputs = [attend(*inputs, **named) for attend in (naive, memory_attention)]
-    cotangent = torch.randn_like(outputs[0])
-    expected, actual = (
-        torch.autograd.grad(output, learnt, cotangent, materialize_grads=True) for output in outputs
-    )
-    assert_close(outputs[0], outputs[1])
-    for want, got in zip(expected, actual, strict=True):
-        assert_close(want, got)
+from tests.kernels.memory_attention_cases import Sizes, assert_close, memory_bias, options, tensors
 
 
 @pytest.mark.parametrize("learns", [False, True])

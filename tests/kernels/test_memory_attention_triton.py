@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from memagent.kernels.memory_attention.naive import memory_attention as naive
@@ -23,66 +24,84 @@ from tests.kernels.memory_attention_cases import (
     options,
     tensors,
 )
+from tests.kernels.pairwise import Case, pairwise_cases
 
-# Bfloat16 is missing: Triton's interpreter multiplies its bits as if they were integers.
-TRITON_CASES = [
-    (sizes, kind, dtype, bias)
-    for sizes, dtype in [
-        (Sizes(6, 2, 1, 130, 17, 60), torch.float32),
-        (Sizes(2, 2, 2, 63, 1, 80), torch.float16),
-        (Sizes(3, 1, 63, 130, 200, 64), torch.float16),
-        (Sizes(2, 2, 63, 63, 0, 80), torch.float32),
-        (Sizes(2, 1, 130, 130, 17, 16), torch.float32),
-    ]
-    for kind, bias in [*((kind, "none") for kind in MASKS), *(("boolean", bias) for bias in BIASES)]
-]
-
-
-def triton_call(index: int) -> tuple[list[Tensor], dict[str, Any]]:
-    sizes, kind, dtype, bias = TRITON_CASES[index]
-    named = {"mask": None, **options(sizes, kind, dtype)}
-    if bias != "none":
-        named["memory_bias"] = memory_bias(sizes, bias)
-    return tensors(sizes, dtype, memory_batch=1 + index % 2), named
+# Triton's interpreter does not know bfloat16: it multiplies its bits as if they were integers.
+CASES = pairwise_cases(
+    {
+        "sizes": [
+            (Sizes(6, 2, 1, 130, 17, 60), torch.float32),
+            (Sizes(2, 2, 2, 63, 1, 80), torch.float16),
+            (Sizes(3, 1, 63, 130, 200, 64), torch.float16),
+            (Sizes(2, 2, 63, 63, 0, 80), torch.float32),
+            (Sizes(2, 1, 130, 130, 17, 16), torch.float32),
+        ],
+        "mask": MASKS,
+        "bias": ["none", *BIASES],
+        "memory_batch": [1, 2],
+    }
+)
 
 
-# A process of its own: whether Triton interprets or compiles is settled when it is first imported.
-TRITON_SCRIPT = """
-import sys, torch
+def call_of(case: Case) -> tuple[list[Tensor], dict[str, Any]]:
+    """Return the arguments of a case's call, the positional ones and those by name."""
+    sizes, dtype = case["sizes"]
+    named = {"mask": None, **options(sizes, case["mask"], dtype)}
+    if case["bias"] != "none":
+        named["memory_bias"] = memory_bias(sizes, case["bias"])
+    return tensors(sizes, dtype, memory_batch=case["memory_batch"]), named
+
+
+def case_id(case: Case) -> str:
+    sizes, dtype = case["sizes"]
+    return f"{sizes}-{dtype}-{case['mask']}-{case['bias']}-memory_batch={case['memory_batch']}"
+
+
+# Runs in a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
+SCRIPT = """
+import sys
+import torch
+from safetensors.torch import save_file
 from memagent.kernels.memory_attention.fused import memory_attention
+from tests.kernels.test_memory_attention_triton import CASES, call_of
+
 device = "cuda" if torch.cuda.is_available() else "cpu"
-on = lambda item: item.to(device) if isinstance(item, torch.Tensor) else item
-torch.save([
-    memory_attention(*map(on, inputs), **{name: on(item) for name, item in named.items()}).cpu()
-    for inputs, named in torch.load(sys.argv[1])
-], sys.argv[2])
+on_device = lambda value: value.to(device) if isinstance(value, torch.Tensor) else value
+outputs = {}
+for index, case in enumerate(CASES):
+    inputs, named = call_of(case)
+    output = memory_attention(*map(on_device, inputs), **{name: on_device(value) for name, value in named.items()})
+    outputs[str(index)] = output.cpu().contiguous()
+save_file(outputs, sys.argv[1])
 """
 
 
 @pytest.fixture(scope="module")
-def triton_outputs(tmp_path_factory: pytest.TempPathFactory) -> list[Tensor]:
+def fused_outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The outputs of the Triton version for all cases, by index."""
     if find_spec("triton") is None:
         pytest.skip("triton is not installed: pip install triton")
-    folder: Path = tmp_path_factory.mktemp("triton")
-    torch.save([triton_call(index) for index in range(len(TRITON_CASES))], folder / "calls")
+    path = tmp_path_factory.mktemp("triton") / "outputs.safetensors"
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-c", TRITON_SCRIPT, str(folder / "calls"), str(folder / "outputs")]
-    finished = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+    process = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)],
+        env=environment,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    assert finished.returncode == 0, finished.stderr
-    found: list[Tensor] = torch.load(folder / "outputs")
-    return found
+    assert process.returncode == 0, process.stderr
+    return load_file(path)
 
 
-@pytest.mark.parametrize(
-    "index", range(len(TRITON_CASES)), ids=["-".join(map(str, case)) for case in TRITON_CASES]
-)
-def test_triton_matches_naive(index: int, triton_outputs: list[Tensor]) -> None:
-    inputs, named = triton_call(index)
-    assert_close(naive(*inputs, **named), triton_outputs[index])
+@pytest.mark.parametrize("index", range(len(CASES)), ids=map(case_id, CASES))
+def test_fused_matches_naive(index: int, fused_outputs: dict[str, Tensor]) -> None:
+    inputs, named = call_of(CASES[index])
+    assert_close(naive(*inputs, **named), fused_outputs[str(index)])
 
 
 def test_importing_the_kernel_imports_no_triton() -> None:

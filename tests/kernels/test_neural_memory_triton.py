@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from memagent.kernels.neural_memory import NeuralMemoryState
@@ -22,11 +23,16 @@ pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is n
 
 
 class Case(NamedTuple):
+    """Sizes of a memory, and the tokens of consecutive calls."""
+
     widths: tuple[int, int, int]
     chunk_size: int
-    cuts: tuple[int, ...]
-    """Lengths of the calls, one after the other."""
+    call_lengths: tuple[int, ...]
     update: str
+
+    def __str__(self) -> str:
+        widths, lengths = ("x".join(map(str, sizes)) for sizes in (self.widths, self.call_lengths))
+        return f"{widths}-c{self.chunk_size}-t{lengths}-{self.update}"
 
 
 # Blocks are powers of two from 16 on: sizes below, at and beyond one; segments of several chunks; ragged ends.
@@ -38,32 +44,34 @@ CASES = [
     Case((3, 7, 4), 4, (2, 1, 0, 7, 3), "chunk"),
     Case((20, 33, 17), 16, (64, 9), "chunk"),
 ]
-# A module of its own, since Triton reads the variable when it is imported.
+# Runs in a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
 SCRIPT = """
-import sys, torch
-from memagent.kernels.neural_memory import neural_memory
-from tests.kernels.test_neural_memory_triton import CASES, outcome
-from memagent.kernels.neural_memory import fused as triton
-launched = []
-recurrence = triton._Recurrence.apply
-triton._Recurrence.apply = lambda *given: launched.append(1) or recurrence(*given)
+import sys
+import torch
+from safetensors.torch import save_file
+from memagent.kernels.neural_memory import fused, neural_memory
+from tests.kernels.test_neural_memory_triton import CASES, results_of
+
+calls = []
+fused_version = fused.neural_memory
+fused.neural_memory = lambda *args, **named: calls.append(1) or fused_version(*args, **named)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-found = [outcome(neural_memory, case, torch.float32, device) for case in CASES]
-assert len(launched) == sum(len(case.cuts) for case in CASES), "the switch took another version"
-torch.save(found, sys.argv[1])
+results = [results_of(neural_memory, case, torch.float32, device) for case in CASES]
+assert len(calls) == sum(len(case.call_lengths) for case in CASES), "another version ran"
+save_file({f"{i}.{j}": tensor for i, row in enumerate(results) for j, tensor in enumerate(row)}, sys.argv[1])
 """
 
 
-def outcome(
+def results_of(
     version: Callable[..., tuple[Tensor, NeuralMemoryState]],
     case: Case,
     dtype: torch.dtype,
     device: str = "cpu",
 ) -> list[Tensor]:
-    """Outputs, the state, and gradients by all inputs and initial weights."""
+    """Return outputs, the state, and gradients by all inputs and initial weights."""
     torch.manual_seed(42)
     first, hidden, last = case.widths
-    shape = (1, 2, sum(case.cuts))
+    shape = (1, 2, sum(case.call_lengths))
     query, key = (torch.nn.functional.normalize(torch.randn(*shape, first), dim=-1) for _ in range(2))
     theta, eta, alpha = (torch.rand(shape) for _ in range(3))
     weights = [torch.randn(2, first, hidden) / first**0.5, torch.randn(2, hidden, last) / hidden**0.5]
@@ -71,23 +79,23 @@ def outcome(
     leaves = [tensor.to(device, dtype).requires_grad_() for tensor in leaves]
     state = NeuralMemoryState.initial(leaves[6:], 1)
     outputs = []
-    for part in zip(*(tensor.split(case.cuts, 2) for tensor in leaves[:6]), strict=True):
-        output, state = version(*part, state, chunk_size=case.chunk_size, update=case.update)
+    for tokens in zip(*(tensor.split(case.call_lengths, 2) for tensor in leaves[:6]), strict=True):
+        output, state = version(*tokens, state, chunk_size=case.chunk_size, update=case.update)
         outputs.append(output)
-    found = [torch.cat(outputs, 2), *state.weights, *state.momentum]
-    cotangents = [torch.randn(tensor.shape).to(device, dtype) for tensor in found]
-    gradients = torch.autograd.grad(found, leaves, cotangents)
-    return [tensor.detach().cpu() for tensor in (*found, *gradients)]
+    results = [torch.cat(outputs, 2), *state.weights, *state.momentum]
+    cotangents = [torch.randn(tensor.shape).to(device, dtype) for tensor in results]
+    gradients = torch.autograd.grad(results, leaves, cotangents)
+    return [tensor.detach().cpu().contiguous() for tensor in (*results, *gradients)]
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[list[Tensor]]:
-    """What the public function gives where it takes the programs."""
-    path = tmp_path_factory.mktemp("triton") / "outcomes"
+def fused_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The results of all cases, ``case.tensor``, from a process in which the public function runs Triton."""
+    path = tmp_path_factory.mktemp("triton") / "results.safetensors"
     environment = dict(os.environ)
     if not torch.cuda.is_available():
         environment["TRITON_INTERPRET"] = "1"
-    finished = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(path)],
         env=environment,
         cwd=Path(__file__).parents[2],
@@ -96,20 +104,19 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[list[Tensor]]:
         timeout=300,
         check=False,
     )
-    assert finished.returncode == 0, finished.stderr
-    found: list[list[Tensor]] = torch.load(path)
-    return found
+    assert process.returncode == 0, process.stderr
+    return load_file(path)
 
 
-@pytest.mark.parametrize("index", range(len(CASES)), ids=[str(tuple(case)) for case in CASES])
-def test_outputs_states_and_gradients_match_naive(index: int, outcomes: list[list[Tensor]]) -> None:
-    expected = outcome(naive, CASES[index], torch.float64)
-    for want, got in zip(expected, outcomes[index], strict=True):
-        assert got.shape == want.shape
-        assert float((got - want).abs().max()) <= 1e-5 * float(want.abs().max())
+@pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CASES))
+def test_outputs_states_and_gradients_match_naive(index: int, fused_results: dict[str, Tensor]) -> None:
+    for number, expected in enumerate(results_of(naive, CASES[index], torch.float64)):
+        actual = fused_results[f"{index}.{number}"]
+        assert actual.shape == expected.shape
+        assert float((actual - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
 
 
-def test_what_does_not_fit_is_left_to_pytorch() -> None:
+def test_memories_too_large_for_the_chip_do_not_fit() -> None:
     from memagent.kernels.neural_memory.fused import fits
 
     def state(*widths: int, dtype: torch.dtype = torch.float32) -> NeuralMemoryState:

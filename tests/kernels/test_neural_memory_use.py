@@ -1,4 +1,4 @@
-"""The neural memory in use: what it learns, how long it lasts, what it refuses, and titans-pytorch's numbers."""
+"""The neural memory in use: learning, long sequences, refused arguments, and parity with titans-pytorch."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch.nn.functional import normalize
 
 from memagent.kernels.neural_memory import NeuralMemoryState, neural_memory, retrieve
 
-# Without its parameters in the type, or mypy would not let a list of tensors be spread over them.
+# Typed without parameters, because mypy does not accept a list of tensors for them.
 write: Callable[..., tuple[Tensor, NeuralMemoryState]] = neural_memory
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "neural_memory.py"
 
 
 def tokens(length: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Query, key, value, theta, eta and alpha of one memory; values are a fixed function of keys."""
+    """Return query, key, value, theta, eta and alpha; values are a fixed function of keys."""
     key = normalize(torch.randn(1, 2, length, 16, dtype=dtype), dim=-1)
-    truth = torch.randn(2, 16, 8, dtype=dtype)
-    value = torch.tanh(key @ truth)
+    mapping = torch.randn(2, 16, 8, dtype=dtype)
+    value = torch.tanh(key @ mapping)
     theta, eta, alpha = (torch.rand(1, 2, length, dtype=dtype) for _ in range(3))
     return [key, key, value, 0.03 * theta, 0.8 * eta, 0.002 * alpha]
 
@@ -37,7 +37,7 @@ def initial(dtype: torch.dtype = torch.float32) -> NeuralMemoryState:
 @pytest.mark.parametrize(
     ("update", "chunk_size"), [("token", 16), ("token", 64), ("chunk", 16), ("chunk", 64)], ids=str
 )
-def test_64_000_tokens_are_learnt_and_stay_bounded(chunk_size: int, update: str) -> None:
+def test_64_000_tokens_are_learned_and_stay_bounded(chunk_size: int, update: str) -> None:
     torch.manual_seed(42)
     inputs = tokens(64_000)
     output, state = write(*inputs, initial(), chunk_size=chunk_size, update=update)
@@ -50,17 +50,17 @@ def test_64_000_tokens_are_learnt_and_stay_bounded(chunk_size: int, update: str)
     assert max(float(weight.abs().max()) for weight in state.weights) < 10
 
 
-def test_float32_stays_with_float64_over_thousands_of_tokens() -> None:
-    """Errors of rounding do not add up: what is forgotten takes its errors along."""
+def test_float32_agrees_with_float64_over_thousands_of_tokens() -> None:
+    """Rounding errors do not accumulate, because they are forgotten with the weights."""
     torch.manual_seed(43)
     inputs, state = tokens(4_000, torch.float64), initial(torch.float64)
     exact, _ = write(*inputs, state, chunk_size=32)
-    rough, _ = write(*(tensor.float() for tensor in inputs), state.to(torch.float32), chunk_size=32)
-    assert (rough - exact).abs().max() < 1e-5
+    single, _ = write(*(tensor.float() for tensor in inputs), state.to(torch.float32), chunk_size=32)
+    assert (single - exact).abs().max() < 1e-5
 
 
 def test_forgetting_everything_leaves_only_the_last_surprise() -> None:
-    """With alpha = 1 and eta = 0 the weights are minus the last token's gradient step, whatever was before."""
+    """With alpha = 1 and eta = 0 the weights are the last token's gradient step alone."""
     torch.manual_seed(44)
     query, key, value, theta, eta, alpha = tokens(5, torch.float64)
     _, state = neural_memory(
@@ -74,11 +74,11 @@ def test_forgetting_everything_leaves_only_the_last_surprise() -> None:
 @pytest.mark.parametrize(("chunk_size", "length"), [(1, 5), (4, 16), (4, 13), (16, 40)])
 @pytest.mark.filterwarnings("default")  # importing it warns
 def test_parity_with_titans_pytorch(depth: int, chunk_size: int, length: int) -> None:
-    """Outputs and gradients on its own weights: a step a chunk, gradients refreshed at every chunk."""
-    peer = pytest.importorskip("titans_pytorch")
-    layered: Callable[[Any, str, Tensor], Tensor] = runpy.run_path(str(BENCHMARK))["ours"]
+    """Compare outputs and gradients on its weights: one step a chunk, gradients at each chunk's first weights."""
+    titans_pytorch = pytest.importorskip("titans_pytorch")
+    layered: Callable[[Any, str, Tensor], Tensor] = runpy.run_path(str(BENCHMARK))["layer_with_our_memory"]
     torch.manual_seed(45)
-    layer = peer.NeuralMemory(
+    layer = titans_pytorch.NeuralMemory(
         dim=8,
         heads=2,
         dim_head=4,
@@ -89,18 +89,20 @@ def test_parity_with_titans_pytorch(depth: int, chunk_size: int, length: int) ->
     ).double()
     sequence = torch.randn(3, length, 8, dtype=torch.float64, requires_grad=True)
     leaves = [sequence, *layer.parameters()]
-    found = []
+    results = []
     for output in (layer(sequence)[0], layered(layer, "chunk", sequence)):
         gradients = torch.autograd.grad(
             output.square().sum(), leaves, materialize_grads=True, allow_unused=True
         )
-        found.append([output, *gradients])
-    for want, got in zip(*found, strict=True):
-        assert torch.allclose(want, got, rtol=0, atol=1e-10 * float(want.detach().abs().max() + 1e-3))
+        results.append([output, *gradients])
+    for expected, actual in zip(*results, strict=True):
+        assert torch.allclose(
+            expected, actual, rtol=0, atol=1e-10 * float(expected.detach().abs().max() + 1e-3)
+        )
 
 
-def broken(**changes: Any) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of a call of which some are exchanged."""
+def invalid_call(**changes: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Return the arguments of a call, some of them replaced: a tensor by a function of it, a field by one of the state."""
     torch.manual_seed(46)
     named = dict(zip(("query", "key", "value", "theta", "eta", "alpha"), tokens(6), strict=True))
     state, options = initial(), {"chunk_size": 4, "update": "token"}
@@ -135,13 +137,13 @@ def broken(**changes: Any) -> tuple[list[Any], dict[str, Any]]:
         ({"gates": lambda state: state.gates.double()}, "float32 and torch.float64"),
     ],
 )  # fmt: skip
-def test_refusals(changes: dict[str, Any], message: str) -> None:
-    arguments, options = broken(**changes)
+def test_invalid_arguments_are_refused(changes: dict[str, Any], message: str) -> None:
+    arguments, options = invalid_call(**changes)
     with pytest.raises(ValueError, match=message):
         neural_memory(*arguments, **options)
 
 
-def test_a_state_goes_on_with_its_chunk_size() -> None:
+def test_another_chunk_size_than_the_states_is_refused() -> None:
     torch.manual_seed(47)
     _, state = write(*tokens(7), initial(), chunk_size=8)
     with pytest.raises(ValueError, match="fewer tokens than a chunk, 4, rather than 7"):
@@ -150,7 +152,7 @@ def test_a_state_goes_on_with_its_chunk_size() -> None:
         retrieve(tokens(1)[0], state, update="never")
 
 
-def test_states_that_are_no_states() -> None:
+def test_invalid_states_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\[heads, d_in, d_out\] a layer rather than \[\]"):
         NeuralMemoryState.initial([], 1)
     named = initial().tensors()

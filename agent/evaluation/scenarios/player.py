@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.errors import InputError
 from memagent.backends.protocol import Embedder, Progress, silent
 
+_LOG = logging.getLogger("memagent")
 _BETWEEN_TURNS = timedelta(minutes=1)
 _BETWEEN_STEPS = timedelta(days=1)
 _REPLY_TOKENS = 96
@@ -60,11 +62,17 @@ class Models:
     chat: Callable[[str], ChatModel]
 
     @classmethod
-    def shared(cls, folder: Path, *, notify: Notify = lambda said: None, report: Report = quiet) -> Self:
-        """The models that the environment and the options name."""
+    def shared(
+        cls, folder: Path, embedder: str | None = None, *, notify: Notify = _LOG.info, report: Report = quiet
+    ) -> Self:
+        """The models that the environment and the options name.
+
+        Args:
+            embedder: the embedder's name; None: as the environment says.
+        """
         return cls(
             folder,
-            cache(lambda: load_embedder(folder, notify=notify, report=report)),
+            cache(lambda: load_embedder(folder, embedder, notify=notify, report=report)),
             cache(lambda name: load_chat_model(name, folder, notify=notify, report=report)),
         )
 

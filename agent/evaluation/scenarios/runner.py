@@ -107,6 +107,7 @@ def _in_process(
     order = {
         "root": str(home.root),
         "models": str(home.models),
+        "embedder": player.models.embedder().name,
         "backend": player.backend,
         "options": asdict(player.options),
         "user": user,

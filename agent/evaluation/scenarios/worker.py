@@ -19,7 +19,9 @@ def main() -> None:
     os.umask(0o077)
     order = json.load(sys.stdin)
     home = Home(Path(order["root"]), Path(order["models"]))
-    player = Player(order["backend"], Options(**order["options"]), Models.shared(home.models))
+    player = Player(
+        order["backend"], Options(**order["options"]), Models.shared(home.models, order["embedder"])
+    )
     steps = STEPS.validate_python(order["steps"])
     try:
         clock, probes = player.play(home, order["user"], datetime.fromisoformat(order["clock"]), steps)

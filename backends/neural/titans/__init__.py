@@ -4,7 +4,7 @@
 
     model = TitansForCausalLM(TitansConfig(variant="mag"))
 
-Importing this registers the model type ``titans``, so that ``AutoModelForCausalLM.from_pretrained`` knows it.
+Importing this package registers the model type ``titans``, so that ``AutoModelForCausalLM.from_pretrained`` loads it.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""The four ways to build memory into a block: as context, as gate, as layer, and alone (section 4)."""
+"""The four blocks of Titans: memory as context, as gate, as layer, and alone (section 4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memagent.backends.neural.titans.memory import MemoryContext, NeuralMemory
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (https://arxiv.org/abs/2002.05202), on ``[batch, length, hidden]``."""
+    """A SwiGLU feed-forward network (https://arxiv.org/abs/2002.05202)."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
@@ -25,14 +25,15 @@ class FeedForward(nn.Module):
         self.o_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Map ``[batch, length, hidden]`` to the same shape."""
         out: Tensor = self.o_proj(silu(self.gate_proj(inputs)) * self.up_proj(inputs))
         return out
 
 
 class Gating(nn.Module):
-    """The paper's ``y (x) M``: both normalised with learnable weights, a non-linearity, and their product (eq. 28).
+    """The product of attention and memory, ``y (x) M``, both normalised with learnable weights (eq. 28).
 
-    The paper does not name the non-linearity nor what it is applied to: SiLU, to what memory says.
+    The paper does not say which non-linearity it applies, and to what: here SiLU, to the memory's output.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -40,16 +41,17 @@ class Gating(nn.Module):
         self.attention_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.memory_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, attended: Tensor, remembered: Tensor) -> Tensor:
-        out: Tensor = self.attention_norm(attended) * silu(self.memory_norm(remembered))
+    def forward(self, attention_output: Tensor, memory_output: Tensor) -> Tensor:
+        """Combine two tensors ``[batch, length, hidden]`` into one."""
+        out: Tensor = self.attention_norm(attention_output) * silu(self.memory_norm(memory_output))
         return out
 
 
 class Block(nn.Module, ABC):
-    """One block: a mixer of tokens and a feed-forward network, each with a norm before and a residual around it.
+    """One block: a token mixer and a feed-forward network, each after a norm and with a residual connection.
 
-    The paper says "residual connections in all blocks" and no more; norms before, and the feed-forward network, are
-    those of its Transformer++ baseline. Persistent tokens belong to the block: `prefix` puts them before the sequence.
+    The paper specifies only "residual connections in all blocks". The norms and the feed-forward network are those of its
+    Transformer++ baseline. Each block has its own persistent tokens (section 3.3).
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -64,29 +66,37 @@ class Block(nn.Module, ABC):
         self.feed_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.feed_forward = FeedForward(config)
 
-    def forward(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
-        """Read ``[batch, length, hidden]`` on from ``past``, which is empty at the beginning of the sequence."""
-        mixed, after = self.mix(inputs, past)
-        return mixed + self.feed_forward(self.feed_norm(mixed)), after
+    def forward(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """Read tokens.
+
+        Args:
+            inputs: ``[batch, length, hidden]``.
+            cache: From the previous call; an empty one at the beginning of the sequence.
+
+        Returns:
+            ``[batch, length, hidden]``, and the cache after these tokens.
+        """
+        mixed, new_cache = self.mix(inputs, cache)
+        return mixed + self.feed_forward(self.feed_norm(mixed)), new_cache
 
     @abstractmethod
-    def mix(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
-        """The mixer with its residual."""
+    def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """Apply the token mixer with its residual connection; arguments and results as of `forward`."""
 
     def prefix(self, inputs: Tensor) -> Tensor:
-        """The persistent tokens, ``[batch, persistent_tokens, hidden]``."""
+        """Return the persistent tokens, ``[batch, persistent_tokens, hidden]``."""
         if self.persistent is None:
             return inputs[:, :0]
         return self.persistent.expand(len(inputs), -1, -1)
 
 
 class MemoryAsContext(Block):
-    """MAC, eqs. 21 to 25 and fig. 3a: memory answers a segment, attention reads both, memory learns the outcome.
+    """MAC, eqs. 21 to 25 and fig. 3a: memory answers a segment, attention reads both, memory learns attention's output.
 
-    The paper writes a segment at a time: ``h = M*_{t-1}(q)``, ``y = Attn([p; h; S_t])``, ``M_t = M_{t-1}(y)``,
-    ``o = y (x) M*_t(y)``. With M_t as the memory after the whole segment, o would know the segment's future; here token i
-    reads the memory that has learnt the segment up to i. Only the outputs at the segment's own tokens are learnt, as y with
-    the residual: attention alone may leave out the token it stands at.
+    The paper processes a segment at a time: ``h = M*_{t-1}(q)``, ``y = Attn([p; h; S_t])``, ``M_t = M_{t-1}(y)``,
+    ``o = y (x) M*_t(y)``. With M_t as the memory after the whole segment, o would depend on the segment's future. Here token i
+    reads the memory that has learned the segment up to i. The memory learns y with its residual, at the segment's own tokens:
+    attention alone may ignore the token itself.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -100,41 +110,41 @@ class MemoryAsContext(Block):
             self.memory_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
             self.gating = Gating(config)
 
-    def mix(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
+    def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         outputs, start = [], 0
         while start < inputs.shape[1]:
-            position = past.attention.position % self.segment if past.attention else 0
+            position = cache.attention.position % self.segment if cache.attention else 0
             stop = min(start + self.segment - position, inputs.shape[1])
             if position == 0:
-                past = self._begin_segment(inputs, past)
-            mixed, past = self._within_segment(inputs[:, start:stop], past)
+                cache = self._begin_segment(inputs, cache)
+            mixed, cache = self._within_segment(inputs[:, start:stop], cache)
             outputs.append(mixed)
             start = stop
-        return (torch.cat(outputs, 1) if outputs else inputs), past
+        return (torch.cat(outputs, 1) if outputs else inputs), cache
 
-    def _begin_segment(self, inputs: Tensor, past: BlockCache) -> BlockCache:
+    def _begin_segment(self, inputs: Tensor, cache: BlockCache) -> BlockCache:
         attention = self.attention.begin(self.prefix(inputs))
         if not self.has_memory:
-            return replace(past, attention=attention)
-        asked = past.memory.state if past.memory else self.memory.start(len(inputs))
-        return replace(past, attention=attention, asked=asked)
+            return replace(cache, attention=attention)
+        segment_memory = cache.memory.state if cache.memory else self.memory.initial_state(len(inputs))
+        return replace(cache, attention=attention, segment_memory=segment_memory)
 
-    def _within_segment(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
-        if past.attention is None:
-            raise ValueError("a segment is expected to have begun")
+    def _within_segment(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        if cache.attention is None:
+            raise ValueError("the cache is expected to be that of a segment")
         normed = self.norm(inputs)
-        if past.asked is None:
-            attended, attention = self.attention(normed, None, past.attention)
-            return inputs + attended, replace(past, attention=attention)
-        context, tail = self.context(normed, past.asked, past.asked_tail)
-        attended, attention = self.attention(normed, context, past.attention)
-        remembered, memory = self.memory(self.memory_norm(inputs + attended), past.memory)
-        after = BlockCache(attention, memory, past.asked, tail)
-        return inputs + self.gating(attended, remembered), after
+        if cache.segment_memory is None:
+            attention_output, attention = self.attention(normed, None, cache.attention)
+            return inputs + attention_output, replace(cache, attention=attention)
+        context, query_conv_state = self.context(normed, cache.segment_memory, cache.query_conv_state)
+        attention_output, attention = self.attention(normed, context, cache.attention)
+        memory_output, memory = self.memory(self.memory_norm(inputs + attention_output), cache.memory)
+        new_cache = BlockCache(attention, memory, cache.segment_memory, query_conv_state)
+        return inputs + self.gating(attention_output, memory_output), new_cache
 
 
 class MemoryAsGate(Block):
-    """MAG, eqs. 26 to 28 and fig. 3b: sliding-window attention and memory side by side, multiplied.
+    """MAG, eqs. 26 to 28 and fig. 3b: sliding-window attention and memory in parallel, multiplied.
 
     The memory reads the persistent tokens before the sequence, as in all of the following blocks.
     """
@@ -147,24 +157,24 @@ class MemoryAsGate(Block):
             self.memory = NeuralMemory(config)
             self.gating = Gating(config)
 
-    def mix(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
+    def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         normed, prefix = self.norm(inputs), self.prefix(inputs)
-        attended, attention = self.attention(normed, past.attention or self.attention.begin(prefix))
+        attention_output, attention = self.attention(normed, cache.attention or self.attention.begin(prefix))
         if not self.has_memory:
-            return inputs + attended, BlockCache(attention)
-        if past.memory is None:
-            remembered, memory = self.memory(torch.cat((prefix, normed), 1), None)
-            remembered = remembered[:, prefix.shape[1] :]
+            return inputs + attention_output, BlockCache(attention)
+        if cache.memory is None:
+            memory_output, memory = self.memory(torch.cat((prefix, normed), 1), None)
+            memory_output = memory_output[:, prefix.shape[1] :]
         else:
-            remembered, memory = self.memory(normed, past.memory)
-        return inputs + self.gating(attended, remembered), BlockCache(attention, memory)
+            memory_output, memory = self.memory(normed, cache.memory)
+        return inputs + self.gating(attention_output, memory_output), BlockCache(attention, memory)
 
 
 class MemoryAsLayer(Block):
-    """MAL, eqs. 29 to 31: what memory makes of the sequence is what sliding-window attention reads.
+    """MAL, eqs. 29 to 31: sliding-window attention reads the output of memory.
 
-    Both have a residual around them; otherwise the attention would not see its own tokens. Its persistent tokens
-    are what memory makes of them.
+    Both have a residual connection; without it the attention would not see its own tokens. Its persistent tokens are the
+    memory's output for them.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -173,38 +183,38 @@ class MemoryAsLayer(Block):
         self.attention_norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.memory = NeuralMemory(config) if config.memory else None
 
-    def mix(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
-        prefix, memory = self.prefix(inputs), past.memory
+    def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        prefix, memory = self.prefix(inputs), cache.memory
         if self.memory is not None:
             normed = self.norm(inputs)
             if memory is None:
-                remembered, memory = self.memory(torch.cat((prefix, normed), 1), None)
-                prefix = prefix + remembered[:, : prefix.shape[1]]
-                inputs = inputs + remembered[:, prefix.shape[1] :]
+                memory_output, memory = self.memory(torch.cat((prefix, normed), 1), None)
+                prefix = prefix + memory_output[:, : prefix.shape[1]]
+                inputs = inputs + memory_output[:, prefix.shape[1] :]
             else:
-                remembered, memory = self.memory(normed, memory)
-                inputs = inputs + remembered
-        attention = past.attention or self.attention.begin(self.attention_norm(prefix))
-        attended, attention = self.attention(self.attention_norm(inputs), attention)
-        return inputs + attended, BlockCache(attention, memory)
+                memory_output, memory = self.memory(normed, memory)
+                inputs = inputs + memory_output
+        attention = cache.attention or self.attention.begin(self.attention_norm(prefix))
+        attention_output, attention = self.attention(self.attention_norm(inputs), attention)
+        return inputs + attention_output, BlockCache(attention, memory)
 
 
 class MemoryAlone(Block):
-    """LMM: the memory as the only mixer of tokens, as a recurrent layer."""
+    """LMM: the memory as the only token mixer, a recurrent layer."""
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
         self.memory = NeuralMemory(config)
 
-    def mix(self, inputs: Tensor, past: BlockCache) -> tuple[Tensor, BlockCache]:
+    def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
         normed = self.norm(inputs)
-        if past.memory is None:
+        if cache.memory is None:
             prefix = self.prefix(inputs)
-            remembered, memory = self.memory(torch.cat((prefix, normed), 1), None)
-            remembered = remembered[:, prefix.shape[1] :]
+            memory_output, memory = self.memory(torch.cat((prefix, normed), 1), None)
+            memory_output = memory_output[:, prefix.shape[1] :]
         else:
-            remembered, memory = self.memory(normed, past.memory)
-        return inputs + remembered, BlockCache(memory=memory)
+            memory_output, memory = self.memory(normed, cache.memory)
+        return inputs + memory_output, BlockCache(memory=memory)
 
 
 BLOCKS: dict[str, type[Block]] = {

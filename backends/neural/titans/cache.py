@@ -1,4 +1,4 @@
-"""What a Titans model keeps between two calls, so that it reads every token once: of a size that does not grow."""
+"""The cache of a Titans model: its state between two calls, of a fixed size."""
 
 from __future__ import annotations
 
@@ -18,49 +18,57 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class BlockCache:
-    """One block between two calls.
+    """The state of one block between two calls.
 
     Attributes:
-        attention: Its window or segment; None in lmm.
+        attention: The window or segment; None in lmm.
         memory: The neural memory; None without one.
-        asked: mac only: the memory after the last whole segment, which the tokens of this one ask.
-        asked_tail: mac only: the tail of the convolution of these questions.
+        segment_memory: mac only: the memory after the last complete segment, which the tokens of this segment query.
+        query_conv_state: mac only: the state of these queries' convolution, ``[batch, hidden, conv_width - 1]``.
     """
 
     attention: AttentionCache | None = None
     memory: MemoryCache | None = None
-    asked: NeuralMemoryState | None = None
-    asked_tail: Tensor | None = None
+    segment_memory: NeuralMemoryState | None = None
+    query_conv_state: Tensor | None = None
 
 
 class TitansCache(GenerationCache):
-    """The cache of a Titans model: windows, convolutions' tails and neural memories of all blocks.
+    """The windows, convolution states and neural memories of all blocks.
 
-    Each call to the model replaces its parts, so that a `copy` goes on from where it was taken.
+    Each call to the model replaces the blocks' states without changing them, so that a `copy` stays valid.
+
+    Attributes:
+        blocks: One state for each block; empty before the first call.
+        seen_tokens: The number of tokens read so far.
     """
 
     def __init__(self) -> None:
         self.blocks: list[BlockCache] = []
-        self.seen = 0
+        self.seen_tokens = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens read so far; the same in every layer."""
-        return self.seen
+        """Return the number of tokens read so far, the same in every layer."""
+        return self.seen_tokens
 
     def copy(self) -> TitansCache:
-        """A cache from which to go on without changing this one; they share tensors, which nothing writes into."""
+        """Return a cache that continues independently; both share tensors, which no call changes in place."""
         new = TitansCache()
-        new.blocks, new.seen = list(self.blocks), self.seen
+        new.blocks, new.seen_tokens = list(self.blocks), self.seen_tokens
         return new
 
     def detach(self) -> TitansCache:
-        """The same numbers without their history: what truncated backpropagation goes on from."""
+        """Return a copy without the graph, for truncated backpropagation."""
         new = self.copy()
         new.blocks = [_map(block, lambda tensor, _: tensor.detach()) for block in self.blocks]
         return new
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let sample i go on as sample ``beam_idx[i]``, as beam search asks for."""
+        """Replace each sample with another one of the batch, for beam search.
+
+        Args:
+            beam_idx: ``[batch]``: sample i becomes a copy of sample ``beam_idx[i]``.
+        """
         self.blocks = [
             _map(block, lambda tensor, batch: tensor.index_select(batch, beam_idx.to(tensor.device)))
             for block in self.blocks
@@ -73,9 +81,9 @@ def _map(part: Part, function: Callable[[Tensor, int], Tensor], batch: int = 0) 
     if isinstance(part, Tensor):
         result = function(part, batch)
     elif isinstance(part, tuple):
-        result = tuple(_map(one, function) for one in part)
+        result = tuple(_map(element, function) for element in part)
     elif is_dataclass(part) and not isinstance(part, type):
-        # The gates of a neural memory alone have their batch second.
+        # Only the gates of a neural memory have their batch dimension second.
         changed = {
             field.name: _map(getattr(part, field.name), function, int(field.name == "gates"))
             for field in fields(part)

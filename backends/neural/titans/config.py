@@ -1,4 +1,4 @@
-"""The hyper-parameters of a Titans language model."""
+"""The hyperparameters of a Titans language model."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ VARIANTS = ("mac", "mag", "mal", "lmm")
 
 
 class TitansConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
-    """What a `TitansForCausalLM` is made of (https://arxiv.org/abs/2501.00663); all widths and lengths are numbers.
+    """The hyperparameters of a `TitansForCausalLM` (https://arxiv.org/abs/2501.00663).
 
     Attributes:
         variant: ``"mac"`` memory as context, ``"mag"`` memory as gate, ``"mal"`` memory as layer (section 4), or
             ``"lmm"``, the memory alone, without attention.
-        vocab_size: Token ids are 0 to ``vocab_size - 1``. 256 reads bytes.
-        hidden_size: Width of the residual stream.
-        intermediate_size: Width of the feed-forward network of each block.
-        num_hidden_layers: Blocks.
-        num_attention_heads: Heads of the attention, and memories of each block: every head has a memory of its own.
-        memory: False leaves the memory out of mac, mag and mal, for comparison: a Transformer with the same attention.
-        memory_depth: Layers of the memory's MLP, 1 to 4. One is a matrix.
-        memory_width: Width between these layers, for each head; ``hidden_size / num_attention_heads`` is that of keys
-            and values. Unused at depth 1.
-        memory_step: Upper bound of the gate theta in units of ``(1 - eta) / chunk_size``; see `NeuralMemory`.
+        vocab_size: Number of tokens; ids are 0 to ``vocab_size - 1``. 256 for bytes.
+        hidden_size: Size of the residual stream; a multiple of ``2 * num_attention_heads``.
+        intermediate_size: Hidden size of each block's feed-forward network.
+        num_hidden_layers: Number of blocks.
+        num_attention_heads: Heads of the attention; each head also has a memory of its own.
+        memory: False removes the memory from mac, mag and mal, which leaves a Transformer with the same attention.
+        memory_depth: Layers of the memory's MLP, 1 to 4; 1 is a matrix.
+        memory_width: Hidden size of this MLP, for each head; keys and values have ``hidden_size / num_attention_heads``.
+            Unused at depth 1.
+        memory_step: Upper bound of theta, above 0, in units of ``(1 - eta) / chunk_size``; see `NeuralMemory`.
         chunk_size: Tokens that share the weights at which the memory takes its gradients.
-        window: Tokens that a token attends to, itself included (mag, mal), or length of a segment (mac).
-        persistent_tokens: Learnable tokens that stand before the sequence in every block (section 3.3).
-        conv_width: Tokens that the convolutions of queries, keys and values see, the current one included.
-        momentum, decay, convolution: False takes that part out of the memory: ``eta = 0``, ``alpha = 0``, or no
-            convolutions (the ablations of table 5).
+        window: Number of tokens that a token attends to, itself included (mag, mal), or length of a segment (mac).
+        persistent_tokens: Number of learnable tokens before the sequence in every block (section 3.3), 0 or more.
+        conv_width: Kernel size of the causal convolutions of queries, keys and values, in tokens.
+        momentum, decay, convolution: False removes this part of the memory: ``eta = 0``, ``alpha = 0``, or no convolutions
+            (the ablations of table 5).
         rope_theta: Base of the rotary positions.
-        rms_norm_eps: Added to mean squares in norms.
-        initializer_range: Standard deviation of the output layer at first.
-        use_cache: Whether the model returns a `TitansCache` outside of training.
+        rms_norm_eps: Added to the mean square in RMS norms.
+        initializer_range: Initial standard deviation of the output layer.
+        use_cache: Whether the model returns a `TitansCache` when it is not training.
 
     Raises:
-        ValueError: A variant or number that fits no model.
+        ValueError: The variant is unknown, or a number is out of range.
     """
 
     model_type = "titans"
@@ -76,7 +76,7 @@ class TitansConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     @property
     def head_size(self) -> int:
-        """Width of a head's queries, keys and values."""
+        """The size of a head's queries, keys and values."""
         return self.hidden_size // self.num_attention_heads
 
 
@@ -86,7 +86,7 @@ def _check(config: TitansConfig) -> None:
             f"variant is expected to be one of {', '.join(VARIANTS)} rather than {config.variant!r}"
         )
     if config.variant == "lmm" and not config.memory:
-        raise ValueError("variant lmm is the memory alone: it is expected to have memory=True")
+        raise ValueError("variant lmm is the memory alone and needs memory=True")
     positive = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     for name in (*positive, "memory_width", "chunk_size", "window", "conv_width"):
         if getattr(config, name) < 1:

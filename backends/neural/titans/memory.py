@@ -1,4 +1,4 @@
-"""The layer around the neural memory: projections, convolutions, gates, and what it keeps between two calls."""
+"""The layer around the neural memory: projections, convolutions, gates, output norm, and their state between calls."""
 
 from __future__ import annotations
 
@@ -12,28 +12,32 @@ from torch.nn.functional import conv1d, normalize, silu
 from memagent.backends.neural.titans.config import TitansConfig
 from memagent.kernels.neural_memory import NeuralMemoryState, neural_memory, retrieve
 
-# Mean of gelu(z)^2 for a standard normal z: what a hidden layer adds to the squared length of its activations.
+# Mean of gelu(z)^2 for a standard normal z: the squared length of a hidden layer's activations, divided by its size.
 GELU_ENERGY = 0.425
 
 
 @dataclass(frozen=True)
 class MemoryCache:
-    """A memory layer between two calls.
+    """The state of a memory layer between two calls.
 
     Attributes:
-        tail: The last inputs of the convolution, ``[batch, channels, conv_width - 1]``; of width 0 without one.
-        state: What the memory has learnt.
+        conv_state: The last inputs of the convolution, ``[batch, channels, conv_width - 1]``; empty without a convolution.
+        state: The state of the neural memory.
     """
 
-    tail: Tensor
+    conv_state: Tensor
     state: NeuralMemoryState
 
 
 class CausalConvolution(nn.Module):
-    """A depthwise convolution over the tokens so far, after a projection (section 4.4), or nothing where ``width`` is 1.
+    """A causal depthwise convolution over tokens (section 4.4), or the identity if ``width`` is 1.
 
-    Together with the projection before it, it is the paper's depthwise-separable convolution. The width is our choice, as
-    the paper gives none: 4, as in Mamba and DeltaNet.
+    Together with the projection before it, it is the paper's depthwise-separable convolution. The paper gives no width; the
+    default of 4 is that of Mamba and DeltaNet.
+
+    Args:
+        channels: Size of the inputs.
+        width: Kernel size in tokens, the current one included.
     """
 
     def __init__(self, channels: int, width: int) -> None:
@@ -41,20 +45,28 @@ class CausalConvolution(nn.Module):
         self.width = width
         self.weight = nn.Parameter(torch.empty(channels, 1, width)) if width > 1 else None
 
-    def forward(self, inputs: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Convolve ``[batch, length, channels]``; the tail is that of the call before, or None at the beginning."""
+    def forward(self, inputs: Tensor, conv_state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Convolve a sequence.
+
+        Args:
+            inputs: ``[batch, length, channels]``.
+            conv_state: From the previous call; None at the beginning of the sequence.
+
+        Returns:
+            ``[batch, length, channels]``, and the state for the next call, ``[batch, channels, width - 1]``.
+        """
         sequence = inputs.transpose(1, 2)
-        if tail is None:
-            tail = sequence.new_zeros(*sequence.shape[:2], self.width - 1)
-        sequence = torch.cat((tail, sequence), 2)
-        after = sequence[:, :, sequence.shape[2] - (self.width - 1) :]
+        if conv_state is None:
+            conv_state = sequence.new_zeros(*sequence.shape[:2], self.width - 1)
+        sequence = torch.cat((conv_state, sequence), 2)
+        new_conv_state = sequence[:, :, sequence.shape[2] - (self.width - 1) :]
         if self.weight is not None:
             sequence = conv1d(sequence, self.weight, groups=sequence.shape[1])
-        return sequence.transpose(1, 2), after
+        return sequence.transpose(1, 2), new_conv_state
 
 
 class InitialMemory(nn.ParameterList):
-    """M_0, the memory before the first token: one ``[heads, d_in, d_out]`` for each layer, learnt with all else."""
+    """M_0, the memory before the first token: one parameter ``[heads, d_in, d_out]`` for each layer."""
 
     def __init__(self, config: TitansConfig) -> None:
         widths = [config.head_size, *[config.memory_width] * (config.memory_depth - 1), config.head_size]
@@ -63,15 +75,15 @@ class InitialMemory(nn.ParameterList):
             for d_in, d_out in pairwise(widths)
         )
 
-    def first_deviations(self) -> list[float]:
-        """Standard deviations of the layers' weights before training."""
+    def initial_deviations(self) -> list[float]:
+        """Return the standard deviation of each layer's weights before training."""
         deviations = [1.0] + [(GELU_ENERGY * weight.shape[1]) ** -0.5 for weight in list(self)[1:]]
         deviations[-1] *= 0.1
         return deviations
 
 
 class Gates(nn.Linear):
-    """Theta, eta and alpha of each token and head, eta and alpha only where the memory has them."""
+    """The gates theta, eta and alpha of each token and head: sigmoids of a linear layer."""
 
     def __init__(self, config: TitansConfig) -> None:
         self.heads, self.momentum, self.decay = config.num_attention_heads, config.momentum, config.decay
@@ -80,7 +92,10 @@ class Gates(nn.Linear):
         self.largest_step = config.memory_step / (2 * energy * config.chunk_size)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Gates ``[batch, heads, length]`` each, of ``[batch, length, hidden]``."""
+        """Return theta, eta and alpha, ``[batch, heads, length]`` each, for ``[batch, length, hidden]``.
+
+        eta is 0 in a memory without momentum, alpha in one without decay.
+        """
         logits = super().forward(inputs).transpose(1, 2)
         parts = list(logits.sigmoid().chunk(1 + self.momentum + self.decay, 1))
         step = parts.pop(0)
@@ -88,8 +103,8 @@ class Gates(nn.Linear):
         alpha = parts.pop(0) if self.decay else torch.zeros_like(step)
         return self.largest_step * step * (1 - eta), eta, alpha
 
-    def first_bias(self) -> Tensor:
-        """Before training: sigmoids of 1/2, but for alpha, which is 1/500."""
+    def initial_bias(self) -> Tensor:
+        """Return the bias before training: all sigmoids are 1/2, except alpha's, which is 1/500."""
         bias = torch.zeros_like(self.bias)
         if self.decay:
             bias[-self.heads :] = torch.tensor(1 / 500).logit()
@@ -97,19 +112,20 @@ class Gates(nn.Linear):
 
 
 class NeuralMemory(nn.Module):
-    """A memory that learns what it reads, one for each head, with all that the paper puts around it (section 4.4).
+    """One neural memory for each head, with projections, convolutions and gates (section 4.4).
 
-    ``q, k, v = silu(conv(x W))``, queries and keys of length 1 (l2); the memory's answer is normalised, gated by a
-    sigmoid of x and projected. The gates theta, eta and alpha are sigmoids of linear functions of x, for each token and head.
+    ``q, k, v = silu(conv(x W))``, queries and keys normalised to length 1. The memory's output is normalised, gated by a sigmoid
+    of x and projected. The gates theta, eta and alpha are sigmoids of linear functions of x, for each token and head.
 
-    Where the paper is silent:
+    The paper leaves open:
 
-    - ``theta = memory_step * sigmoid(.) * (1 - eta) / (2 energy chunk_size)``. The energy is the squared length of the
-      last layer's input, about ``0.425 memory_width`` (1 for a matrix), so that a sigmoid of 1 / memory_step lets a
-      chunk of equal keys remove their whole error, momentum included. A ``memory_step`` up to 2 keeps such chunks from
-      overshooting in a matrix; of a deeper memory it bounds the last layer alone. At first the sigmoid is 1/2, eta 1/2 and alpha 1/500: half of what is read is kept for 350 tokens.
-    - The initial memory is learnt. Its first layer begins with standard normal weights, because keys have length 1 and
-      smaller weights would leave GELU without a bend; the others keep that scale, but for the last one: a tenth.
+    - The scale of theta. Here ``theta = memory_step * sigmoid(.) * (1 - eta) / (2 energy chunk_size)``. The energy is the squared
+      length of the last layer's input, about ``0.425 memory_width`` (1 for a matrix), so that a sigmoid of 1 / memory_step
+      removes the whole error of a chunk of equal keys, momentum included. With a ``memory_step`` up to 2 such chunks do not
+      overshoot in a matrix; in a deeper memory it bounds the last layer only.
+    - Initial values of the gates: the sigmoid of theta 1/2, eta 1/2, alpha 1/500 (the memory keeps half of a token after 350).
+    - The initial memory, which is learned. Its first layer begins with standard normal weights, because keys have length 1 and
+      GELU is almost linear for smaller weights. The other layers keep this scale, except the last, which has a tenth.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -124,27 +140,27 @@ class NeuralMemory(nn.Module):
         self.gate_proj = nn.Linear(hidden, hidden, bias=False)
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
-    def start(self, batch: int) -> NeuralMemoryState:
-        """The learnt memory, before it has read anything; in float32 whatever the model's type."""
-        kind = torch.float64 if self.initial[0].dtype == torch.float64 else torch.float32
-        return NeuralMemoryState.initial([weight.to(kind) for weight in self.initial], batch)
+    def initial_state(self, batch: int) -> NeuralMemoryState:
+        """Return the state before the first token, in float32 unless the model is in float64."""
+        dtype = torch.float64 if self.initial[0].dtype == torch.float64 else torch.float32
+        return NeuralMemoryState.initial([weight.to(dtype) for weight in self.initial], batch)
 
-    def forward(self, inputs: Tensor, past: MemoryCache | None) -> tuple[Tensor, MemoryCache]:
-        """Write each token and answer it, eqs. 11 to 15.
+    def forward(self, inputs: Tensor, cache: MemoryCache | None) -> tuple[Tensor, MemoryCache]:
+        """Write each token and read the memory with its query, eqs. 11 to 15.
 
-        A token's answer includes what it writes itself, and nothing of later tokens.
+        A token's output depends on its own write and on no later token.
 
         Args:
             inputs: ``[batch, length, hidden]``.
-            past: What the call before returned; None begins anew.
+            cache: From the previous call; None at the beginning of the sequence.
 
         Returns:
-            ``[batch, length, hidden]``, and what the next call needs.
+            ``[batch, length, hidden]``, and the cache after these tokens.
         """
-        projected, tail = self.convolution(self.qkv_proj(inputs), past.tail if past else None)
-        query, key, value = (split(part, self.heads) for part in silu(projected).chunk(3, -1))
+        projected, conv_state = self.convolution(self.qkv_proj(inputs), cache.conv_state if cache else None)
+        query, key, value = (split_heads(part, self.heads) for part in silu(projected).chunk(3, -1))
         theta, eta, alpha = self.gates(inputs)
-        state = past.state if past else self.start(len(inputs))
+        state = cache.state if cache else self.initial_state(len(inputs))
         read, state = neural_memory(
             normalize(query, dim=-1),
             normalize(key, dim=-1),
@@ -155,15 +171,14 @@ class NeuralMemory(nn.Module):
             state,
             chunk_size=self.chunk_size,
         )
-        gated = join(self.norm(read)) * self.gate_proj(inputs).sigmoid()
-        return self.o_proj(gated), MemoryCache(tail, state)
+        gated = merge_heads(self.norm(read)) * self.gate_proj(inputs).sigmoid()
+        return self.o_proj(gated), MemoryCache(conv_state, state)
 
 
 class MemoryContext(nn.Module):
-    """What the memory says to a segment before the segment is read, ``h = M*_{t-1}(q)`` (eqs. 21 and 22).
+    """The memory's output for a segment before the segment is written, ``h = M*_{t-1}(q)`` (eqs. 21 and 22).
 
-    Its queries have a projection and a convolution of their own: what is asked before attention need not be what is
-    asked after it.
+    Its queries have a projection and a convolution of their own, because queries before attention may differ from those after.
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -175,27 +190,29 @@ class MemoryContext(nn.Module):
         )
         self.norm = nn.RMSNorm(config.head_size, config.rms_norm_eps)
 
-    def forward(self, inputs: Tensor, state: NeuralMemoryState, tail: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Ask a memory without writing into it.
+    def forward(
+        self, inputs: Tensor, state: NeuralMemoryState, conv_state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Read a memory without writing.
 
         Args:
             inputs: ``[batch, length, hidden]``.
-            state: The memory after the segment before.
-            tail: What the call before returned, or None at the beginning of the sequence.
+            state: The memory after the previous segment.
+            conv_state: From the previous call; None at the beginning of the sequence.
 
         Returns:
-            ``[batch, length, hidden]``, and the convolution's tail.
+            ``[batch, length, hidden]``, and the convolution's state for the next call.
         """
-        projected, tail = self.convolution(self.q_proj(inputs), tail)
-        query = normalize(split(silu(projected), self.heads), dim=-1)
-        return join(self.norm(retrieve(query, state))), tail
+        projected, conv_state = self.convolution(self.q_proj(inputs), conv_state)
+        query = normalize(split_heads(silu(projected), self.heads), dim=-1)
+        return merge_heads(self.norm(retrieve(query, state))), conv_state
 
 
-def split(inputs: Tensor, heads: int) -> Tensor:
-    """``[batch, length, hidden]`` to ``[batch, heads, length, hidden / heads]``."""
+def split_heads(inputs: Tensor, heads: int) -> Tensor:
+    """Reshape ``[batch, length, hidden]`` to ``[batch, heads, length, hidden / heads]``."""
     return inputs.reshape(*inputs.shape[:2], heads, inputs.shape[2] // heads).transpose(1, 2)
 
 
-def join(inputs: Tensor) -> Tensor:
-    """What `split` took apart."""
+def merge_heads(inputs: Tensor) -> Tensor:
+    """Reshape ``[batch, heads, length, head_size]`` to ``[batch, length, heads * head_size]``."""
     return inputs.transpose(1, 2).flatten(2)

@@ -1,4 +1,4 @@
-"""Titans as Hugging Face models: embeddings, blocks, an output layer, and generation from a cache."""
+"""Titans as Hugging Face models: embeddings, blocks, output layer, and generation from a cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
-from memagent.backends.neural.cache import CACHE_NAME, CACHE_NAMES, CachedGenerationMixin, given_cache
+from memagent.backends.neural.cache import CACHE_NAME, CACHE_NAMES, CachedGenerationMixin, resolve_cache
 from memagent.backends.neural.titans.blocks import BLOCKS, Block
 from memagent.backends.neural.titans.cache import BlockCache, TitansCache
 from memagent.backends.neural.titans.config import TitansConfig
@@ -19,28 +19,28 @@ from memagent.backends.neural.titans.memory import CausalConvolution, Gates, Ini
 
 
 class TitansPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
-    """How Titans models are named, stored and initialised."""
+    """The base class of Titans models: names, storage and initialisation."""
 
     config_class = TitansConfig
     base_model_prefix = "model"
     _no_split_modules = ["MemoryAsContext", "MemoryAsGate", "MemoryAsLayer", "MemoryAlone"]  # noqa: RUF012
     _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012
-    _is_stateful = True  # a memory cannot be taken back to before a token
+    _is_stateful = True  # a memory cannot undo a token
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """False, so that `generate` leaves the cache to the model."""
+        """Return False, so that `generate` leaves the cache to the model."""
         return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Unit variance throughout: the paper gives no initialisation. For the memory's see `NeuralMemory`.
+        """Initialise a module to unit variance; the paper gives no initialisation. See `NeuralMemory` for the memory's.
 
-        transformers asks only for modules that hold parameters themselves, and only `init` spares what was loaded.
+        transformers calls this only for modules with parameters of their own. The functions of `init` keep loaded weights.
         """
         if isinstance(module, Gates):
             init.normal_(module.weight, std=module.in_features**-0.5)
-            init.copy_(module.bias, module.first_bias())
+            init.copy_(module.bias, module.initial_bias())
         elif isinstance(module, nn.Linear):
             is_output = module is getattr(self, "lm_head", None)
             init.normal_(
@@ -55,7 +55,7 @@ class TitansPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         elif isinstance(module, Block) and module.persistent is not None:
             init.normal_(module.persistent)
         elif isinstance(module, InitialMemory):
-            for weight, std in zip(module, module.first_deviations(), strict=True):
+            for weight, std in zip(module, module.initial_deviations(), strict=True):
                 init.normal_(weight, std=std)
 
 
@@ -80,56 +80,60 @@ class TitansModel(TitansPreTrainedModel):  # type: ignore[no-untyped-call]
         output_hidden_states: bool | None = None,
         past_key_values: TitansCache | None = None,
     ) -> BaseModelOutputWithPast:
-        """Read tokens on from a cache.
+        """Read tokens.
 
         Args:
-            input_ids: ``[batch, length]``, the tokens that the cache has not seen.
-            attention_mask: All ones if given: a memory reads every token, so there is no padding.
-            cache: What was read before; it is brought up to date. None begins a sequence.
-            inputs_embeds: ``[batch, length, hidden]`` in the place of ``input_ids``.
-            use_cache: Whether to return a cache; by default as configured, and not in training.
-            output_hidden_states: Whether to return the residual stream before each block and after the last norm.
+            input_ids: ``[batch, length]``, the tokens after those that the cache has read.
+            attention_mask: None or all ones: a memory reads every token, so there is no padding.
+            cache: The state of the sequence so far, which is updated. None begins a sequence.
+            inputs_embeds: ``[batch, length, hidden]``, instead of ``input_ids``.
+            use_cache: Whether to return a cache. None: as configured, and not in training.
+            output_hidden_states: Whether to return the residual stream before each block and after the last norm. None: as
+                configured.
             past_key_values: The old name of ``cache``.
 
         Returns:
-            ``last_hidden_state``, ``[batch, length, hidden]``, the cache (`CACHE_NAME`) and ``hidden_states``; or, with
-            ``return_dict=False``, a tuple of those that are there.
+            ``last_hidden_state``, ``[batch, length, hidden]``, the cache (`CACHE_NAME`) and ``hidden_states``; with
+            ``return_dict=False`` a tuple of those that are not None.
 
         Raises:
-            TypeError: A cache that is no `TitansCache`, or one under both names; an argument that is not listed here.
-            ValueError: Padding; a cache of another model; both or none of ``input_ids`` and ``inputs_embeds``.
+            TypeError: The cache is not a `TitansCache`, or passed under both names; an argument is not listed here.
+            ValueError: The mask has padding, the cache belongs to another model, or both or none of ``input_ids`` and
+                ``inputs_embeds`` are passed.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("either input_ids or inputs_embeds is expected, not both and not none")
+            raise ValueError("exactly one of input_ids and inputs_embeds is expected, not both or none")
         check_mask(attention_mask)
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         hidden = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        cache = given_cache(cache, past_key_values)
+        cache = resolve_cache(cache, past_key_values)
         if cache is None:
             cache = TitansCache()
         check_cache(cache, len(self.layers))
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        states, blocks = [], []
-        for block, past in zip(self.layers, cache.blocks or [BlockCache()] * len(self.layers), strict=True):
-            states.append(hidden)
-            hidden, after = block(hidden, past)
-            blocks.append(after)
+        hidden_states, block_caches = [], []
+        for block, block_cache in zip(
+            self.layers, cache.blocks or [BlockCache()] * len(self.layers), strict=True
+        ):
+            hidden_states.append(hidden)
+            hidden, new_block_cache = block(hidden, block_cache)
+            block_caches.append(new_block_cache)
         hidden = self.norm(hidden)
-        cache.blocks, cache.seen = blocks, cache.seen + hidden.shape[1]
+        cache.blocks, cache.seen_tokens = block_caches, cache.seen_tokens + hidden.shape[1]
         returned_cache: dict[str, Any] = {CACHE_NAME: cache if use_cache else None}
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
-            hidden_states=(*states, hidden) if output_hidden_states else None,
+            hidden_states=(*hidden_states, hidden) if output_hidden_states else None,
             **returned_cache,
         )
 
 
 class TitansForCausalLM(TitansPreTrainedModel, CachedGenerationMixin):  # type: ignore[no-untyped-call]
-    """A Titans language model; `generate` samples from it, in constant memory a token."""
+    """A Titans language model; `generate` takes constant memory for each token."""
 
-    accepts_loss_kwargs = True  # `Trainer` hands over num_items_in_batch
+    accepts_loss_kwargs = True  # `Trainer` passes num_items_in_batch
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config)
@@ -151,28 +155,28 @@ class TitansForCausalLM(TitansPreTrainedModel, CachedGenerationMixin):  # type: 
         num_items_in_batch: Tensor | int | None = None,
         past_key_values: TitansCache | None = None,
     ) -> CausalLMOutputWithPast:
-        """Predict each next token.
+        """Read tokens and predict each next one.
 
         Args:
-            input_ids, attention_mask, cache, inputs_embeds, use_cache, output_hidden_states, past_key_values: As in
+            input_ids, attention_mask, cache, inputs_embeds, use_cache, output_hidden_states, past_key_values: See
                 `TitansModel.forward`.
-            labels: ``[batch, length]`` like ``input_ids``, which they may be: the loss compares the prediction at a
-                token with the next label. -100 is left out.
-            logits_to_keep: How many of the last tokens to predict after; 0 stands for all.
-            num_items_in_batch: How many labels of all steps whose gradients are added up are not left out: the loss is
-                then the sum over this call's labels, divided by it.
+            labels: ``[batch, length]``, usually ``input_ids``: the loss compares the prediction at a token with the next
+                label. -100 is ignored.
+            logits_to_keep: The number of last tokens to return logits for; 0 for all.
+            num_items_in_batch: The number of labels in all steps of a gradient accumulation. The loss is then the sum over
+                this call's labels, divided by this number.
 
         Returns:
-            ``logits``, ``[batch, length, vocab_size]``; ``loss``, nats a token, where labels are given; and the cache
-            (`CACHE_NAME`) and ``hidden_states``; or, with ``return_dict=False``, a tuple of those that are there.
+            ``logits``, ``[batch, length, vocab_size]``; ``loss``, in nats per token, with labels; the cache (`CACHE_NAME`) and
+            ``hidden_states``; with ``return_dict=False`` a tuple of those that are not None.
 
         Raises:
-            TypeError, ValueError: As in `TitansModel.forward`.
+            TypeError, ValueError: See `TitansModel.forward`.
         """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            cache=given_cache(cache, past_key_values),
+            cache=resolve_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -193,16 +197,16 @@ class TitansForCausalLM(TitansPreTrainedModel, CachedGenerationMixin):  # type: 
 
 
 def check_mask(attention_mask: Tensor | None) -> None:
-    """Raise ValueError if there is padding."""
+    """Raise ValueError if the mask has padding."""
     if attention_mask is not None and not bool(attention_mask.all()):
         raise ValueError(
-            "attention_mask is expected to be all ones: a memory reads every token, padding too; "
-            "give prompts of one length in a batch, or one at a time"
+            "attention_mask is expected to be all ones, because a memory reads padding too; "
+            "batch prompts of equal length, or pass one at a time"
         )
 
 
 def check_cache(cache: object, blocks: int) -> None:
-    """Raise TypeError for a cache of another kind of model, ValueError for one of another number of blocks."""
+    """Raise TypeError unless the cache is a `TitansCache`, ValueError unless it is empty or has this number of blocks."""
     if not isinstance(cache, TitansCache):
         raise TypeError(f"the cache is expected to be a TitansCache rather than a {type(cache).__name__}")
     if len(cache.blocks) not in (0, blocks):

@@ -1,1 +1,1 @@
-"""Memory inside a model's attention: watching its layers, reading keys and values, attending to them. For any backend."""
+"""Memory inside a model's attention: hooks, encoding of keys and values, injection of stored ones. For any backend."""

@@ -1,8 +1,8 @@
-"""Cutting turns into pieces: what the map stores, addresses and recalls as a whole.
+"""Tokenising turns and questions, and splitting turns into chunks, the unit that a memory stores and recalls.
 
-Every piece is written like a line of a play, ``User: My dog is called Biscuit.``, so that who speaks is part of
-what is remembered; the same line begins a question. Nothing of a model's chat template is stored: where someone writes
-a control token such as ``<|im_end|>``, its letters are read (``tokens.py``).
+Each chunk is written like a line of a play, ``User: My dog is called Biscuit.``, so that the speaker is part of what is
+stored; a question begins with the same line. Nothing of a model's chat template is stored: where a text holds the name
+of a control token such as ``<|im_end|>``, its characters are tokenised as text (``backends/shared/tokens.py``).
 """
 
 from __future__ import annotations
@@ -14,21 +14,34 @@ from typing import Any
 from memagent.backends.records import Turn
 from memagent.backends.shared.tokens import TextTokenizer
 
-LONGEST = 128
-"""Most tokens of one piece; a piece's tokens are numbered within it, so this is part of the stored format."""
+MAX_CHUNK_TOKENS = 128
+"""Most tokens of one chunk. Stored token ids are numbered within chunks, so this is part of the stored format."""
 
 _OPENING = "Our conversation:\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A turn, or a stretch of a long one.
+class TokenSpan:
+    """Tokens whose keys, values or queries are wanted, and the tokens that the model reads before them.
 
     Attributes:
-        turn: where it is from.
+        prefix_ids: read by the model, not kept.
+        ids: the tokens themselves.
+    """
+
+    prefix_ids: Sequence[int]
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A turn, or a part of a long one.
+
+    Attributes:
+        turn: the turn it is from.
         part: its place in the turn, from 0.
-        text: what of the turn's text it holds.
-        ids: its tokens, the speaker's name first; at most ``LONGEST``.
+        text: its part of the turn's text.
+        ids: its tokens, beginning with the speaker's name; at most ``MAX_CHUNK_TOKENS``.
     """
 
     turn: Turn
@@ -37,56 +50,67 @@ class Piece:
     ids: tuple[int, ...]
 
 
-class Writer:
-    """Writes turns and questions as tokens of one tokenizer.
+class TurnTokenizer:
+    """Tokenises turns and questions for one model.
 
     Args:
-        opening: what everything is read after.
+        tokenizer: the model's tokenizer of transformers, backed by the tokenizers library.
+        opening: the text that the model reads before everything else.
+
+    Raises:
+        ModelError: the tokenizer is of another kind.
     """
 
     def __init__(self, tokenizer: Any, opening: str = _OPENING) -> None:
-        self._tokens = TextTokenizer(tokenizer)
-        self._newline = self._tokens.encode("\n")
-        start = tokenizer.bos_token_id
-        # What opens a text draws much attention and stands for nothing: it is read, never stored.
-        self.opening = [*([] if start is None else [start]), *self._tokens.encode(opening)]
+        self._tokenizer = TextTokenizer(tokenizer)
+        self._newline_ids = self._tokenizer.encode("\n")
+        start_id = tokenizer.bos_token_id
+        # The first tokens of a text draw much attention and carry no content: they are read, never stored.
+        self.opening_ids = [*([] if start_id is None else [start_id]), *self._tokenizer.encode(opening)]
 
-    def cut(self, turn: Turn) -> list[Piece]:
-        """Cut a turn into pieces of at most ``LONGEST`` tokens."""
-        name = self._name(turn.speaker or turn.role.title())
-        said = f" {turn.text}"
-        ids, places = self._tokens.encode_with_offsets(said)
-        pieces: list[Piece] = []
+    def split(self, turn: Turn) -> list[Chunk]:
+        """Split a turn into chunks of at most ``MAX_CHUNK_TOKENS`` tokens, between words where possible."""
+        name_ids = self._name_ids(turn.speaker or turn.role.title())
+        text = f" {turn.text}"
+        ids, offsets = self._tokenizer.encode_with_offsets(text)
+        chunks: list[Chunk] = []
         start = 0
         while start < len(ids):
-            end = _end(said, places, start, LONGEST - len(name))
-            text = turn.text[max(0, places[start][0] - 1) : max(0, places[end - 1][1] - 1)]
-            pieces.append(Piece(turn, len(pieces), text.strip() or text, (*name, *ids[start:end])))
+            end = _chunk_end(text, offsets, start, MAX_CHUNK_TOKENS - len(name_ids))
+            part = turn.text[max(0, offsets[start][0] - 1) : max(0, offsets[end - 1][1] - 1)]
+            chunks.append(Chunk(turn, len(chunks), part.strip() or part, (*name_ids, *ids[start:end])))
             start = end
-        return pieces
+        return chunks
 
-    def before(self, context: Sequence[Piece]) -> list[int]:
-        """Return the tokens that a piece is read after: the opening, then the pieces before it."""
-        return [*self.opening, *(token for piece in context for token in (*piece.ids, *self._newline))]
+    def chunk_span(self, chunk: Chunk, context: Sequence[Chunk]) -> TokenSpan:
+        """Return a chunk as the model reads it: after the opening and the chunks before it, oldest first."""
+        context_ids = [token for other in context for token in (*other.ids, *self._newline_ids)]
+        return TokenSpan([*self.opening_ids, *context_ids], chunk.ids)
 
-    def question(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the tokens a question is read after, and the question's own, at most ``LONGEST``: its last ones."""
-        return [*self.opening, *self._name("User")], self._tokens.encode(" " + text)[-LONGEST:]
+    def question(self, text: str) -> TokenSpan:
+        """Return a question as the model reads it after the opening.
 
-    def reply(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the same for a question that is asked right after a piece, which stands there already."""
-        return [*self._newline, *self._name("User")], self.question(text)[1]
+        Its own tokens are the last ``MAX_CHUNK_TOKENS``; the speaker's name belongs to the prefix.
+        """
+        return TokenSpan([*self.opening_ids, *self._name_ids("User")], self._question_ids(text))
 
-    def _name(self, name: str) -> list[int]:
-        return self._tokens.encode(f"{name}:")[-LONGEST // 4 :]
+    def question_after_chunk(self, text: str) -> TokenSpan:
+        """Return a question as the model reads it right after a chunk whose keys and values are injected."""
+        return TokenSpan([*self._newline_ids, *self._name_ids("User")], self._question_ids(text))
+
+    def _question_ids(self, text: str) -> list[int]:
+        return self._tokenizer.encode(" " + text)[-MAX_CHUNK_TOKENS:]
+
+    def _name_ids(self, name: str) -> list[int]:
+        return self._tokenizer.encode(f"{name}:")[-MAX_CHUNK_TOKENS // 4 :]
 
 
-def _end(text: str, places: Sequence[tuple[int, int]], start: int, room: int) -> int:
-    """Return where a piece that begins at token ``start`` ends: between words if there is a gap near."""
-    end = start + room
-    if end >= len(places):
-        return len(places)
-    gaps = (at for at in range(end, end - room // 4, -1) if text[places[at][0]].isspace())
+def _chunk_end(text: str, offsets: Sequence[tuple[int, int]], start: int, max_tokens: int) -> int:
+    """Return where a chunk that begins at token ``start`` ends: between words if a space is near."""
+    end = start + max_tokens
+    if end >= len(offsets):
+        return len(offsets)
+    spaces = (at for at in range(end, end - max_tokens // 4, -1) if text[offsets[at][0]].isspace())
     # A character may take several tokens, which stay together.
-    whole = (at for at in range(end, start, -1) if places[at][0] >= places[at - 1][1])
-    return next(gaps, next(whole, end))
+    characters = (at for at in range(end, start, -1) if offsets[at][0] >= offsets[at - 1][1])
+    return next(spaces, next(characters, end))

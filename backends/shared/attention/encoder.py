@@ -1,6 +1,6 @@
-"""Reading text with the model and keeping what its attention layers compute: keys, values, queries.
+"""Running text through the model and keeping what its attention layers compute: keys, values, queries.
 
-All are stored unrotated, which is to say as they would stand at position 0.
+All are kept unrotated, that is, as they would be at position 0.
 """
 
 from __future__ import annotations
@@ -14,28 +14,22 @@ from torch import Tensor
 
 from memagent.backends.protocol import LocalModel
 from memagent.backends.shared.attention import rotary
-from memagent.backends.shared.attention.hooks import AttentionCall, layers, watched
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Tokens to read, and the tokens that stand before them: read too, not kept."""
-
-    before: Sequence[int]
-    ids: Sequence[int]
+from memagent.backends.shared.attention.chunks import TokenSpan
+from memagent.backends.shared.attention.families import supported_family
+from memagent.backends.shared.attention.hooks import AttentionCall, attention_hook
 
 
 @dataclass(frozen=True, slots=True)
 class KeysAndValues:
-    """What attention made of a row's own tokens: each ``[tokens, layers, kv_heads, head_dim]``, unrotated."""
+    """Keys and values of a token span: each ``[tokens, layers, kv_heads, head_dim]``, the keys unrotated."""
 
     keys: Tensor
     values: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What attention asks with a row's own tokens.
+class EncodedQueries:
+    """Queries and values of a token span.
 
     Attributes:
         queries: of some layers, unrotated: ``[layers, heads, tokens, head_dim]``.
@@ -46,82 +40,103 @@ class Asked:
     values: Tensor
 
 
-class Reader:
-    """Reads rows with one model.
+class AttentionEncoder:
+    """Encodes token spans as keys, values and queries of one model.
+
+    Attributes:
+        model: the causal language model.
+        decoder: its layers without the output head.
+        theta: its rotary frequencies, ``[head_dim / 2]``, radians per token.
+        num_layers, num_heads, num_kv_heads, head_dim: its sizes.
 
     Raises:
-        SettingError: the model's attention is not of a kind the map understands.
+        SettingError: the model is of no supported family.
     """
 
     def __init__(self, local: LocalModel) -> None:
-        rotary.check(local.model)
+        family = supported_family(local.model)
         self.model = local.model
-        self.theta = rotary.frequencies(local.model)
-        self.depth = len(layers(local.model))
+        self.decoder = family.decoder_of(local.model)
+        self.theta = family.frequencies_of(local.model)
         config = local.model.config
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.num_layers: int = config.num_hidden_layers
+        self.num_heads: int = config.num_attention_heads
+        self.num_kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.num_heads
 
     @property
-    def group(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.heads // self.kv_heads
+    def group_size(self) -> int:
+        """How many query heads share one key/value head."""
+        return self.num_heads // self.num_kv_heads
 
-    def read(self, rows: Sequence[Row], *, depth: int | None = None) -> Iterator[KeysAndValues]:
-        """Yield keys and values of each row, in order, up to layer ``depth`` (exclusive; all by default).
+    def encode(self, spans: Sequence[TokenSpan], *, num_layers: int | None = None) -> Iterator[KeysAndValues]:
+        """Yield the keys and values of each span, in order.
 
-        Rows are read one by one: in a batch a row's numbers would depend on the others of the batch, by rounding, and
-        the same journal would not give the same map.
+        Spans are read one by one. In a batch, rounding would make a span's numbers depend on the others of the batch, and
+        the same journal would not give the same memory.
+
+        Args:
+            spans: each of at least one token.
+            num_layers: how many layers to run, from the first one; None: all.
         """
-        for row in rows:
-            capture = _Capture(self.theta, depth or self.depth, queried=None)
-            self._run(row, capture)
-            yield KeysAndValues(_own(row, capture.keys), _own(row, capture.values))
+        for span in spans:
+            capture = _Capture(self.theta, num_layers or self.num_layers, query_layers=None)
+            self._run(span, capture)
+            yield KeysAndValues(_of_span(span, capture.keys), _of_span(span, capture.values))
 
-    def ask(self, rows: Sequence[Row], queried: Collection[int], depth: int) -> Iterator[Asked]:
-        """Yield each row's queries in the layers ``queried``, ascending, and its values in the first ``depth`` layers.
+    def encode_queries(
+        self, spans: Sequence[TokenSpan], query_layers: Collection[int], num_layers: int
+    ) -> Iterator[EncodedQueries]:
+        """Yield the queries and values of each span, in order.
 
-        Layers from ``depth`` on, above all that are queried, are not run.
+        Args:
+            spans: each of at least one token.
+            query_layers: layers, from 0, whose queries are wanted; they come in ascending order.
+            num_layers: how many layers to run, from the first one. The values of all of them are given.
         """
-        for row in rows:
-            capture = _Capture(self.theta, depth, queried)
-            self._run(row, capture)
-            yield Asked(_own(row, capture.queries).permute(1, 2, 0, 3), _own(row, capture.values))
+        for span in spans:
+            capture = _Capture(self.theta, num_layers, query_layers)
+            self._run(span, capture)
+            yield EncodedQueries(
+                _of_span(span, capture.queries).permute(1, 2, 0, 3), _of_span(span, capture.values)
+            )
 
-    def _run(self, row: Row, capture: _Capture) -> None:
-        ids = torch.tensor([[*row.before, *row.ids]], device=self.model.device)
-        with torch.inference_mode(), watched(self.model, capture), suppress(_Enough):
-            self.model.model(input_ids=ids, use_cache=False)
-
-
-class _Enough(Exception):  # noqa: N818 - nothing went wrong
-    """The last layer that anyone wanted to see has been seen."""
+    def _run(self, span: TokenSpan, capture: _Capture) -> None:
+        ids = torch.tensor([[*span.prefix_ids, *span.ids]], device=self.model.device)
+        with torch.inference_mode(), attention_hook(self.model, capture), suppress(_StopForward):
+            self.decoder(input_ids=ids, use_cache=False)
 
 
-def _own(row: Row, layers: Sequence[Tensor]) -> Tensor:
-    """Take a row's own tokens from each layer's ``[1, heads, tokens, head_dim]``: ``[tokens, layers, heads, head_dim]``."""
-    own = slice(len(row.before), len(row.before) + len(row.ids))
+class _StopForward(Exception):  # noqa: N818 - not an error
+    """Raised in the last layer whose keys, values or queries are wanted, to end the forward pass."""
+
+
+def _of_span(span: TokenSpan, layers: Sequence[Tensor]) -> Tensor:
+    """Take a span's own tokens from each layer's ``[1, heads, tokens, head_dim]``: ``[tokens, layers, heads, head_dim]``."""
+    own = slice(len(span.prefix_ids), len(span.prefix_ids) + len(span.ids))
     return torch.stack([tensor[0, :, own] for tensor in layers]).permute(2, 0, 1, 3).contiguous()
 
 
 class _Capture:
-    """Keeps the values of the first ``depth`` layers, and the queries of those ``queried``; if None, all their keys."""
+    """Attention hook that keeps values of the first ``num_layers`` layers, and queries of ``query_layers``.
 
-    def __init__(self, theta: Tensor, depth: int, queried: Collection[int] | None) -> None:
+    Without ``query_layers`` it keeps the keys of all these layers instead.
+    """
+
+    def __init__(self, theta: Tensor, num_layers: int, query_layers: Collection[int] | None) -> None:
         self._theta = theta
-        self._depth = depth
-        self._queried = queried
+        self._num_layers = num_layers
+        self._query_layers = query_layers
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.queries: list[Tensor] = []
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> None:
-        back = -call.positions[:, None]
+        to_origin = -call.positions[:, None]
         self.values.append(value.cpu())
-        if self._queried is None:
-            self.keys.append(rotary.rotate(key, back, self._theta).to(key.dtype).cpu())
-        elif layer in self._queried:
-            self.queries.append(rotary.rotate(query, back, self._theta).cpu())
-        if layer == self._depth - 1:
-            raise _Enough
+        if self._query_layers is None:
+            self.keys.append(rotary.rotate(key, to_origin, self._theta).to(key.dtype).cpu())
+        elif layer in self._query_layers:
+            self.queries.append(rotary.rotate(query, to_origin, self._theta).cpu())
+        if layer == self._num_layers - 1:
+            raise _StopForward

@@ -1,8 +1,9 @@
-"""The one place where memory meets transformers: an attention function that asks whoever watches a layer.
+"""Attention hooks: the one place where memory meets transformers.
 
-transformers looks attention functions up by name (``AttentionInterface``), so nothing of a model is replaced:
-while anyone watches, the model's configuration names our function, which hands queries, keys and values over to the
-watcher of its own context, and otherwise computes what ``sdpa`` does. Afterwards the old name stands there again.
+transformers looks attention functions up by name (``AttentionInterface``), so no module of a model is replaced. While a
+hook is open, the model's configuration names our function. It hands queries, keys and values to the hook of its own
+``contextvars`` context, and computes scaled-dot-product attention where there is no hook. Afterwards the configuration
+names the former function again.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-NAME = "memagent_memory"
+IMPLEMENTATION_NAME = "memagent_memory"
 
 
-class Watcher(Protocol):
-    """What happens inside an attention layer while it is watched."""
+class AttentionHook(Protocol):
+    """What runs inside each attention layer while the hook is open."""
 
     def __call__(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall
     ) -> Tensor | None:
-        """See one layer's attention.
+        """Read one layer's attention, or replace its output.
 
         Args:
             layer: from 0.
             query: ``[batch, heads, q_len, head_dim]``, rotated to ``call.positions``.
-            key, value: ``[batch, kv_heads, kv_len, head_dim]``: what the cache held before, then the new tokens.
+            key: ``[batch, kv_heads, kv_len, head_dim]``: those of the cache, then those of the new tokens.
+            value: like ``key``.
             call: mask, positions and scaling.
 
         Returns:
-            The layer's output ``[batch, heads, q_len, head_dim]``, or None for the usual scaled-dot-product attention.
+            The layer's output ``[batch, heads, q_len, head_dim]``, or None for scaled-dot-product attention.
         """
         ...
 
@@ -45,7 +47,7 @@ class AttentionCall:
     Attributes:
         mask: boolean ``[batch, 1, q_len, kv_len]``, True where a query may attend; None for plain causal attention.
         positions: ``[batch or 1, q_len]``, in tokens.
-        scaling: what the scores are multiplied by.
+        scaling: the factor of the scores.
     """
 
     def __init__(self, mask: Tensor | None, positions: Tensor, scaling: float) -> None:
@@ -54,60 +56,62 @@ class AttentionCall:
         self.scaling = scaling
 
 
-# By id of the model's configuration, which its attention modules share.
-_watchers: ContextVar[Mapping[int, Watcher]] = ContextVar("memagent_watchers", default=MappingProxyType({}))
-_open: dict[int, tuple[int, str]] = {}
+# Both by id of the model's configuration, which its attention modules share.
+_hooks: ContextVar[Mapping[int, AttentionHook]] = ContextVar(
+    "memagent_attention_hooks", default=MappingProxyType({})
+)
+# How many hooks are open, and the name of the model's own attention function.
+_open_hooks: dict[int, tuple[int, str]] = {}
 _lock = threading.Lock()
 
 
-def layers(model: Any) -> list[Any]:
-    """Return a model's attention modules, first layer first."""
-    return [layer.self_attn for layer in model.model.layers]
-
-
 @contextmanager
-def watched(model: Any, watcher: Watcher) -> Iterator[None]:
-    """Let ``watcher`` see every attention layer of ``model`` in this ``contextvars`` context, while it is open.
+def attention_hook(model: Any, hook: AttentionHook) -> Iterator[None]:
+    """Run a hook in every attention layer of a model, in this ``contextvars`` context, while it is open.
 
-    Another thread or task that uses the same model meanwhile has a context of its own, and does not see the watcher.
-    Within one context the watcher opened last is the one that sees.
+    Another thread or task that uses the same model at the same time has a context of its own, where the hook does not
+    run. Within one context the hook opened last runs.
+
+    Args:
+        model: a causal language model of a supported family (``families.py``).
+        hook: called once for each layer of each forward pass.
     """
-    own = id(model.config)
-    _use_ours(model)
-    token = _watchers.set({**_watchers.get(), own: watcher})
+    _name_our_function(model)
+    token = _hooks.set({**_hooks.get(), id(model.config): hook})
     try:
         yield
     finally:
-        _watchers.reset(token)
-        _use_its_own(model)
+        _hooks.reset(token)
+        _restore_function_name(model)
 
 
-def _use_ours(model: Any) -> None:
-    """Have a model look our function up; what it looked up before stands there again when nobody needs ours."""
+def _name_our_function(model: Any) -> None:
     with _lock:
-        if id(model.config) not in _open:
+        key = id(model.config)
+        if key not in _open_hooks:
             _register()
-            _open[id(model.config)] = 0, model.config._attn_implementation
-            model.set_attn_implementation(NAME)
-        count, before = _open[id(model.config)]
-        _open[id(model.config)] = count + 1, before
+            _open_hooks[key] = 0, model.config._attn_implementation
+            model.set_attn_implementation(IMPLEMENTATION_NAME)
+        count, implementation = _open_hooks[key]
+        _open_hooks[key] = count + 1, implementation
 
 
-def _use_its_own(model: Any) -> None:
+def _restore_function_name(model: Any) -> None:
+    """Close one hook; the last one restores the name of the model's own attention function."""
     with _lock:
-        count, before = _open.pop(id(model.config))
+        count, implementation = _open_hooks.pop(id(model.config))
         if count > 1:
-            _open[id(model.config)] = count - 1, before
+            _open_hooks[id(model.config)] = count - 1, implementation
         else:
-            model.set_attn_implementation(before)
+            model.set_attn_implementation(implementation)
 
 
 def _register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionInterface.register(IMPLEMENTATION_NAME, _attention)
+    AttentionMaskInterface.register(IMPLEMENTATION_NAME, sdpa_mask)
 
 
 def _attention(
@@ -120,11 +124,11 @@ def _attention(
 ) -> tuple[Tensor, None]:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    watcher = _watchers.get().get(id(module.config))
-    if watcher is not None:
+    hook = _hooks.get().get(id(module.config))
+    if hook is not None:
         call = AttentionCall(attention_mask, options["position_ids"], options["scaling"])
-        seen = watcher(module.layer_idx, query, key, value, call)
-        if seen is not None:
-            return seen.transpose(1, 2).contiguous(), None
+        replacement = hook(module.layer_idx, query, key, value, call)
+        if replacement is not None:
+            return replacement.transpose(1, 2).contiguous(), None
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return output, None

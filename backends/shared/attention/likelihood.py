@@ -1,4 +1,4 @@
-"""How likely a text is after each of some remembered pieces: the model's own word on whether the two belong together."""
+"""Log-likelihood of a text after each of several stored chunks, for query-likelihood reranking."""
 
 from __future__ import annotations
 
@@ -8,77 +8,86 @@ import torch
 from torch import Tensor
 
 from memagent.backends.shared.attention import rotary
-from memagent.backends.shared.attention.encoder import KeysAndValues, Reader, Row
-from memagent.backends.shared.attention.hooks import AttentionCall, watched
+from memagent.backends.shared.attention.chunks import TokenSpan
+from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
+from memagent.backends.shared.attention.hooks import AttentionCall, attention_hook
+from memagent.kernels.memory_attention import memory_attention
 
 
-def likelihoods(reader: Reader, opening: KeysAndValues, pieces: Sequence[KeysAndValues], row: Row) -> Tensor:
-    """Return ``log P(row | opening, piece)`` for each piece, in one pass over the model.
+def log_likelihoods(
+    encoder: AttentionEncoder, opening: KeysAndValues, chunks: Sequence[KeysAndValues], text: TokenSpan
+) -> Tensor:
+    """Return ``log P(text | opening, chunk)`` for each chunk, in one forward pass.
 
-    Ranking what may answer a question by how likely it makes the question is query likelihood (Ponte and Croft, SIGIR
-    1998); with a language model that was never trained for it, Sachan et al. 2022, arXiv 2204.07496. Here the pieces'
-    stored keys and values are attended, so that only the question's tokens are read.
+    Query likelihood ranks documents by how likely they make the query (Ponte and Croft, SIGIR 1998); with a language
+    model that was not trained for it: Sachan et al. 2022, arXiv 2204.07496. Here the model attends to the chunks' stored
+    keys and values, so that it reads the text's tokens only.
 
     Args:
-        opening: what every text begins with, which draws the attention that nothing else deserves.
-        pieces: each as if it stood alone between the opening and the row.
-        row: what stands between a piece and the text, at least one token, and the text.
+        encoder: of the model.
+        opening: what every text begins with; it takes the attention that nothing else deserves.
+        chunks: each stands alone between the opening and the text. A chunk may be empty.
+        text: its prefix, at least one token, stands between a chunk and the text and is not scored.
 
     Returns:
-        float32 ``[pieces]`` on the CPU, in nats, summed over the text's tokens; higher is likelier.
+        float32 ``[chunks]`` on the CPU, in nats, summed over the text's tokens; a higher value means a likelier text.
     """
-    ids = torch.tensor([[*row.before, *row.ids]], device=reader.model.device)
-    text = ids[0, len(row.before) :, None]
-    with torch.inference_mode(), watched(reader.model, _Each(reader, opening, pieces)):
-        run = reader.model.model(input_ids=ids.expand(len(pieces), -1), use_cache=False)
-        head = reader.model.get_output_embeddings()
-        # One piece at a time: the logits of a long text over a large vocabulary take more memory than all else.
-        each = (head(states).float() for states in run.last_hidden_state[:, len(row.before) - 1 : -1])
-        told = [(logits.gather(1, text)[:, 0] - logits.logsumexp(1)).sum() for logits in each]
-    return torch.stack(told).cpu()
+    ids = torch.tensor([[*text.prefix_ids, *text.ids]], device=encoder.model.device)
+    targets = ids[0, len(text.prefix_ids) :, None]
+    with torch.inference_mode(), attention_hook(encoder.model, _ChunkOfEachSample(encoder, opening, chunks)):
+        output = encoder.decoder(input_ids=ids.expand(len(chunks), -1), use_cache=False)
+        output_head = encoder.model.get_output_embeddings()
+        # One chunk at a time: the logits of a long text over a large vocabulary take more memory than all else.
+        logits_by_chunk = (
+            output_head(states).float()
+            for states in output.last_hidden_state[:, len(text.prefix_ids) - 1 : -1]
+        )
+        sums = [(logits.gather(1, targets)[:, 0] - logits.logsumexp(1)).sum() for logits in logits_by_chunk]
+    return torch.stack(sums).cpu()
 
 
-class _Each:
-    """Each sample of a batch attends to a piece of its own, whose last token stands right before the sample's first.
+class _ChunkOfEachSample:
+    """Attention hook: each sample of a batch attends to its own chunk, which ends right before the sample's text.
 
-    ``kernels.memory_attention`` hides memory tokens from all samples alike; here each sample hides what its own shorter piece
-    is filled up with, so the keys are joined and masked for PyTorch's attention.
+    Shorter chunks are padded on the left; a bias per sample hides the padding.
     """
 
-    def __init__(self, reader: Reader, opening: KeysAndValues, pieces: Sequence[KeysAndValues]) -> None:
-        device, dtype = reader.model.device, reader.model.dtype
-        pieces = [
-            KeysAndValues(torch.cat([opening.keys, one.keys]), torch.cat([opening.values, one.values]))
-            for one in pieces
+    def __init__(
+        self, encoder: AttentionEncoder, opening: KeysAndValues, chunks: Sequence[KeysAndValues]
+    ) -> None:
+        device, dtype = encoder.model.device, encoder.model.dtype
+        memories = [
+            KeysAndValues(torch.cat([opening.keys, chunk.keys]), torch.cat([opening.values, chunk.values]))
+            for chunk in chunks
         ]
-        longest = max(len(piece.keys) for piece in pieces)
-        lengths = torch.tensor([len(piece.keys) for piece in pieces], device=device)
-        # [pieces, layers, kv_heads, longest, head_dim], shorter ones filled up on the left
+        longest = max(len(memory.keys) for memory in memories)
+        lengths = torch.tensor([len(memory.keys) for memory in memories], device=device)
+        # [chunks, layers, kv_heads, longest, head_dim], shorter ones padded on the left
         keys, values = (
-            torch.stack([_filled(getattr(piece, part), longest) for piece in pieces]).to(device, dtype)
+            torch.stack([_padded(getattr(memory, part), longest) for memory in memories]).to(device, dtype)
             for part in ("keys", "values")
         )
-        places = torch.arange(-longest, 0)
-        self._keys = rotary.rotate(keys, places, reader.theta).to(dtype)
+        positions = torch.arange(-longest, 0)
+        self._keys = rotary.rotate(keys, positions, encoder.theta).to(dtype)
         self._values = values
-        self._real = (torch.arange(longest, device=device) >= longest - lengths[:, None])[:, None, None]
+        is_padding = torch.arange(longest, device=device) < longest - lengths[:, None]
+        self._bias = torch.zeros(len(chunks), longest, device=device).masked_fill(is_padding, -torch.inf)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
-        """Watch one layer: see ``watching.Watcher``."""
-        length = query.shape[2]
-        causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-        return torch.nn.functional.scaled_dot_product_attention(
+        """Compute one layer's attention, see ``hooks.AttentionHook``."""
+        return memory_attention(
             query,
-            torch.cat([self._keys[:, layer], key], 2),
-            torch.cat([self._values[:, layer], value], 2),
-            attn_mask=torch.cat(
-                [self._real.expand(-1, -1, length, -1), causal.expand(len(query), 1, -1, -1)], -1
-            ),
-            scale=call.scaling,
-            enable_gqa=True,
+            key,
+            value,
+            query,
+            self._keys[:, layer],
+            self._values[:, layer],
+            is_causal=True,
+            scaling=call.scaling,
+            memory_bias=self._bias,
         )
 
 
-def _filled(tokens: Tensor, longest: int) -> Tensor:
-    """Turn ``[tokens, layers, kv_heads, head_dim]`` into ``[layers, kv_heads, longest, head_dim]``."""
-    return torch.nn.functional.pad(tokens.permute(1, 2, 0, 3), (0, 0, longest - len(tokens), 0))
+def _padded(tensor: Tensor, longest: int) -> Tensor:
+    """Turn ``[tokens, layers, kv_heads, head_dim]`` into ``[layers, kv_heads, longest, head_dim]``, padded on the left."""
+    return torch.nn.functional.pad(tensor.permute(1, 2, 0, 3), (0, 0, longest - len(tensor), 0))

@@ -1,15 +1,15 @@
-"""The map's pages: keys and values of pieces in safetensors files, memory-mapped, the hot ones kept in memory.
+"""Pages of keys and values: safetensors files, memory-mapped, with a cache of the chunks read lately.
 
-A page file holds some pieces, token after token, so that reading one piece touches one stretch of the file:
+A page file holds some chunks, token after token, so that reading a chunk reads one contiguous part of the file:
 
     keys.codes, values.codes   [tokens, layers, kv_heads, head_dim], halved in the last dimension for int4
-    keys.scale, values.scale   float16, unless bf16: [pieces, layers, kv_heads, head_dim], [tokens, layers, kv_heads, 1]
-    metadata                   "pieces": JSON {piece: [start, end, row of its scale]}, "precision"
+    keys.scale, values.scale   float16, unless bf16: [chunks, layers, kv_heads, head_dim], [tokens, layers, kv_heads, 1]
+    metadata                   "chunks": JSON {chunk number: [start, end, row of its scale]}, "precision"
 
-A piece shares nothing with those it was written with, so that a forgotten one leaves no trace in their scales.
+A chunk shares no scale with the others of its page, so a forgotten chunk leaves no trace in theirs.
 
-A file never changes once written: forgetting writes a new one and removes the old one. So a stored state can share
-files with the working folder (hard links) instead of copying them.
+A file never changes once it is written: forgetting writes a new file and removes the old one. So a stored state can
+share files with the working folder (hard links) instead of copying them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,20 @@ from torch import Tensor
 
 from memagent.backends.errors import CheckpointError
 from memagent.backends.shared.attention.encoder import KeysAndValues
-from memagent.backends.shared.attention.quantization import Precision, decode, encode
+from memagent.backends.shared.attention.quantization import Precision, dequantize, quantize
 from memagent.backends.shared.tensors import save_tensors
 
 _PAGE_TOKENS = 2048
 
 
-class _Place(NamedTuple):
-    """Where a piece is: its file, its first token there and the one after its last, the row of its keys' scale."""
+class _Location(NamedTuple):
+    """Where a chunk is stored.
+
+    Attributes:
+        path: its page file.
+        start, end: its first token in the file, and the token after its last one.
+        row: the row of its keys' scale.
+    """
 
     path: Path
     start: int
@@ -43,12 +49,12 @@ class _Place(NamedTuple):
 
 
 class PageStore:
-    """Keys and values of pieces, by piece number.
+    """Stores the keys and values of chunks by chunk number.
 
     Args:
-        folder: where the files lie; it is made if need be.
-        precision: how they are stored.
-        cache_bytes: most memory for pieces that were read lately.
+        folder: of the page files; created if it is missing.
+        precision: how keys and values are stored.
+        cache_bytes: most memory for chunks that were read lately.
 
     Raises:
         CheckpointError: a file there cannot be read as a page.
@@ -59,180 +65,212 @@ class PageStore:
         self._precision = precision
         self._cache: OrderedDict[int, KeysAndValues] = OrderedDict()
         self._cache_bytes = cache_bytes
-        self._cached = 0
-        self._places: dict[int, _Place] = {}
+        self._cached_bytes = 0
+        self._locations: dict[int, _Location] = {}
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in sorted(folder.glob("*.safetensors")):
-            self._note(path)
+            self._read_table(path)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
-    def pieces(self) -> list[int]:
-        return sorted(self._places)
+    def chunk_numbers(self) -> list[int]:
+        """Return the numbers of all stored chunks, ascending."""
+        return sorted(self._locations)
 
-    def length(self, piece: int) -> int:
-        """Return how many tokens a piece has here."""
-        place = self._places[piece]
-        return place.end - place.start
+    def num_tokens(self, number: int) -> int:
+        """Return how many tokens a chunk has here."""
+        location = self._locations[number]
+        return location.end - location.start
 
     @property
-    def tokens(self) -> int:
-        return sum(place.end - place.start for place in self._places.values())
+    def total_tokens(self) -> int:
+        """Tokens of all stored chunks."""
+        return sum(self.num_tokens(number) for number in self._locations)
 
     @property
     def bytes_on_disk(self) -> int:
+        """Size of all page files."""
         return sum(path.stat().st_size for path in self._files())
 
     @property
     def bytes_cached(self) -> int:
-        return self._cached
+        """Size of the chunks that the cache holds."""
+        return self._cached_bytes
 
-    def add(self, pieces: Sequence[tuple[int, KeysAndValues]]) -> None:
-        """Write pieces with their numbers, which must be new, to files of at most some thousand tokens."""
+    def add(self, chunks: Sequence[tuple[int, KeysAndValues]]) -> None:
+        """Write chunks to page files of at most some thousand tokens.
+
+        Args:
+            chunks: with their numbers, none of which is stored already.
+        """
         page: list[tuple[int, KeysAndValues]] = []
-        tokens = 0
-        for number, found in pieces:
-            if page and tokens + len(found.keys) > _PAGE_TOKENS:
+        page_tokens = 0
+        for number, tensors in chunks:
+            if page and page_tokens + len(tensors.keys) > _PAGE_TOKENS:
                 self._write(page)
-                page, tokens = [], 0
-            page.append((number, found))
-            tokens += len(found.keys)
+                page, page_tokens = [], 0
+            page.append((number, tensors))
+            page_tokens += len(tensors.keys)
         if page:
             self._write(page)
 
-    def get(self, piece: int) -> KeysAndValues:
-        """Return a piece's keys and values as bfloat16.
+    def get(self, number: int) -> KeysAndValues:
+        """Return a chunk's keys and values as bfloat16.
 
         Raises:
-            CheckpointError: its file was damaged or removed under way.
+            KeyError: the chunk is not stored.
+            CheckpointError: its file was damaged or removed in the meantime.
         """
-        if piece in self._cache:
-            self._cache.move_to_end(piece)
-            return self._cache[piece]
-        found = self._read(self._places[piece])
-        self._cache[piece] = found
-        self._cached += _size(found)
-        while self._cached > self._cache_bytes and len(self._cache) > 1:
-            self._cached -= _size(self._cache.popitem(last=False)[1])
-        return found
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        tensors = self._read(self._locations[number])
+        self._cache[number] = tensors
+        self._cached_bytes += _num_bytes(tensors)
+        while self._cached_bytes > self._cache_bytes and len(self._cache) > 1:
+            self._cached_bytes -= _num_bytes(self._cache.popitem(last=False)[1])
+        return tensors
 
-    def forget(self, pieces: Collection[int]) -> None:
-        """Remove pieces; their bytes are gone from disk, those of all others stay as they are."""
-        gone = {piece for piece in pieces if piece in self._places}
-        for piece in gone & self._cache.keys():
-            self._cached -= _size(self._cache.pop(piece))
-        for path in sorted({self._places[piece].path for piece in gone}):
-            self._rewrite([path], gone)
+    def delete(self, numbers: Collection[int]) -> None:
+        """Remove chunks from disk and cache. The stored bytes of all other chunks stay the same.
+
+        Args:
+            numbers: those that are not stored are ignored.
+        """
+        deleted = {number for number in numbers if number in self._locations}
+        for number in deleted & self._cache.keys():
+            self._cached_bytes -= _num_bytes(self._cache.pop(number))
+        for path in sorted({self._locations[number].path for number in deleted}):
+            self._rewrite([path], deleted)
 
     def compact(self) -> tuple[int, int]:
-        """Join small files; return how many there were before and are after. Codes and scales stay as they are."""
+        """Merge small files, code for code.
+
+        Returns:
+            How many files there were before, and how many there are now.
+        """
         files = self._files()
-        counts = dict.fromkeys(files, 0)
-        for place in self._places.values():
-            counts[place.path] += place.end - place.start
-        small = [path for path in files if counts[path] < _PAGE_TOKENS // 2]
-        for joined in _runs(small, counts):
-            if len(joined) > 1:
-                self._rewrite(joined, set())
+        file_tokens = dict.fromkeys(files, 0)
+        for location in self._locations.values():
+            file_tokens[location.path] += location.end - location.start
+        small = [path for path in files if file_tokens[path] < _PAGE_TOKENS // 2]
+        for group in _groups(small, file_tokens):
+            if len(group) > 1:
+                self._rewrite(group, set())
         return len(files), len(self._files())
 
-    def share(self, folder: Path) -> None:
-        """Put all files into ``folder`` too: by hard links where the file system can, else copies."""
+    def link_into(self, folder: Path) -> None:
+        """Create ``folder`` and put all page files there too: as hard links if possible, else as copies."""
         folder.mkdir(mode=0o700)
         for path in self._files():
-            link(path, folder / path.name)
+            link_or_copy(path, folder / path.name)
 
     def _files(self) -> list[Path]:
-        return sorted({place.path for place in self._places.values()})
+        return sorted({location.path for location in self._locations.values()})
 
     def _write(self, page: Sequence[tuple[int, KeysAndValues]]) -> None:
         parts = []
-        for _, found in page:
-            keys, values = encode(found.keys, self._precision, 0), encode(found.values, self._precision, -1)
-            parts.append({f"keys.{name}": one for name, one in keys.items()})
-            parts[-1] |= {f"values.{name}": one for name, one in values.items()}
-        self._store(parts, [(number, len(found.keys)) for number, found in page])
+        for _, tensors in page:
+            keys = quantize(tensors.keys, self._precision, 0)
+            values = quantize(tensors.values, self._precision, -1)
+            parts.append({f"keys.{name}": tensor for name, tensor in keys.items()})
+            parts[-1] |= {f"values.{name}": tensor for name, tensor in values.items()}
+        self._write_file(parts, [(number, len(tensors.keys)) for number, tensors in page])
 
-    def _store(self, parts: Sequence[dict[str, Tensor]], pieces: Sequence[tuple[int, int]]) -> None:
-        """Write a file of pieces given as (number, tokens), in this order; their tensors come in any parts."""
-        first = pieces[0][0]
-        path = self._folder / f"{first:010d}-{self._generation(first):04d}.safetensors"
-        places, start = {}, 0
-        for row, (number, tokens) in enumerate(pieces):
-            places[number] = _Place(path, start, start + tokens, row)
-            start += tokens
-        table = {str(number): place[1:] for number, place in places.items()}
+    def _write_file(self, parts: Sequence[dict[str, Tensor]], chunks: Sequence[tuple[int, int]]) -> None:
+        """Write a file of chunks.
+
+        Args:
+            parts: the tensors of all chunks, in order, split anywhere.
+            chunks: (number, tokens) of each.
+        """
+        first = chunks[0][0]
+        path = self._folder / f"{first:010d}-{self._next_generation(first):04d}.safetensors"
+        locations, start = {}, 0
+        for row, (number, num_tokens) in enumerate(chunks):
+            locations[number] = _Location(path, start, start + num_tokens, row)
+            start += num_tokens
+        table = {str(number): location[1:] for number, location in locations.items()}
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        save_tensors(tensors, path, {"precision": self._precision, "pieces": json.dumps(table)})
-        self._places |= places
+        save_tensors(tensors, path, {"precision": self._precision, "chunks": json.dumps(table)})
+        self._locations |= locations
 
-    def _generation(self, first: int) -> int:
-        taken = (int(path.stem.partition("-")[2]) for path in self._folder.glob(f"{first:010d}-*"))
-        return 1 + max(taken, default=0)
+    def _next_generation(self, first: int) -> int:
+        """Return the next free number among the files whose first chunk is ``first``."""
+        generations = (int(path.stem.partition("-")[2]) for path in self._folder.glob(f"{first:010d}-*"))
+        return 1 + max(generations, default=0)
 
-    def _rewrite(self, paths: Sequence[Path], gone: Collection[int]) -> None:
-        """Write the pieces of some files without those that are gone, code for code, and remove the files."""
+    def _rewrite(self, paths: Sequence[Path], deleted: set[int]) -> None:
+        """Write the chunks of some files to a new file, code for code, without deleted ones; remove the old files."""
+        numbers_in = {path: self._numbers_in(path) for path in paths}
         parts: list[dict[str, Tensor]] = []
         kept: list[tuple[int, int]] = []
-        dropped: list[int] = []
-        for path in paths:
-            own = sorted(
-                (place.start, number) for number, place in self._places.items() if place.path == path
-            )
-            stay = [number for _, number in own if number not in gone]
-            dropped += [number for _, number in own if number in gone]
-            places = [self._places[number] for number in stay]
-            if stay:
-                with _opened(path) as file:
-                    parts.append({name: _rows(file, name, places) for name in file.keys()})  # noqa: SIM118
-                kept += [
-                    (number, place.end - place.start) for number, place in zip(stay, places, strict=True)
-                ]
+        for path, numbers in numbers_in.items():
+            remaining = [number for number in numbers if number not in deleted]
+            locations = [self._locations[number] for number in remaining]
+            if remaining:
+                with _open_page(path) as file:
+                    parts.append({name: _rows(file, name, locations) for name in file.keys()})  # noqa: SIM118
+            kept += [(number, self.num_tokens(number)) for number in remaining]
+        removed = deleted & {number for numbers in numbers_in.values() for number in numbers}
         if kept:
-            self._store(parts, kept)
-        for number in dropped:
-            del self._places[number]
+            self._write_file(parts, kept)
+        for number in removed:
+            del self._locations[number]
         for path in paths:
             path.unlink()
 
-    def _read(self, place: _Place) -> KeysAndValues:
-        own, row = slice(place.start, place.end), slice(place.row, place.row + 1)
-        with _opened(place.path) as file:
-            scaled = self._precision != "bf16"
+    def _numbers_in(self, path: Path) -> list[int]:
+        """Return the numbers of the chunks of a file, in the order of their tokens."""
+        by_start = sorted(
+            (location.start, number) for number, location in self._locations.items() if location.path == path
+        )
+        return [number for _, number in by_start]
+
+    def _read(self, location: _Location) -> KeysAndValues:
+        tokens, row = slice(location.start, location.end), slice(location.row, location.row + 1)
+        with _open_page(location.path) as file:
+            has_scale = self._precision != "bf16"
             keys, values = (
-                decode(
-                    file.get_slice(f"{part}.codes")[own],
-                    file.get_slice(f"{part}.scale")[which] if scaled else None,
+                dequantize(
+                    file.get_slice(f"{part}.codes")[tokens],
+                    file.get_slice(f"{part}.scale")[scale_rows] if has_scale else None,
                     self._precision,
                 )
-                for part, which in (("keys", row), ("values", own))
+                for part, scale_rows in (("keys", row), ("values", tokens))
             )
         return KeysAndValues(keys, values)
 
-    def _note(self, path: Path) -> None:
-        with _opened(path) as file:
+    def _read_table(self, path: Path) -> None:
+        """Read where a file's chunks are."""
+        with _open_page(path) as file:
             metadata = file.metadata() or {}
         try:
             if metadata.get("precision") != self._precision:
                 raise ValueError(f"its precision is {metadata.get('precision')}")
-            table: dict[str, list[int]] = json.loads(metadata["pieces"])
-            self._places |= {int(number): _Place(path, *place) for number, place in table.items()}
+            table: dict[str, list[int]] = json.loads(metadata["chunks"])
+            self._locations |= {int(number): _Location(path, *rest) for number, rest in table.items()}
         except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{path.name} is no page of precision {self._precision} ({error})"
+                f"{path.name} is not a page of precision {self._precision} ({error})"
             ) from error
 
 
-def link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, which nobody changes any more; a copy where that cannot be."""
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make ``target`` a hard link to ``source``, or a copy where the file system has no hard links.
+
+    Args:
+        source: a file that does not change any more.
+        target: a path that does not exist yet.
+    """
     try:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
 
 
-def _opened(path: Path) -> Any:
+def _open_page(path: Path) -> Any:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -241,26 +279,26 @@ def _opened(path: Path) -> Any:
         raise CheckpointError(f"the page {path.name} cannot be read ({error})") from error
 
 
-def _rows(file: Any, name: str, places: Sequence[_Place]) -> Tensor:
-    """Return a stored tensor's rows for some pieces."""
+def _rows(file: Any, name: str, locations: Sequence[_Location]) -> Tensor:
+    """Return a stored tensor's rows for some chunks."""
     rows = file.get_slice(name)
     if name == "keys.scale":
-        return torch.cat([rows[place.row : place.row + 1] for place in places])
-    return torch.cat([rows[place.start : place.end] for place in places])
+        return torch.cat([rows[location.row : location.row + 1] for location in locations])
+    return torch.cat([rows[location.start : location.end] for location in locations])
 
 
-def _runs(paths: Sequence[Path], counts: dict[Path, int]) -> list[list[Path]]:
+def _groups(paths: Sequence[Path], file_tokens: dict[Path, int]) -> list[list[Path]]:
     """Group neighbouring files so that none of the groups has more tokens than a page."""
-    runs: list[list[Path]] = [[]]
-    tokens = 0
+    groups: list[list[Path]] = [[]]
+    group_tokens = 0
     for path in paths:
-        if tokens + counts[path] > _PAGE_TOKENS and runs[-1]:
-            runs.append([])
-            tokens = 0
-        runs[-1].append(path)
-        tokens += counts[path]
-    return [run for run in runs if run]
+        if group_tokens + file_tokens[path] > _PAGE_TOKENS and groups[-1]:
+            groups.append([])
+            group_tokens = 0
+        groups[-1].append(path)
+        group_tokens += file_tokens[path]
+    return [group for group in groups if group]
 
 
-def _size(found: KeysAndValues) -> int:
-    return found.keys.nbytes + found.values.nbytes
+def _num_bytes(tensors: KeysAndValues) -> int:
+    return tensors.keys.nbytes + tensors.values.nbytes

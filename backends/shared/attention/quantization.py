@@ -1,8 +1,8 @@
 """Storing keys and values in fewer bits.
 
-Unrotated keys have a few channels that are large in every token, so keys share a scale for each channel of a piece;
-values have no such channels, so each token has a scale of its own (KIVI, arXiv 2402.02750; that keys should be
-quantised before rotation is from KVQuant, arXiv 2401.18079).
+Unrotated keys have a few channels that are large in every token, so the keys of a chunk share one scale per channel.
+Values have no such channels, so each token has its own scale (KIVI, arXiv 2402.02750). Keys are quantised before their
+rotation, as in KVQuant (arXiv 2401.18079).
 """
 
 from __future__ import annotations
@@ -13,29 +13,43 @@ import torch
 from torch import Tensor
 
 Precision = Literal["bf16", "int8", "int4"]
-_LARGEST = {"int8": 127.0, "int4": 7.0}
+_LARGEST_CODE = {"int8": 127.0, "int4": 7.0}
 
 
-def encode(tensor: Tensor, precision: Precision, dim: int) -> dict[str, Tensor]:
-    """Return what is stored of ``[tokens, layers, kv_heads, head_dim]``: ``codes``, and ``scale`` if quantised.
+def quantize(tensor: Tensor, precision: Precision, dim: int) -> dict[str, Tensor]:
+    """Return the tensors to store for keys or values.
 
     Args:
-        dim: the dimension that shares a scale: 0 for keys (a scale a channel), -1 for values (a scale a token).
+        tensor: ``[tokens, layers, kv_heads, head_dim]``.
+        precision: bf16 rounds without a scale.
+        dim: the dimension that shares a scale: 0 for keys (one scale per channel), -1 for values (one per token).
+
+    Returns:
+        ``codes``, halved in the last dimension for int4, and ``scale`` (float16) unless the precision is bf16.
     """
     if precision == "bf16":
         return {"codes": tensor.to(torch.bfloat16).contiguous()}
-    most = _LARGEST[precision]
-    scale = (tensor.float().abs().amax(dim, keepdim=True) / most).clamp_min(1e-8).to(torch.float16)
+    largest = _LARGEST_CODE[precision]
+    scale = (tensor.float().abs().amax(dim, keepdim=True) / largest).clamp_min(1e-8).to(torch.float16)
     scale = scale.clamp_min(torch.finfo(torch.float16).smallest_normal)
-    codes = (tensor.float() / scale.float()).round().clamp(-most, most).to(torch.int8)
+    codes = (tensor.float() / scale.float()).round().clamp(-largest, largest).to(torch.int8)
     if precision == "int4":
         low, high = codes.chunk(2, -1)
         codes = (low & 0x0F) | (high << 4)
     return {"codes": codes.contiguous(), "scale": scale.contiguous()}
 
 
-def decode(codes: Tensor, scale: Tensor | None, precision: Precision) -> Tensor:
-    """Undo ``encode``, to bfloat16, up to half a step of the scale."""
+def dequantize(codes: Tensor, scale: Tensor | None, precision: Precision) -> Tensor:
+    """Invert ``quantize`` up to half a step of the scale.
+
+    Args:
+        codes: what ``quantize`` returned.
+        scale: likewise; None for bf16.
+        precision: of ``codes``.
+
+    Returns:
+        bfloat16 ``[tokens, layers, kv_heads, head_dim]``.
+    """
     if precision == "bf16" or scale is None:
         return codes
     if precision == "int4":

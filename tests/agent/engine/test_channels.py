@@ -146,5 +146,6 @@ def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
     conversation = Conversation(memory, LocalScriptedModel("Biscuit."), "monday", Settings(channel="model"))
     list(conversation.send(QUESTION))
     assert excluded == [{3}]
-    assert set(memory.journal.get([5])[0].in_view) == {1, 2, 3, 4}
+    reply = memory.journal.get([5])[0]
+    assert (set(reply.in_view), reply.recalled) == ({1, 2, 3, 4}, (2,))
     assert memory.forget([1]).replies == (5,)

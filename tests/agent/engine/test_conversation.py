@@ -122,7 +122,8 @@ def test_a_fact_of_another_session_is_recalled_and_shown(memory: Memory) -> None
     assert model.prompts[0][-1].content.startswith("<memory>\n- [")
     assert model.prompts[0][-1].content.endswith(f"user] {FACT}\n</memory>\n\n{QUESTION}")
     assert ended.usage.recollection_tokens > 0
-    assert memory.journal.get([4])[0].in_view == (1, 3)
+    reply = memory.journal.get([4])[0]
+    assert (reply.in_view, reply.recalled) == ((1, 3), (1,))
 
 
 def test_what_is_typed_is_journalled_as_typed_and_is_no_memory_for_the_model(memory: Memory) -> None:
@@ -158,7 +159,7 @@ def test_a_reply_after_a_derived_one_is_derived_too(memory: Memory) -> None:
     recalled, _ = send(conversation, "Sure?")
     assert recalled.in_view == ()
     last = memory.journal.get([5])[0]
-    assert (last.derived, last.in_view) == (True, (2, 3, 4))
+    assert (last.derived, last.in_view, last.recalled) == (True, (2, 3, 4), ())
     assert [item.text for item in memory.recall("Biscuit")] == [FACT]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sqlite3
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from memagent.agent.journal.chain import GENESIS, new_salt, turn_leaf
 from memagent.agent.journal.export import export, load, open_source
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import JournalDamagedError
-from memagent.backends.records import Turn
+from memagent.backends.records import Attachment, Turn
 
 WORD = "xyzzy-plugh-7319"
 
@@ -31,7 +31,7 @@ def fill(home: Home) -> None:
             journal.append(f"s{place % 3}", "user" if place % 2 else "assistant", f"turn {place}")
         journal.forget([4, 5])
         journal.forget([9])
-        journal.append("s1", "user", "turn 13")
+        journal.append("s1", "assistant", "turn 13", in_view=(1, 2), recalled=(2,))
 
 
 def change(home: Home, *statements: str) -> None:
@@ -87,20 +87,38 @@ def test_nothing_of_a_forgotten_turn_is_left_to_try_a_guess_with(home: Home) -> 
     assert WORD.encode() not in everything
     # Who knows the whole turn would need the salt, which is in no file.
     with closing(sqlite3.connect(home.journal_file("ana"))) as connection:
-        held = {
+        digests = {
             bytes(row[0]) for row in connection.execute("SELECT leaf FROM chain UNION SELECT head FROM chain")
         }
-    assert turn_leaf(b"\0" * 32, turn) not in held
+    assert turn_leaf(b"\0" * 32, turn) not in digests
+
+
+ATTACHMENTS = st.builds(
+    Attachment, st.sampled_from(["a/b", "a/c"]), st.integers(1, 99), st.sampled_from(["0" * 64, "1" * 64])
+)
+
+
+@given(st.lists(ATTACHMENTS, max_size=3), st.lists(ATTACHMENTS, max_size=3))
+def test_leaves_differ_wherever_attachments_or_their_order_do(
+    some: list[Attachment], others: list[Attachment]
+) -> None:
+    turn = Turn(1, "0" * 32, "s", "user", "text", datetime(2024, 1, 1, tzinfo=UTC))
+    leaves = [
+        turn_leaf(b"s" * 32, replace(turn, attachments=tuple(attachments))) for attachments in (some, others)
+    ]
+    assert (leaves[0] == leaves[1]) == (some == others)
 
 
 @given(
-    st.sampled_from(["id", "session", "role", "speaker", "text", "in_view", "derived", "created_at"]),
+    st.sampled_from([field.name for field in fields(Turn) if field.name != "seq"]),
     st.data(),
 )
 def test_every_field_is_in_the_leaf(name: str, data: st.DataObject) -> None:
     turn = Turn(1, "0" * 32, "s", "user", "text", datetime(2024, 1, 1, tzinfo=UTC))
     value = {
         "in_view": data.draw(st.tuples(st.integers(1, 99))),
+        "recalled": data.draw(st.tuples(st.integers(1, 99))),
+        "attachments": data.draw(st.tuples(ATTACHMENTS)),
         "derived": True,
         "created_at": turn.created_at + timedelta(microseconds=data.draw(st.integers(1, 10**9))),
     }.get(
@@ -111,11 +129,11 @@ def test_every_field_is_in_the_leaf(name: str, data: st.DataObject) -> None:
 
 
 BACK = (
-    "INSERT INTO turns SELECT user, 5, turn_id, 's1', 'user', NULL, 'turn 5', forgotten_at, '[]', 0, zeroblob(32) "
+    "INSERT INTO turns SELECT user, 5, turn_id, 's1', 'user', NULL, 'turn 5', forgotten_at, '[]', 0, zeroblob(32), NULL, 0 "
     "FROM forgettings WHERE seq = 5"
 )
 PUT_IN = (
-    "INSERT INTO turns SELECT user, 14, 'ffff', 's1', 'user', NULL, 'never said', created_at, '[]', 0, zeroblob(32) "
+    "INSERT INTO turns SELECT user, 14, 'ffff', 's1', 'user', NULL, 'never said', created_at, '[]', 0, zeroblob(32), NULL, 0 "
     "FROM turns WHERE seq = 1"
 )
 CHANGES = {
@@ -125,6 +143,11 @@ CHANGES = {
     "a time": (
         ["UPDATE turns SET created_at = '2020-01-01T00:00:00.000000+00:00' WHERE seq = 7"],
         "Turn 7 was changed",
+    ),
+    "what was recalled": (["UPDATE turns SET recalled = '[1]' WHERE seq = 7"], "Turn 7 was changed"),
+    "what was recalled is gone": (
+        ["UPDATE turns SET recalled = NULL WHERE seq = 13"],
+        "Turn 13 was changed",
     ),
     "a salt": (["UPDATE turns SET salt = zeroblob(32) WHERE seq = 7"], "Turn 7 was changed"),
     "no salt": (["UPDATE turns SET salt = NULL WHERE seq = 7"], "Turn 7 was changed"),
@@ -168,16 +191,16 @@ def test_every_change_is_found_and_the_doctor_says_wrong(
     assert faults(home) == []
     change(home, *statements)
     assert any(found.startswith(fault) for found in faults(home)), faults(home)
-    assert any(one.level == "wrong" and one.area == "journal" for one in examine(home))
+    assert any(finding.level == "wrong" and finding.area == "journal" for finding in examine(home))
 
 
 def test_many_faults_are_cut_short(home: Home) -> None:
     with open_journal(home, "ana") as journal:
         journal.extend([NewTurn("s", "user", f"turn {place}") for place in range(100)])
     change(home, "UPDATE turns SET text = 'x'")
-    found = faults(home)
-    assert len(found) == 21
-    assert found[-1] == "There may be more."
+    audit_faults = faults(home)
+    assert len(audit_faults) == 21
+    assert audit_faults[-1] == "There may be more."
 
 
 def test_a_claim_of_what_the_journal_had_is_confirmed_and_any_other_is_damage(home: Home) -> None:

@@ -132,11 +132,11 @@ def test_the_loss_can_be_accepted_and_what_was_known_is_set_aside(
     home: Home, older: Path, open_memory: OpenMemory, damage: Damage
 ) -> None:
     damage(home, older)
-    found = examine_loss(home, "ana")
-    assert found is not None
-    assert "The stored memory of in_memory" in {claim.claimant for claim in found.claims}
+    loss_before = examine_loss(home, "ana")
+    assert loss_before is not None
+    assert "The stored memory of in_memory" in {claim.claimant for claim in loss_before.claims}
     loss, aside = accept_loss(home, "ana")
-    assert loss == found
+    assert loss == loss_before
     names = {path.name for path in aside.iterdir()}
     assert {"in_memory.manifest.json", "journal.mark"} <= names
     assert not any(b"Biscuit" in path.read_bytes() for path in aside.iterdir())
@@ -223,7 +223,7 @@ def test_a_first_opening_that_was_killed_holds_no_journal_yet(home: Home) -> Non
     with pytest.raises(StorageError, match="holds no journal yet"):
         open_journal(home, "ana", read_only=True)
     assert examine_loss(home, "ana") is None
-    assert [one.level for one in examine(home) if one.area == "journal"] == ["note"]
+    assert [finding.level for finding in examine(home) if finding.area == "journal"] == ["note"]
 
 
 def test_a_copy_of_the_same_journal_keeps_the_stored_state(
@@ -233,8 +233,8 @@ def test_a_copy_of_the_same_journal_keeps_the_stored_state(
         journal.backup(tmp_path / "newer")
     remove(home, older)
     shutil.copy(tmp_path / "newer", home.journal_file("ana"))
-    found = open_memory(notify=notices.append).recall("What is my dog called?")
-    assert FACT in [item.text for item in found]
+    recollections = open_memory(notify=notices.append).recall("What is my dog called?")
+    assert FACT in [item.text for item in recollections]
     assert notices == []
 
 

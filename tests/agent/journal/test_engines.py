@@ -91,7 +91,7 @@ def test_all_who_have_a_file_open_share_an_engine_until_the_last_closes(tmp_path
     with pytest.raises(StorageError, match="is closed"):
         first.append("monday", "user", "hello")
     second.close()
-    assert not [key for key in database._open if key[0] == str(file)]
+    assert not [key for key in database._open_databases if key[0] == str(file)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -207,6 +207,10 @@ def test_a_backup_replaces_no_file(home: Home, tmp_path: Path) -> None:
         "UPDATE turns SET in_view = '[\"one\"]'",
         "UPDATE turns SET in_view = '7'",
         "UPDATE turns SET in_view = NULL",
+        "UPDATE turns SET recalled = '[1'",
+        "UPDATE turns SET recalled = ''",
+        "UPDATE turns SET recalled = '[\"one\"]'",
+        "UPDATE turns SET attachment_count = NULL",
         "UPDATE turns SET session = NULL",
         "UPDATE turns SET role = 3",
     ],

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal import export as transfer
-from memagent.agent.journal.export import Exported, Imported
-from memagent.agent.journal.lines import Proof
+from memagent.agent.journal.export import ExportResult, ImportResult
+from memagent.agent.journal.proof import Proof
+from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, Tombstone
 from memagent.agent.memory.forgetting import replies_that_saw
 from memagent.backends.errors import InputError
+from memagent.backends.records import Turn
 from tests.conftest import OpenMemory
 
+PHOTO = NewAttachment("image/png", b"\x89PNG\r\n\x1a\n photo")
+NOTE = NewAttachment("text/plain", b"a note")
 OpenJournal = Callable[[str], Journal]
 HEADER = {"kind": "memagent", "format": 1, "user": "ana"}
 """Of the format that has no chain, which can be written by hand."""
@@ -42,14 +49,14 @@ def written(tmp_path: Path, content: str | bytes) -> Path:
     return path
 
 
-def import_(journal: Journal, path: Path) -> Imported:
+def import_(journal: Journal, path: Path) -> ImportResult:
     """Import as the command line does: the whole file is proved before a turn is added."""
     with transfer.open_source(path, path.parent) as (source, _):
         transfer.prove(source)
         return transfer.load(journal, source)
 
 
-def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> Imported:
+def load(journal: Journal, path: Path, advance: Callable[[int], None] = lambda size: None) -> ImportResult:
     """Import without proving first, as an import that was interrupted."""
     with transfer.open_source(path, path.parent) as (source, _):
         return transfer.load(journal, source, advance)
@@ -73,38 +80,35 @@ def turn_line(seq: int = 1, /, **changed: object) -> str:
     return json.dumps(fields | changed)
 
 
+def attachment_field(content: bytes = b"a note", /, **changed: object) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "media_type": "text/plain",
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "content": b64encode(content).decode(),
+    }
+    return fields | changed
+
+
 def lines(*rows: str | dict[str, object]) -> str:
     return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
 
 
 def fill(journal: Journal) -> None:
     """A journal with everything in it: speakers, replies, gaps, forgettings, a session that is empty now."""
-    said = [
+    new_turns = [
         NewTurn("monday", "user", "My dog is called Biscuit.", "Ana"),
         NewTurn("monday", "assistant", "Noted: Biscuit.", None, in_view=(1,)),
         NewTurn("gone", "user", "forget me"),
         NewTurn("tuesday", "system", "A line\nand\r\nanother\u2028third \U0001f98a \x01"),
         NewTurn("tuesday", "tool", '{"quoted": "\\"}'),
         NewTurn("tuesday", "user", "What is my dog called?", "Ána", seq=10),
-        NewTurn("tuesday", "assistant", "Biscuit.", "Bot", in_view=(1, 2, 10), derived=True),
-        NewTurn("monday", "user", "the last one"),
+        NewTurn("tuesday", "assistant", "Biscuit.", "Bot", in_view=(1, 2, 10), derived=True, recalled=(1, 2)),
+        NewTurn("monday", "user", "the last one", attachments=(PHOTO,)),
     ]
-    for place, turn in enumerate(said):
+    for place, turn in enumerate(new_turns):
         when = START + timedelta(hours=place, microseconds=place)
-        journal.extend(
-            [
-                NewTurn(
-                    turn.session,
-                    turn.role,
-                    turn.text,
-                    turn.speaker,
-                    when,
-                    turn.in_view,
-                    turn.derived,
-                    seq=turn.seq,
-                )
-            ]
-        )
+        journal.extend([replace(turn, created_at=when)])
     journal.forget([3])
     journal.forget([12])
 
@@ -113,9 +117,9 @@ def test_the_export_of_an_import_is_the_same_bytes(open_journal: OpenJournal, tm
     with open_journal("a") as first, open_journal("b") as second:
         fill(first)
         text = exported(first)
-        done = import_(second, written(tmp_path, text))
+        result = import_(second, written(tmp_path, text))
         assert exported(second) == text
-        assert done == Imported(added=6, present=0, forgotten_here=0, to_forget=())
+        assert result == ImportResult(added=6, present=0, forgotten_here=0, to_forget=())
         assert list(second.turns()) == list(first.turns())
         assert second.forgettings() == first.forgettings()
         assert second.sessions() == first.sessions()
@@ -127,7 +131,7 @@ def test_an_export_says_how_many_turns_it_wrote_one_line_each(open_journal: Open
     with open_journal("a") as journal:
         fill(journal)
         file = io.StringIO()
-        assert transfer.export(journal, file) == Exported(turns=6, missing=0)
+        assert transfer.export(journal, file) == ExportResult(turns=6, missing=0)
     kinds = [json.loads(line)["kind"] for line in file.getvalue().removesuffix("\n").split("\n")]
     entries = ["turn", "turn", "forgetting", *["turn"] * 4, "forgetting"]
     assert kinds == ["memagent", *["session"] * 3, *entries, "end"]
@@ -138,7 +142,7 @@ def test_an_empty_journal_is_exported_and_imported(open_journal: OpenJournal, tm
     with open_journal("a") as first, open_journal("b") as second:
         rows = [json.loads(line) for line in exported(first).splitlines()]
         assert [row["kind"] for row in rows] == ["memagent", "end"]
-        assert import_(second, written(tmp_path, exported(first))) == Imported(0, 0, 0, ())
+        assert import_(second, written(tmp_path, exported(first))) == ImportResult(0, 0, 0, ())
         assert second.last() == (0, 0)
 
 
@@ -156,7 +160,7 @@ def test_importing_twice_adds_nothing(open_journal: OpenJournal, tmp_path: Path)
         fill(first)
         path = written(tmp_path, exported(first))
         import_(second, path)
-        assert import_(second, path) == Imported(added=0, present=6, forgotten_here=0, to_forget=())
+        assert import_(second, path) == ImportResult(added=0, present=6, forgotten_here=0, to_forget=())
         assert exported(second) == exported(first)
 
 
@@ -172,18 +176,26 @@ def test_importing_ones_own_export_changes_nothing(open_journal: OpenJournal, tm
 def test_an_import_cut_off_anywhere_can_be_completed(
     batch: int, open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", batch)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", batch)
     with open_journal("a") as first:
         fill(first)
         text = exported(first)
-        whole = (list(first.turns()), first.sessions(), [gone.turn_id for gone in first.forgettings()])
+        original = (
+            list(first.turns()),
+            first.sessions(),
+            [forgetting.turn_id for forgetting in first.forgettings()],
+        )
     rows = [row + "\n" for row in text.removesuffix("\n").split("\n")]
     for cut in range(1, len(rows)):
         with open_journal(f"cut{cut}") as second:
             load(second, written(tmp_path, "".join(rows[:cut])))
             import_(second, written(tmp_path, text))
-            found = (list(second.turns()), second.sessions(), [gone.turn_id for gone in second.forgettings()])
-            assert found == whole
+            content = (
+                list(second.turns()),
+                second.sessions(),
+                [forgetting.turn_id for forgetting in second.forgettings()],
+            )
+            assert content == original
 
 
 @pytest.mark.parametrize("kept", [5, 8, 11])
@@ -203,7 +215,7 @@ def test_an_import_cut_off_and_completed_is_exported_as_the_same_bytes(
 def test_a_line_cut_in_the_middle_is_named_and_what_came_before_can_be_completed(
     open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", 1)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", 1)
     with open_journal("a") as first, open_journal("b") as second:
         fill(first)
         text = exported(first)
@@ -219,9 +231,9 @@ def test_merging_moves_turns_and_what_replies_saw(open_journal: OpenJournal, tmp
     with open_journal("a") as first, open_journal("b") as second:
         for text in ("one", "two", "three", "four"):
             second.append("here", "user", text)
-        asked = first.append("there", "user", "asked")
-        told = first.append("there", "assistant", "told", in_view=(asked.seq,))
-        first.append("there", "assistant", "again", in_view=(asked.seq, told.seq), derived=True)
+        question = first.append("there", "user", "asked")
+        reply = first.append("there", "assistant", "told", in_view=(question.seq,))
+        first.append("there", "assistant", "again", in_view=(question.seq, reply.seq), derived=True)
         assert import_(second, written(tmp_path, exported(first))).added == 3
         merged = list(second.turns(session="there"))
         assert [(turn.seq, turn.in_view) for turn in merged] == [(5, ()), (6, (5,)), (7, (5, 6))]
@@ -233,7 +245,7 @@ def test_merging_moves_turns_and_what_replies_saw(open_journal: OpenJournal, tmp
 def test_replies_point_at_moved_turns_also_when_the_import_was_cut_off(
     open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", 1)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", 1)
     with open_journal("a") as first, open_journal("b") as second:
         for text in ("one", "two", "three", "four"):
             second.append("here", "user", text)
@@ -252,8 +264,8 @@ def test_turns_forgotten_here_stay_forgotten(open_journal: OpenJournal, tmp_path
         path = written(tmp_path, exported(first))
         import_(second, path)
         second.forget([4, 5])
-        done = import_(second, path)
-        assert (done.added, done.forgotten_here, done.present, done.to_forget) == (0, 2, 4, ())
+        result = import_(second, path)
+        assert (result.added, result.forgotten_here, result.present, result.to_forget) == (0, 2, 4, ())
         assert second.get([4, 5]) == []
         assert [turn.seq for turn in second.turns()] == [1, 2, 10, 11]
 
@@ -267,10 +279,10 @@ def test_forgettings_in_the_file_are_reported_for_the_caller_to_follow(
             first.append("there", "user", text)
         import_(second, written(tmp_path, exported(first)))
         first.forget([1, 3])
-        done = import_(second, written(tmp_path, exported(first)))
-        assert done == Imported(added=0, present=1, forgotten_here=0, to_forget=(2, 4))
-        assert [turn.text for turn in second.get(done.to_forget)] == ["one", "three"]
-        second.forget(done.to_forget)
+        result = import_(second, written(tmp_path, exported(first)))
+        assert result == ImportResult(added=0, present=1, forgotten_here=0, to_forget=(2, 4))
+        assert [turn.text for turn in second.get(result.to_forget)] == ["one", "three"]
+        second.forget(result.to_forget)
         assert import_(second, written(tmp_path, exported(first))).to_forget == ()
 
 
@@ -282,8 +294,8 @@ def test_a_turn_forgotten_elsewhere_cannot_be_imported_later(
         early = exported(first)
         first.forget([1])
         import_(second, written(tmp_path, exported(first)))
-        done = import_(second, written(tmp_path, early))
-        assert (done.added, done.forgotten_here, second.count()) == (0, 1, 0)
+        result = import_(second, written(tmp_path, early))
+        assert (result.added, result.forgotten_here, second.count()) == (0, 1, 0)
 
 
 def test_forgettings_from_elsewhere_do_not_touch_turns_here(
@@ -348,6 +360,16 @@ BAD = {
     "seq that is text": (turn_line(seq="one"), 2),
     "no time": (turn_line(created_at=None), 2),
     "time without zone": (turn_line(created_at="2024-05-01T08:00:00"), 2),
+    "recalled but not in view": (turn_line(recalled=[1]), 2),
+    "attachments of text": (turn_line(attachments="one"), 2),
+    "attachment that is not base64": (turn_line(attachments=[attachment_field(content="?")]), 2),
+    "attachment without padding": (turn_line(attachments=[attachment_field(content="YQ")]), 2),
+    "attachment of another digest": (turn_line(attachments=[attachment_field(sha256="0" * 64)]), 2),
+    "attachment of another size": (turn_line(attachments=[attachment_field(size=7)]), 2),
+    "empty attachment": (turn_line(attachments=[attachment_field(b"")]), 2),
+    "attachment of a bad type": (turn_line(attachments=[attachment_field(media_type="png")]), 2),
+    "attachment with an unknown field": (turn_line(attachments=[attachment_field(name="x")]), 2),
+    "too many attachments": (turn_line(attachments=[attachment_field()] * 9), 2),
     "unknown field": (turn_line(mood="good"), 2),
     "in_view of text": (turn_line(in_view=["one"]), 2),
     "bad forgetting": (json.dumps({"kind": "forgetting", "seq": 1, "id": "abc"}), 2),
@@ -400,8 +422,8 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
 
 
 def test_an_export_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, lines(HEADER | {"format": 3}))
-    with pytest.raises(InputError, match="line 1: .*format 3.*upgrade"):
+    path = written(tmp_path, lines(HEADER | {"format": 4}))
+    with pytest.raises(InputError, match="line 1: .*format 4.*upgrade"):
         prove(path)
 
 
@@ -434,7 +456,7 @@ def test_a_whole_export_validates_and_reports_every_byte(open_journal: OpenJourn
 def test_a_large_journal_is_imported_over_several_batches(
     open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_BATCH", 500)
+    monkeypatch.setattr(transfer, "_BATCH_LINES", 500)
     with open_journal("a") as first, open_journal("b") as second:
         first.extend(
             [
@@ -448,3 +470,128 @@ def test_a_large_journal_is_imported_over_several_batches(
         by_text = {turn.text: turn for turn in second.turns()}
         assert second.count() == 2001
         assert by_text["turn 2100"].in_view == (by_text["turn 1500"].seq,)
+
+
+# attachments, and what was recalled
+
+
+def test_attachments_travel_with_their_turn_and_are_proved(open_journal: OpenJournal, tmp_path: Path) -> None:
+    with open_journal("a") as first, open_journal("b") as second:
+        first.append("there", "user", "Two files.", attachments=[PHOTO, NOTE])
+        path = written(tmp_path, exported(first))
+        assert prove(path).ended
+        import_(second, path)
+        assert list(second.turns()) == list(first.turns())
+        assert [second.attachment(1, position) for position in (0, 1)] == [PHOTO.content, NOTE.content]
+        assert second.extent() == first.extent()
+        assert second.audit() == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fault"),
+    [
+        (
+            b64encode(NOTE.content).decode(),
+            b64encode(b"A note").decode(),
+            "line 3: attachment 1: its content has another size or digest",
+        ),
+        ("text/plain", "text/html", "another head than was written"),
+        ('"recalled": []', '"recalled": [1], "in_view": [1]', "another head than was written"),
+    ],
+    ids=["content", "media type", "recalled"],
+)
+def test_a_changed_attachment_is_found(
+    before: str, after: str, fault: str, open_journal: OpenJournal, tmp_path: Path
+) -> None:
+    with open_journal("a") as first:
+        first.append("there", "user", "Two files.", attachments=[PHOTO, NOTE])
+        text = exported(first)
+    assert before in text
+    with pytest.raises(InputError, match=fault):
+        prove(written(tmp_path, text.replace(before, after)))
+
+
+def test_a_missing_and_a_swapped_attachment_are_found(open_journal: OpenJournal, tmp_path: Path) -> None:
+    with open_journal("a") as first:
+        first.append("there", "user", "Two files.", attachments=[PHOTO, NOTE])
+        rows = [json.loads(line) for line in exported(first).splitlines()]
+    photo, note = rows[2]["attachments"]
+    for attachments in ([photo], [note], [note, photo], [photo, note, note], []):
+        rows[2]["attachments"] = attachments
+        with pytest.raises(InputError, match="another head than was written"):
+            prove(written(tmp_path, lines(*rows)))
+
+
+def test_a_line_with_the_largest_attachments_is_read(open_journal: OpenJournal, tmp_path: Path) -> None:
+    largest = NewAttachment("image/png", bytes(range(256)) * (MAX_ATTACHMENT_BYTES // 256))
+    with open_journal("a") as first, open_journal("b") as second:
+        first.append("there", "user", "large", attachments=[largest, largest])
+        import_(second, written(tmp_path, exported(first)))
+        assert second.attachment(1, 1) == largest.content
+
+
+def test_an_import_holds_a_bounded_number_of_bytes_at_a_time(
+    open_journal: OpenJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "_BATCH_BYTES", 3000)
+    sizes: list[int] = []
+    with open_journal("a") as first, open_journal("b") as second:
+        files = [NewAttachment("a/b", bytes([number]) * 1000) for number in range(1, 9)]
+        first.extend([NewTurn("there", "user", "a file", attachments=(file,)) for file in files])
+        extend = second.extend
+
+        def recording(new: list[NewTurn | Tombstone], new_seqs: dict[int, int] | None) -> list[Turn]:
+            sizes.append(len(new))
+            return extend(new, new_seqs)
+
+        monkeypatch.setattr(second, "extend", recording)
+        import_(second, written(tmp_path, exported(first)))
+        assert exported(second) == exported(first)
+    assert sizes == [2, 2, 2, 2, 0]
+
+
+def test_merging_moves_what_was_recalled(open_journal: OpenJournal, tmp_path: Path) -> None:
+    with open_journal("a") as first, open_journal("b") as second:
+        for text in ("one", "two", "three", "four"):
+            second.append("here", "user", text)
+        for text in ("a fact", "asked"):
+            first.append("there", "user", text)
+        first.append("there", "assistant", "told", in_view=(1, 2), recalled=(1,), derived=True)
+        import_(second, written(tmp_path, exported(first)))
+        (reply,) = second.get([7])
+        assert (reply.in_view, reply.recalled) == ((5, 6), (5,))
+        assert second.audit() == []
+
+
+def test_a_session_merged_alone_recalls_no_turn_that_is_not_there(
+    open_journal: OpenJournal, tmp_path: Path
+) -> None:
+    with open_journal("a") as first, open_journal("b") as second:
+        first.append("other", "user", "a fact")
+        first.append("there", "user", "asked")
+        first.append("there", "assistant", "told", in_view=(1, 2), recalled=(1,), derived=True)
+        second.append("here", "user", "in the way")
+        import_(second, written(tmp_path, exported(first, "there")))
+        assert [(turn.in_view, turn.recalled) for turn in second.turns(session="there")] == [
+            ((), ()),
+            ((2,), ()),
+        ]
+
+
+def test_an_export_of_format_2_is_proved_and_imported(open_journal: OpenJournal) -> None:
+    path = Path(__file__).with_name("format_2.jsonl")
+    proof = prove(path)
+    assert (proof.format, proof.turns, proof.forgettings, proof.ended) == (2, 4, 1, True)
+    with open_journal("a") as journal:
+        assert import_(journal, path).added == 4
+        assert journal.extent().head == proof.head.hex()
+        assert journal.get([5])[0].in_view == (1, 2, 4)
+        assert {(turn.recalled, turn.attachments) for turn in journal.turns()} == {((), ())}
+        assert journal.audit() == []
+
+
+def test_an_export_of_format_1_is_imported(open_journal: OpenJournal, tmp_path: Path) -> None:
+    path = written(tmp_path, lines(HEADER, turn_line(1), turn_line(2, in_view=[1], role="assistant")))
+    with open_journal("a") as journal:
+        assert import_(journal, path).added == 2
+        assert journal.audit() == []

@@ -83,21 +83,23 @@ def write_from_two_processes(where: str, each: int) -> list[int]:
 def test_a_turn_comes_back_whole_after_reopening(file: Path) -> None:
     when = datetime(2024, 2, 29, 23, 59, 59, 123456, tzinfo=timezone(timedelta(hours=5, minutes=45)))
     with Journal(file, "ana") as journal:
-        asked = journal.append("monday", "user", "What is it called?")
-        told = journal.append(
+        question = journal.append("monday", "user", "What is it called?")
+        reply = journal.append(
             "monday",
             "assistant",
             " Biscuit.\r\n",
             speaker="Bot",
             created_at=when,
-            in_view=(asked.seq,),
+            in_view=(question.seq,),
             derived=True,
+            recalled=(question.seq,),
         )
     with Journal(file, "ana") as journal:
-        assert list(journal.turns()) == [asked, told]
-    assert (told.text, told.speaker, told.in_view, told.derived) == (" Biscuit.\r\n", "Bot", (1,), True)
-    assert (told.created_at, told.created_at.tzinfo) == (when, UTC)
-    assert (asked.speaker, asked.in_view, asked.derived) == (None, (), False)
+        assert list(journal.turns()) == [question, reply]
+    assert (reply.text, reply.speaker, reply.in_view, reply.derived) == (" Biscuit.\r\n", "Bot", (1,), True)
+    assert (reply.created_at, reply.created_at.tzinfo) == (when, UTC)
+    assert reply.recalled == (1,)
+    assert (question.speaker, question.in_view, question.derived, question.recalled) == (None, (), False, ())
 
 
 def test_a_turn_without_a_time_gets_the_present(journal: Journal) -> None:
@@ -107,10 +109,10 @@ def test_a_turn_without_a_time_gets_the_present(journal: Journal) -> None:
 
 
 def test_seqs_run_from_one_and_ids_differ(journal: Journal) -> None:
-    made = [journal.append("monday", "user", "same text") for _ in range(5)]
-    assert [turn.seq for turn in made] == [1, 2, 3, 4, 5]
-    assert len({turn.id for turn in made}) == 5
-    assert {len(turn.id) for turn in made} == {32}
+    turns = [journal.append("monday", "user", "same text") for _ in range(5)]
+    assert [turn.seq for turn in turns] == [1, 2, 3, 4, 5]
+    assert len({turn.id for turn in turns}) == 5
+    assert {len(turn.id) for turn in turns} == {32}
     assert journal.last() == (5, 0)
 
 
@@ -127,11 +129,14 @@ def test_every_role_is_kept(role: str, journal: Journal) -> None:
 def test_text_of_every_unicode_plane_comes_back(file: Path) -> None:
     edges = [0x1, 0x7F, 0x85, 0x2028, 0x202E, 0xD7FF, 0xE000, 0xFEFF, 0xFFFE, 0xFFFF]
     planes = [(plane << 16) + low for plane in range(1, 17) for low in (0x0, 0x1F600 & 0xFFFF, 0xFFFF)]
-    said = [f"<{chr(point)}>" for point in edges + planes] + ["e\u0301 \u00e9 a\u200db", "x" * 200_000]
+    texts_of_all_planes = [f"<{chr(point)}>" for point in edges + planes] + [
+        "e\u0301 \u00e9 a\u200db",
+        "x" * 200_000,
+    ]
     with Journal(file, "ana") as journal:
-        journal.extend([NewTurn("monday", "user", text) for text in said])
+        journal.extend([NewTurn("monday", "user", text) for text in texts_of_all_planes])
     with Journal(file, "ana") as journal:
-        assert texts(journal) == said
+        assert texts(journal) == texts_of_all_planes
 
 
 def test_turns_are_read_in_order_past_a_page(journal: Journal) -> None:
@@ -162,10 +167,10 @@ def test_recent_gives_a_sessions_last_turns_oldest_first(journal: Journal) -> No
 def test_the_session_spoken_in_last_stands_at_the_end(journal: Journal) -> None:
     for session in ("a", "b", "c", "a"):
         journal.append(session, "user", f"in {session}")
-    found = journal.sessions()
-    assert [(one.name, one.turns) for one in found] == [("b", 1), ("c", 1), ("a", 2)]
+    sessions = journal.sessions()
+    assert [(session.name, session.turns) for session in sessions] == [("b", 1), ("c", 1), ("a", 2)]
     first, last = journal.get([1, 4])
-    assert (found[-1].created_at, found[-1].last_at) == (first.created_at, last.created_at)
+    assert (sessions[-1].created_at, sessions[-1].last_at) == (first.created_at, last.created_at)
 
 
 def test_a_session_that_is_not_there_is_named_with_near_ones(journal: Journal) -> None:
@@ -221,6 +226,17 @@ def test_a_speaker_that_cannot_be_kept_is_refused(speaker: str, journal: Journal
     assert journal.count() == 0
 
 
+def test_a_recalled_turn_that_was_not_in_view_is_refused(journal: Journal) -> None:
+    journal.append("monday", "user", "hello")
+    with pytest.raises(InputError, match="recalled but not in view"):
+        journal.append_reply("monday", "hi", [1], derived=True, recalled=[1, 2])
+    assert journal.count() == 1
+    reply = journal.append_reply("monday", "hi", [1], derived=True, recalled=[1])
+    assert reply is not None
+    assert (reply.in_view, reply.recalled) == ((1,), (1,))
+    assert journal.get([2]) == [reply]
+
+
 def test_extend_keeps_all_or_none(journal: Journal) -> None:
     journal.append("monday", "user", "before")
     with pytest.raises(InputError):
@@ -230,7 +246,7 @@ def test_extend_keeps_all_or_none(journal: Journal) -> None:
             [NewTurn("new", "user", "one", id="f" * 32), NewTurn("new", "user", "two", id="f" * 32)]
         )
     assert texts(journal) == ["before"]
-    assert [one.name for one in journal.sessions()] == ["monday"]
+    assert [session.name for session in journal.sessions()] == ["monday"]
     assert journal.append("monday", "user", "after").seq == 2
 
 
@@ -287,10 +303,10 @@ def test_the_check_finds_a_damaged_page(file: Path) -> None:
     file.write_bytes(content)
     with Journal(file, "ana") as journal:
         try:
-            found = journal.audit()
+            faults = journal.audit()
         except StorageError as error:
-            found = [str(error)]
-    assert found
+            faults = [str(error)]
+    assert faults
 
 
 def test_a_folder_in_the_journals_place_is_a_storage_error(file: Path) -> None:
@@ -382,13 +398,13 @@ def test_users_of_one_database_do_not_see_each_other(tmp_path: Path) -> None:
         assert [turn.text for turn in bob.recent("monday", 9)] == ["bob one"]
         assert list(bob.matching("ana")) == []
         assert (ana.count(), bob.count()) == (2, 1)
-        assert [one.turns for one in bob.sessions()] == [1]
+        assert [session.turns for session in bob.sessions()] == [1]
         hers = [turn.id for turn in ana.turns()]
         assert bob.seen_ids(hers) == {}
-        assert [gone.seq for gone in bob.forget([1, 2])] == [1]
+        assert [forgetting.seq for forgetting in bob.forget([1, 2])] == [1]
         bob.delete_session("monday")
         assert (texts(ana), ana.forgettings(), ana.last()) == (["ana one", "ana two"], [], (2, 0))
-        assert [one.turns for one in ana.sessions()] == [2]
+        assert [session.turns for session in ana.sessions()] == [2]
         assert b"bob one" not in bytes_of(tmp_path)
 
 
@@ -396,23 +412,29 @@ def test_users_of_one_database_do_not_see_each_other(tmp_path: Path) -> None:
 
 
 def test_forgetting_leaves_a_tombstone_and_takes_the_rest(journal: Journal) -> None:
-    made = [journal.append("monday", "user", text) for text in ("one", "two", "three")]
+    turns = [journal.append("monday", "user", text) for text in ("one", "two", "three")]
     before = datetime.now(UTC)
-    gone = journal.forget([2, 77])
-    assert [(one.number, one.seq, one.turn_id) for one in gone] == [(1, 2, made[1].id)]
-    assert before <= gone[0].forgotten_at <= datetime.now(UTC)
-    assert journal.forgettings() == gone
+    tombstones = journal.forget([2, 77])
+    assert [(tombstone.number, tombstone.seq, tombstone.turn_id) for tombstone in tombstones] == [
+        (1, 2, turns[1].id)
+    ]
+    assert before <= tombstones[0].forgotten_at <= datetime.now(UTC)
+    assert journal.forgettings() == tombstones
     assert texts(journal) == ["one", "three"]
     assert (journal.count(), journal.get([2]), journal.last()) == (2, [], (3, 1))
-    assert journal.seen_ids([turn.id for turn in made]) == {made[0].id: 1, made[1].id: 0, made[2].id: 3}
+    assert journal.seen_ids([turn.id for turn in turns]) == {turns[0].id: 1, turns[1].id: 0, turns[2].id: 3}
 
 
 def test_forgettings_are_numbered_on_and_read_from_a_number(journal: Journal) -> None:
     journal.extend([NewTurn("monday", "user", f"turn {place}") for place in range(6)])
     journal.forget([5, 2])
     journal.forget([1])
-    assert [(one.number, one.seq) for one in journal.forgettings()] == [(1, 2), (2, 5), (3, 1)]
-    assert [one.seq for one in journal.forgettings(after=2)] == [1]
+    assert [(tombstone.number, tombstone.seq) for tombstone in journal.forgettings()] == [
+        (1, 2),
+        (2, 5),
+        (3, 1),
+    ]
+    assert [tombstone.seq for tombstone in journal.forgettings(after=2)] == [1]
 
 
 def test_forgetting_twice_or_what_is_not_there_changes_nothing(journal: Journal) -> None:
@@ -507,7 +529,7 @@ def test_a_deleted_sessions_name_is_in_no_byte_of_any_file(journal: Journal, fil
     journal.append(WORD, "user", "hello")
     journal.append("other", "user", "stays")
     journal.forget([1])
-    assert [one.name for one in journal.sessions()] == [WORD, "other"]
+    assert [session.name for session in journal.sessions()] == [WORD, "other"]
     journal.delete_session(WORD)
-    assert [one.name for one in journal.sessions()] == ["other"]
+    assert [session.name for session in journal.sessions()] == ["other"]
     assert WORD.encode() not in bytes_of(file.parent)

@@ -10,6 +10,7 @@ import pytest
 
 from memagent.agent.doctor import examine
 from memagent.agent.home import Home
+from memagent.agent.journal import NewAttachment
 from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.schema import VERSION, OutdatedSchemaError
 from memagent.agent.memory import open_journal
@@ -37,6 +38,18 @@ INSERT INTO checkpoints VALUES ('ana', 'rag', 'somewhere', 3, 0, '', '2024-05-01
 WHEN = "2024-05-01T08:00:00.000000+00:00"
 
 
+def schema_of(home: Home) -> dict[str, list[tuple[object, ...]]]:
+    """Name and type of every column of Ana's journal, by table and index."""
+    with closing(sqlite3.connect(home.journal_file("ana"))) as connection:
+        names = connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+        ).fetchall()
+        return {
+            f"{kind} {name}": sorted(row[1:3] for row in connection.execute(f"PRAGMA {kind}_info({name})"))
+            for kind, name in names
+        }
+
+
 @pytest.fixture
 def old(home: Home) -> Path:
     """A journal of version 1 with turns of two users, of whom one has forgotten two."""
@@ -62,11 +75,63 @@ def old(home: Home) -> Path:
     return file
 
 
+@pytest.fixture
+def version_2(home: Home) -> Path:
+    """A journal that a memagent of schema version 2 wrote: five turns, of which the third is forgotten."""
+    file = home.journal_file("ana")
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(Path(__file__).with_name("version_2.sql").read_text())
+    return file
+
+
+def test_a_journal_of_version_2_keeps_its_chain_as_it_is(home: Home, version_2: Path) -> None:
+    with closing(sqlite3.connect(version_2)) as connection:
+        links = connection.execute("SELECT * FROM chain ORDER BY seq").fetchall()
+    with open_journal(home, "ana") as journal:
+        assert [turn.seq for turn in journal.turns()] == [1, 2, 4, 5]
+        assert (journal.get([5])[0].in_view, journal.get([5])[0].recalled) == ((1, 2, 4), ())
+        assert journal.extent().head == links[-1][-1].hex()
+        assert journal.audit() == []
+        journal.append("tuesday", "user", "new", attachments=[NewAttachment("text/plain", b"new")])
+        assert journal.append_reply("tuesday", "reply", [1, 6], derived=True, recalled=[1]) is not None
+        assert journal.audit() == []
+    with closing(sqlite3.connect(version_2)) as connection:
+        assert connection.execute("SELECT * FROM chain WHERE seq < 6 ORDER BY seq").fetchall() == links
+        assert connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() == ("3",)
+
+
+def test_a_journal_of_version_2_has_the_schema_of_a_new_one_afterwards(
+    home: Home, version_2: Path, tmp_path: Path
+) -> None:
+    open_journal(home, "ana").close()
+    fresh = Home(tmp_path / "fresh", home.models)
+    open_journal(fresh, "ana").close()
+    assert schema_of(home) == schema_of(fresh)
+
+
+def test_a_migration_from_version_2_that_is_cut_off_changes_nothing(
+    home: Home, version_2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("memagent.agent.journal.migrations.MetaData.create_all", fail)
+        with pytest.raises(KeyboardInterrupt):
+            open_journal(home, "ana")
+    with closing(sqlite3.connect(version_2)) as connection:
+        assert connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() == ("2",)
+        assert "recalled" not in {row[1] for row in connection.execute("PRAGMA table_info(turns)")}
+    with open_journal(home, "ana") as journal:
+        assert journal.audit() == []
+
+
 def test_an_old_journal_is_brought_up_to_date_with_every_turn_in_a_chain(home: Home, old: Path) -> None:
     with open_journal(home, "ana") as journal:
         assert journal.id == "0123456789abcdef0123456789abcdef"
         assert [turn.seq for turn in journal.turns()] == [seq for seq in range(1, 2501) if seq not in (4, 7)]
-        assert [one.seq for one in journal.forgettings()] == [7, 4]
+        assert [forgetting.seq for forgetting in journal.forgettings()] == [7, 4]
         assert len(list(journal.entries())) == 2498
         assert journal.extent().forgetting_head != GENESIS.hex()
         assert journal.audit() == []
@@ -113,11 +178,17 @@ def test_reading_changes_no_old_journal_and_says_what_does(home: Home, old: Path
         OutdatedSchemaError, match=f"schema version 1; reading it needs version {VERSION}.*doctor --mend"
     ):
         open_journal(home, "ana", read_only=True)
-    notes = [one.message for one in examine(home) if one.area == "journal" and one.level == "note"]
+    notes = [
+        finding.message for finding in examine(home) if finding.area == "journal" and finding.level == "note"
+    ]
     assert len(notes) == 1
     assert "schema version 1" in notes[0]
     assert old.read_bytes() == before
-    assert not [one for one in examine(home, mend=True) if one.area == "journal" and one.level == "wrong"]
+    assert not [
+        finding
+        for finding in examine(home, mend=True)
+        if finding.area == "journal" and finding.level == "wrong"
+    ]
     with open_journal(home, "ana", read_only=True) as journal:
         assert journal.count() == 2498
 
@@ -127,16 +198,4 @@ def test_a_new_journal_has_the_schema_that_migrations_lead_to(home: Home, old: P
     fresh = Home(tmp_path / "fresh", home.models)
     open_journal(fresh, "ana").close()
 
-    def schema(place: Home) -> dict[str, list[tuple[object, ...]]]:
-        with closing(sqlite3.connect(place.journal_file("ana"))) as connection:
-            names = connection.execute(
-                "SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
-            ).fetchall()
-            return {
-                f"{kind} {name}": sorted(
-                    row[1:3] for row in connection.execute(f"PRAGMA {kind}_info({name})")
-                )
-                for kind, name in names
-            }
-
-    assert schema(home) == schema(fresh)
+    assert schema_of(home) == schema_of(fresh)

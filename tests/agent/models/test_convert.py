@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from memagent.agent.models import convert
 from memagent.agent.models.chat import Message, Sampling
-from memagent.agent.models.convert import converted, damage
+from memagent.agent.models.convert import ensure_converted, find_damage
 from memagent.agent.models.hub import sha256_of
 from memagent.agent.models.loader import load_chat_model
 from memagent.agent.models.local import LocalChatModel
@@ -96,12 +96,12 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, np.nd
 def master(tmp_path_factory: pytest.TempPathFactory, gguf_file: Path) -> Path:
     """The tiny model, converted once for all tests."""
     target = tmp_path_factory.mktemp("models") / "transformers"
-    return converted(gguf_file, sha256_of(gguf_file), target, notify=lambda said: None)
+    return ensure_converted(gguf_file, sha256_of(gguf_file), target, notify=lambda notice: None)
 
 
 @pytest.fixture
 def ready(tmp_path: Path, master: Path) -> Path:
-    """A copy of the converted model that a test may damage."""
+    """A copy of the converted model that a test may find_damage."""
     shutil.copytree(master, tmp_path / "transformers")
     return tmp_path / "transformers"
 
@@ -143,35 +143,35 @@ def test_a_converted_model_speaks_and_keeps_its_weights(
 
 
 def test_what_is_converted_is_not_converted_again(ready: Path, gguf_file: Path) -> None:
-    said: list[str] = []
+    notices: list[str] = []
     stamps = {path: path.stat().st_mtime_ns for path in ready.iterdir()}
-    assert converted(gguf_file, sha256_of(gguf_file), ready, notify=said.append) == ready
-    assert said == []
+    assert ensure_converted(gguf_file, sha256_of(gguf_file), ready, notify=notices.append) == ready
+    assert notices == []
     assert {path: path.stat().st_mtime_ns for path in ready.iterdir()} == stamps
 
 
 def test_a_damaged_one_is_converted_again(ready: Path, gguf_file: Path) -> None:
-    said: list[str] = []
+    notices: list[str] = []
     (ready / "model.safetensors").write_bytes(b"half")
-    converted(gguf_file, sha256_of(gguf_file), ready, notify=said.append)
-    assert len(said) == 1
-    assert "model.safetensors has 4 bytes, expected" in said[0]
-    assert "converting it again" in said[0]
-    assert damage(ready, sha256_of(gguf_file), thorough=True) == ""
+    ensure_converted(gguf_file, sha256_of(gguf_file), ready, notify=notices.append)
+    assert len(notices) == 1
+    assert "model.safetensors has 4 bytes, expected" in notices[0]
+    assert "converting it again" in notices[0]
+    assert find_damage(ready, sha256_of(gguf_file), thorough=True) == ""
 
 
 def test_a_gguf_file_by_its_path_is_converted_under_its_hash(gguf_file: Path, tmp_path: Path) -> None:
-    said: list[str] = []
-    model = load_chat_model(str(gguf_file), tmp_path, notify=said.append)
+    notices: list[str] = []
+    model = load_chat_model(str(gguf_file), tmp_path, notify=notices.append)
     assert model.name == str(gguf_file)
     assert isinstance(model, LocalChatModel)
     assert model.digest == sha256_of(gguf_file)
     assert [path.name for path in (tmp_path / "converted").iterdir() if path.is_dir()] == [model.digest[:16]]
-    assert len(said) == 1
+    assert len(notices) == 1
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is not a GGUF file"),
         (b"garbage" * 100, "is not a GGUF file"),
@@ -179,17 +179,17 @@ def test_a_gguf_file_by_its_path_is_converted_under_its_hash(gguf_file: Path, tm
     ],
 )
 def test_a_file_that_is_no_gguf_is_refused_and_leaves_nothing(
-    tmp_path: Path, content: bytes, said: str
+    tmp_path: Path, content: bytes, message: str
 ) -> None:
     file = tmp_path / "bad.gguf"
     file.write_bytes(content)
-    with pytest.raises(ModelError, match=f"bad.gguf {said}"):
-        converted(file, sha256_of(file), tmp_path / "models" / "bad", notify=lambda said: None)
+    with pytest.raises(ModelError, match=f"bad.gguf {message}"):
+        ensure_converted(file, sha256_of(file), tmp_path / "models" / "bad", notify=lambda notice: None)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         (
             "qwen2.block_count",
@@ -207,7 +207,7 @@ def test_a_file_that_is_no_gguf_is_refused_and_leaves_nothing(
     ],
 )
 def test_a_size_that_the_weights_do_not_have_is_refused_before_it_takes_memory(
-    tmp_path: Path, gguf_file: Path, name: str, value: int, said: str
+    tmp_path: Path, gguf_file: Path, name: str, value: int, message: str
 ) -> None:
     file = tmp_path / "bad.gguf"
     raw = bytearray(gguf_file.read_bytes())
@@ -216,8 +216,8 @@ def test_a_size_that_the_weights_do_not_have_is_refused_before_it_takes_memory(
     file.write_bytes(raw)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(ModelError) as caught:
-        converted(file, sha256_of(file), tmp_path / "models" / "bad", notify=lambda said: None)
-    assert said in str(caught.value)
+        ensure_converted(file, sha256_of(file), tmp_path / "models" / "bad", notify=lambda notice: None)
+    assert message in str(caught.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
@@ -227,7 +227,7 @@ def test_a_converted_model_is_used_from_a_folder_that_may_only_be_read(
 ) -> None:
     monkeypatch.delattr(convert, "make_private")
     monkeypatch.delattr(convert, "FileLock")
-    assert converted(gguf_file, sha256_of(gguf_file), ready, notify=pytest.fail) == ready
+    assert ensure_converted(gguf_file, sha256_of(gguf_file), ready, notify=pytest.fail) == ready
 
 
 def test_a_full_disk_is_a_model_error_and_leaves_nothing(
@@ -240,16 +240,16 @@ def test_a_full_disk_is_a_model_error_and_leaves_nothing(
     with pytest.raises(
         ModelError, match=r"cannot be stored in .*: No space left on device\. Free some space"
     ):
-        converted(gguf_file, "0" * 64, tmp_path / "models" / "x", notify=lambda said: None)
+        ensure_converted(gguf_file, "0" * 64, tmp_path / "models" / "x", notify=lambda notice: None)
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
-# damage
+# find_damage
 
 
 def test_a_whole_one_has_no_damage(ready: Path, gguf_file: Path) -> None:
-    assert damage(ready, sha256_of(gguf_file)) == ""
-    assert damage(ready, sha256_of(gguf_file), thorough=True) == ""
+    assert find_damage(ready, sha256_of(gguf_file)) == ""
+    assert find_damage(ready, sha256_of(gguf_file), thorough=True) == ""
 
 
 def test_a_truncated_file_is_damage(ready: Path, gguf_file: Path) -> None:
@@ -257,41 +257,42 @@ def test_a_truncated_file_is_damage(ready: Path, gguf_file: Path) -> None:
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-1])
     assert (
-        damage(ready, sha256_of(gguf_file)) == f"model.safetensors has {size - 1:,} bytes, expected {size:,}"
+        find_damage(ready, sha256_of(gguf_file))
+        == f"model.safetensors has {size - 1:,} bytes, expected {size:,}"
     )
 
 
 def test_a_flipped_byte_is_found_when_looked_at_thoroughly(ready: Path, gguf_file: Path) -> None:
     expected = sha256_of(ready / "model.safetensors")
     flip(ready / "model.safetensors", 5000)
-    assert damage(ready, sha256_of(gguf_file)) == ""
-    said = damage(ready, sha256_of(gguf_file), thorough=True)
-    assert said.startswith("model.safetensors has SHA-256 ")
-    assert said.endswith(f"expected {expected}")
+    assert find_damage(ready, sha256_of(gguf_file)) == ""
+    message = find_damage(ready, sha256_of(gguf_file), thorough=True)
+    assert message.startswith("model.safetensors has SHA-256 ")
+    assert message.endswith(f"expected {expected}")
 
 
 def test_one_made_from_another_file_is_damage(ready: Path) -> None:
-    assert "made from another file" in damage(ready, "0" * 64)
+    assert "made from another file" in find_damage(ready, "0" * 64)
 
 
 def test_one_of_another_version_is_damage(ready: Path, gguf_file: Path) -> None:
     manifest = json.loads((ready / "converted.json").read_text())
     (ready / "converted.json").write_text(json.dumps(manifest | {"format": 99}))
-    assert "another version" in damage(ready, sha256_of(gguf_file))
+    assert "another version" in find_damage(ready, sha256_of(gguf_file))
 
 
 def test_a_missing_file_and_a_missing_folder_are_damage(ready: Path, gguf_file: Path, tmp_path: Path) -> None:
     (ready / "tokenizer.json").unlink()
-    assert "tokenizer.json" in damage(ready, sha256_of(gguf_file))
-    assert damage(tmp_path / "nowhere", sha256_of(gguf_file)) != ""
+    assert "tokenizer.json" in find_damage(ready, sha256_of(gguf_file))
+    assert find_damage(tmp_path / "nowhere", sha256_of(gguf_file)) != ""
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '"text"', "[" * 100_000])
 def test_a_list_of_files_that_cannot_be_read_is_damage(ready: Path, gguf_file: Path, content: str) -> None:
     (ready / "converted.json").write_text(content)
-    assert "its list of files cannot be read" in damage(ready, sha256_of(gguf_file))
+    assert "its list of files cannot be read" in find_damage(ready, sha256_of(gguf_file))
 
 
 def test_a_list_of_files_of_another_shape_is_damage(ready: Path) -> None:
     (ready / "converted.json").write_text(json.dumps({"format": 1, "source_sha256": "x", "files": []}))
-    assert damage(ready, "x") != ""
+    assert find_damage(ready, "x") != ""

@@ -34,7 +34,7 @@ def minilm() -> SentenceEmbedder:
         pytest.skip(
             f"{DEFAULT_EMBEDDER} is not in {models}; `memagent models pull {DEFAULT_EMBEDDER}` fetches it"
         )
-    return SentenceEmbedder(model, lambda: fetch.ensure(model, models, notify=lambda said: None))
+    return SentenceEmbedder(model, lambda: fetch.ensure(model, models, notify=lambda notice: None))
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "config.json", "model.safetensors"])
@@ -53,7 +53,7 @@ def test_damaged_files_of_the_embedder_are_a_model_error(
         SentenceEmbedder(model, lambda: tmp_path).embed(["My dog is called Biscuit."])
 
 
-def likeness(embedder: Embedder, one: str, other: str) -> float:
+def similarity(embedder: Embedder, one: str, other: str) -> float:
     first, second = embedder.embed([one, other])
     return float(first @ second)
 
@@ -75,11 +75,11 @@ def test_hashing_is_the_same_in_every_run() -> None:
 
 def test_more_shared_words_make_texts_more_alike() -> None:
     embedder = HashingEmbedder()
-    asked = "What is my dog called?"
-    assert likeness(embedder, asked, asked) == pytest.approx(1.0)
-    assert likeness(embedder, asked, "WHAT is MY dog called") == pytest.approx(1.0)
-    assert likeness(embedder, asked, "My dog is called Biscuit.") == pytest.approx(0.8)
-    assert likeness(embedder, asked, "I live in Porto.") < 0.3
+    question = "What is my dog called?"
+    assert similarity(embedder, question, question) == pytest.approx(1.0)
+    assert similarity(embedder, question, "WHAT is MY dog called") == pytest.approx(1.0)
+    assert similarity(embedder, question, "My dog is called Biscuit.") == pytest.approx(0.8)
+    assert similarity(embedder, question, "I live in Porto.") < 0.3
 
 
 @pytest.mark.parametrize("text", ["", "?!", "\ud83d", "\0"])
@@ -104,11 +104,11 @@ def test_the_default_embedder_fetches_nothing_before_the_first_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("MEMAGENT_EMBEDDER", value)
-    said: list[str] = []
-    embedder = load_embedder(tmp_path, notify=said.append)
+    notices: list[str] = []
+    embedder = load_embedder(tmp_path, notify=notices.append)
     assert (embedder.name, embedder.dimension) == (DEFAULT_EMBEDDER, 384)
     assert embedder.digest == CATALOGUE[DEFAULT_EMBEDDER].weights.sha256
-    assert said == []
+    assert notices == []
     assert not any(tmp_path.iterdir())
 
 
@@ -166,14 +166,14 @@ def test_a_vector_does_not_depend_on_what_is_embedded_with_it(minilm: SentenceEm
 
 
 def test_a_question_is_more_like_its_answer_than_like_another_fact(minilm: SentenceEmbedder) -> None:
-    asked = "What is my dog's name?"
-    assert likeness(minilm, asked, TEXTS[0]) > 0.5 > likeness(minilm, asked, TEXTS[1])
+    question = "What is my dog's name?"
+    assert similarity(minilm, question, TEXTS[0]) > 0.5 > similarity(minilm, question, TEXTS[1])
 
 
 def test_a_text_is_read_up_to_its_256th_token(minilm: SentenceEmbedder) -> None:
     long = "the dog and the cat " * 80
-    assert likeness(minilm, long, long + "porto lisbon " * 50) == pytest.approx(1.0, abs=1e-5)
-    assert likeness(minilm, "the dog", "the dog porto lisbon") < 0.99
+    assert similarity(minilm, long, long + "porto lisbon " * 50) == pytest.approx(1.0, abs=1e-5)
+    assert similarity(minilm, "the dog", "the dog porto lisbon") < 0.99
 
 
 def test_no_sentences_make_no_vectors(minilm: SentenceEmbedder) -> None:

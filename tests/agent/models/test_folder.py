@@ -34,12 +34,12 @@ def folder(tmp_path: Path, master: Path) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    """What is said when the folder is named after --model: one sentence or two, in one line."""
+    """What the message is when the folder is named after --model: one sentence or two, in one line."""
     with pytest.raises(ModelError) as caught:
         load_chat_model(str(folder), folder / "models", notify=pytest.fail)
-    said = str(caught.value)
-    assert "\n" not in said
-    return said.replace(str(folder), "FOLDER")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(folder), "FOLDER")
 
 
 def with_config(folder: Path, **fields: Any) -> Path:
@@ -63,7 +63,7 @@ def test_a_whole_folder_is_loaded(folder: Path) -> None:
     "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
 )
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is damaged: not JSON (Expecting value: line 1 column 1 (char 0)). Fetch it again."),
         (
@@ -75,15 +75,15 @@ def test_a_whole_folder_is_loaded(folder: Path) -> None:
         (b"[" * 100_000, "is damaged: not JSON (maximum recursion depth exceeded"),
     ],
 )
-def test_a_damaged_json_file_is_named(folder: Path, name: str, content: bytes, said: str) -> None:
+def test_a_damaged_json_file_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
-    assert refusal(folder).startswith(f"FOLDER/{name} {said}")
+    assert refusal(folder).startswith(f"FOLDER/{name} {message}")
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
-    gone = first_weights(folder)
-    gone.unlink()
-    assert refusal(folder) == f"FOLDER is not whole: {gone.name} is missing. Fetch it again."
+    missing_file = first_weights(folder)
+    missing_file.unlink()
+    assert refusal(folder) == f"FOLDER is incomplete: {missing_file.name} is missing. Fetch it again."
     (folder / "config.json").unlink()
     assert refusal(folder) == "FOLDER holds no config.json; expected a model folder as transformers saves it."
 
@@ -108,12 +108,12 @@ def test_weights_that_no_file_has_are_not_made_up(folder: Path) -> None:
     model.save_pretrained(folder, state_dict=weights)
     tiny().tokenizer.save_pretrained(folder)
     assert refusal(folder) == (
-        "The model FOLDER is not whole: its files lack the weights model.layers.1.mlp.up_proj.weight. Fetch it again."
+        "The model FOLDER is incomplete: its files lack the weights model.layers.1.mlp.up_proj.weight. Fetch it again."
     )
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         (
             {"num_hidden_layers": 2**31 - 1},
@@ -132,7 +132,7 @@ def test_weights_that_no_file_has_are_not_made_up(folder: Path) -> None:
         ({"hidden_size": 2**62}, "FOLDER/config.json cannot be used: "),
         (
             {"intermediate_size": 95},
-            "The model FOLDER is not whole: its files have in another shape the weights ",
+            "The model FOLDER is incomplete: its files have in another shape the weights ",
         ),
         ({"num_attention_heads": 0}, "FOLDER/config.json cannot be used: "),
         ({"model_type": "nosuch"}, "FOLDER/config.json cannot be used: "),
@@ -141,9 +141,9 @@ def test_weights_that_no_file_has_are_not_made_up(folder: Path) -> None:
     ],
 )
 def test_a_config_that_does_not_fit_the_weights_is_refused(
-    folder: Path, fields: dict[str, Any], said: str
+    folder: Path, fields: dict[str, Any], message: str
 ) -> None:
-    assert refusal(with_config(folder, **fields)).startswith(said)
+    assert refusal(with_config(folder, **fields)).startswith(message)
 
 
 def test_code_that_lies_in_the_folder_is_not_run_and_nobody_is_asked(
@@ -151,8 +151,8 @@ def test_code_that_lies_in_the_folder_is_not_run_and_nobody_is_asked(
 ) -> None:
     (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Config: pass\n")
     monkeypatch.setattr("builtins.input", lambda *question: pytest.fail("asked"))
-    said = refusal(with_config(folder, model_type="nosuch", auto_map={"AutoConfig": "code.Config"}))
-    assert said.startswith("FOLDER/config.json cannot be used: ")
+    message = refusal(with_config(folder, model_type="nosuch", auto_map={"AutoConfig": "code.Config"}))
+    assert message.startswith("FOLDER/config.json cannot be used: ")
     assert not (folder / "ran").exists()
 
 
@@ -192,11 +192,11 @@ class PanicException(BaseException):
 def test_whatever_is_raised_becomes_one_line(error: BaseException) -> None:
     with pytest.raises(ModelError) as caught, model_errors("The model x cannot be loaded", "Do this."):
         raise error
-    said = str(caught.value)
-    assert said.startswith(f"The model x cannot be loaded: {type(error).__name__}")
-    assert said.endswith(". Do this.")
-    assert ".." not in said
-    assert "\n" not in said
+    message = str(caught.value)
+    assert message.startswith(f"The model x cannot be loaded: {type(error).__name__}")
+    assert message.endswith(". Do this.")
+    assert ".." not in message
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), ModelError("as it is")])

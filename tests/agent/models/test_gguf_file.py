@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memagent.agent.models import convert
-from memagent.agent.models.convert import converted
+from memagent.agent.models.convert import ensure_converted
 from memagent.agent.models.gguf_file import read_header
 from memagent.agent.models.loader import load_chat_model
 from memagent.backends.errors import MemagentError, ModelError
@@ -119,16 +119,16 @@ def test_a_length_beyond_the_file_costs_nothing(file: Path, before: bytes, shift
     changed(file, before, struct.pack("<Q", number), shift)
     tracemalloc.start()
     began = time.monotonic()
-    said = refusal(file)
+    message = refusal(file)
     seconds, (_, peak) = time.monotonic() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert said.startswith("FILE is damaged or cut short: ")
+    assert message.startswith("FILE is damaged or cut short: ")
     assert seconds < A_HANG
     assert peak < 10_000_000
 
 
 @pytest.mark.parametrize(
-    ("before", "shift", "fresh", "said"),
+    ("before", "shift", "fresh", "message"),
     [
         (b"one", 0, struct.pack("<I", 9), "the tensor 'one' has 9 dimensions"),
         (b"one", 4, struct.pack("<Q", 2**40), "the tensor 'one' ends at byte "),
@@ -140,10 +140,10 @@ def test_a_length_beyond_the_file_costs_nothing(file: Path, before: bytes, shift
     ],
 )
 def test_a_tensor_or_value_that_does_not_fit_is_named(
-    file: Path, before: bytes, shift: int, fresh: bytes, said: str
+    file: Path, before: bytes, shift: int, fresh: bytes, message: str
 ) -> None:
     changed(file, before, fresh, shift)
-    assert refusal(file).startswith(f"FILE is damaged or cut short: {said}")
+    assert refusal(file).startswith(f"FILE is damaged or cut short: {message}")
 
 
 def test_names_that_come_twice_are_refused(file: Path) -> None:
@@ -173,10 +173,10 @@ def test_a_header_that_is_wrong_is_refused_before_transformers_reads_it(
 ) -> None:
     monkeypatch.delattr(convert, "_convert")
     changed(file, b"a.numbers", struct.pack("<Q", 2**60), 8)
-    said: list[str] = []
+    notices: list[str] = []
     with pytest.raises(ModelError, match="Fetch it again"):
-        converted(file, "0" * 64, tmp_path / "models" / "x", notify=said.append)
-    assert said == []
+        ensure_converted(file, "0" * 64, tmp_path / "models" / "x", notify=notices.append)
+    assert notices == []
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "folder", "dangling"])
@@ -192,7 +192,7 @@ def test_what_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
         case _:
             path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(MemagentError, match="x.gguf"):
-        load_chat_model(str(path), tmp_path / "models", notify=lambda said: None)
+        load_chat_model(str(path), tmp_path / "models", notify=lambda notice: None)
 
 
 def test_a_file_that_cannot_be_read_is_a_model_error(
@@ -203,4 +203,4 @@ def test_a_file_that_cannot_be_read_is_a_model_error(
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ModelError, match=r"a\.gguf cannot be read: Permission denied\."):
-        load_chat_model(str(file), tmp_path / "models", notify=lambda said: None)
+        load_chat_model(str(file), tmp_path / "models", notify=lambda notice: None)

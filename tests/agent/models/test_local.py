@@ -119,13 +119,15 @@ def with_template(model: LocalChatModel, template: str | None) -> LocalChatModel
 
 
 def test_the_reply_comes_in_pieces_that_make_the_models_own_text(model: LocalChatModel) -> None:
-    pieces = list(model.stream(ASKED, Sampling(max_tokens=60)))
+    reply_texts = list(model.stream(ASKED, Sampling(max_tokens=60)))
     prompt = torch.tensor([prompt_of(model, ASKED)], device=model.device)
     whole = model.model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=60, do_sample=False
     )
-    assert len(pieces) > 2
-    assert "".join(pieces) == model.tokenizer.decode(whole[0][prompt.shape[1] :], skip_special_tokens=True)
+    assert len(reply_texts) > 2
+    assert "".join(reply_texts) == model.tokenizer.decode(
+        whole[0][prompt.shape[1] :], skip_special_tokens=True
+    )
 
 
 @pytest.mark.usefixtures("no_deprecated_names")
@@ -142,10 +144,10 @@ def test_a_reply_is_what_the_model_says_without_a_cache(model: LocalChatModel) -
 
 def test_the_first_piece_is_there_before_the_reply_is_complete(model: LocalChatModel) -> None:
     counted = passes(model)
-    pieces = model.stream(ASKED, Sampling(max_tokens=400))
-    next(pieces)
+    reply_texts = model.stream(ASKED, Sampling(max_tokens=400))
+    next(reply_texts)
     assert 0 < len(counted) < 400
-    assert "".join(pieces)
+    assert "".join(reply_texts)
     assert len(counted) == 400
 
 
@@ -158,12 +160,12 @@ def test_a_reply_is_no_longer_than_allowed(model: LocalChatModel, most: int) -> 
 
 def test_closing_stops_within_a_few_tokens_and_ends_the_thread(model: LocalChatModel) -> None:
     counted = passes(model)
-    pieces = model.stream(ASKED, Sampling(max_tokens=1900))
-    next(pieces)
+    reply_texts = model.stream(ASKED, Sampling(max_tokens=1900))
+    next(reply_texts)
     assert len(generating()) == 1
     before = len(counted)
-    assert isinstance(pieces, Iterator)
-    pieces.close()  # type: ignore[attr-defined]
+    assert isinstance(reply_texts, Iterator)
+    reply_texts.close()  # type: ignore[attr-defined]
     assert generating() == []
     after = len(counted)
     assert after - before < 100
@@ -391,7 +393,7 @@ def test_a_folder_whose_files_do_not_fit_each_other_is_a_model_error(
     content = (tmp_path / "copy" / name).read_text()
     assert old in content
     (tmp_path / "copy" / name).write_text(content.replace(old, new))
-    with pytest.raises(ModelError, match="The model tiny (cannot be loaded: .|is not whole: its files )"):
+    with pytest.raises(ModelError, match="The model tiny (cannot be loaded: .|is incomplete: its files )"):
         LocalChatModel(tmp_path / "copy", name="tiny", digest="x")
 
 

@@ -36,10 +36,10 @@ def langchain(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_a_reply_is_streamed_piece_by_piece() -> None:
-    pieces = list(says("Your dog is called Biscuit.").stream(ASKED, Sampling()))
-    assert len(pieces) > 3
-    assert "".join(pieces) == "Your dog is called Biscuit."
+def test_a_reply_is_streamed_chunk_by_chunk() -> None:
+    reply_texts = list(says("Your dog is called Biscuit.").stream(ASKED, Sampling()))
+    assert len(reply_texts) > 3
+    assert "".join(reply_texts) == "Your dog is called Biscuit."
 
 
 def test_a_model_that_streams_characters_does_too() -> None:
@@ -80,17 +80,17 @@ def test_a_provider_that_takes_no_further_options_answers_too() -> None:
 
 def test_a_failure_half_way_is_a_model_error_after_what_came() -> None:
     model = ProviderChatModel(FakeListChatModel(responses=["Biscuit"], error_on_chunk_number=3), "fake:x")
-    pieces = model.stream(ASKED, Sampling())
-    assert [next(pieces) for _ in range(3)] == list("Bis")
+    reply_texts = model.stream(ASKED, Sampling())
+    assert [next(reply_texts) for _ in range(3)] == list("Bis")
     with pytest.raises(ModelError, match="fake:x could not answer"):
-        next(pieces)
+        next(reply_texts)
 
 
 def test_closing_the_iterator_is_no_failure() -> None:
-    pieces = says("Your dog is called Biscuit.").stream(ASKED, Sampling())
-    assert next(pieces)
-    pieces.close()  # type: ignore[attr-defined]
-    assert list(pieces) == []
+    reply_texts = says("Your dog is called Biscuit.").stream(ASKED, Sampling())
+    assert next(reply_texts)
+    reply_texts.close()  # type: ignore[attr-defined]
+    assert list(reply_texts) == []
 
 
 def test_counts_grow_with_what_is_counted() -> None:

@@ -1,4 +1,4 @@
-"""Caches under both names, and the rule that no model of ours takes arguments it does not know."""
+"""Caches under both names, and the rule that every model declares all its arguments."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 import memagent.backends
-from memagent.backends.neural.cache import CACHE_NAME, CACHE_NAMES, cache_field, given_cache
+from memagent.backends.neural.cache import CACHE_NAME, CACHE_NAMES, cache_field, resolve_cache
 
 
 def model_classes() -> list[Any]:
-    """Every Hugging Face model of ours, found by importing all backends."""
+    """Return every Hugging Face model class of memagent, after importing all backends."""
     for module in pkgutil.walk_packages(memagent.backends.__path__, "memagent.backends."):
         import_module(module.name)
-    classes, found = [PreTrainedModel], []
+    classes, ours = [PreTrainedModel], []
     while classes:
         for subclass in classes.pop().__subclasses__():
             classes.append(subclass)
             if subclass.__module__.startswith("memagent."):
-                found.append(subclass)
-    return found
+                ours.append(subclass)
+    return ours
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def model_classes() -> list[Any]:
         (["cache", "cache_position"], "cache"),
     ],
 )
-def test_the_name_is_read_off_the_output_class(field_names: list[str], expected: str) -> None:
+def test_cache_field_returns_the_name_in_the_output_class(field_names: list[str], expected: str) -> None:
     assert cache_field(make_dataclass("Output", field_names)) == expected
 
 
@@ -49,24 +49,24 @@ def test_an_output_class_without_exactly_one_known_name_is_refused(field_names: 
         cache_field(make_dataclass("Output", field_names))
 
 
-def test_the_name_is_that_of_the_installed_transformers() -> None:
+def test_cache_name_is_that_of_the_installed_transformers() -> None:
     for output_class in (BaseModelOutputWithPast, CausalLMOutputWithPast):
         assert cache_field(output_class) == CACHE_NAME
-    # generate hands over the cache under the name that this method declares.
+    # generate passes the cache under the name that this method declares.
     assert CACHE_NAME in inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 
 
-def test_a_cache_is_taken_under_either_name_and_not_under_both() -> None:
-    # An empty cache may be false; only None stands for none.
+def test_a_cache_is_accepted_under_either_name_but_not_under_both() -> None:
+    # An empty cache may be false; only None means no cache.
     empty: list[int] = []
-    assert given_cache(empty, None) is empty
-    assert given_cache(None, empty) is empty
-    assert given_cache(None, None) is None
+    assert resolve_cache(empty, None) is empty
+    assert resolve_cache(None, empty) is empty
+    assert resolve_cache(None, None) is None
     with pytest.raises(TypeError, match="not as both"):
-        given_cache(empty, empty)
+        resolve_cache(empty, empty)
 
 
-def test_every_model_of_ours_declares_all_that_it_takes() -> None:
+def test_every_model_declares_all_its_arguments() -> None:
     classes = [model for model in model_classes() if "forward" in vars(model)]
     assert {"TitansModel", "TitansForCausalLM"} <= {model.__name__ for model in classes}
     for model in classes:
@@ -79,7 +79,7 @@ def test_every_model_of_ours_declares_all_that_it_takes() -> None:
         assert set(CACHE_NAMES) <= set(model._skip_keys_device_placement), model
 
 
-def test_every_language_model_of_ours_takes_both_names_in_generate_and_the_trainers_count() -> None:
+def test_every_language_model_accepts_both_names_in_generate_and_num_items_in_batch() -> None:
     classes = [model for model in model_classes() if model.can_generate()]
     assert "TitansForCausalLM" in {model.__name__ for model in classes}
     for model in classes:

@@ -1,4 +1,4 @@
-"""Maps in tiny models, with an addressing that need not be learnt."""
+"""Maps in tiny models, with heads that need no calibration."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ OpenTiny = Callable[..., Memory]
 
 
 @pytest.fixture
-def learnt(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Have every calibration give the same heads at once; one entry for each that was asked for."""
-    asked: list[int] = []
+def calibrations(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let every calibration return the same heads at once; the list gets one entry for each calibration."""
+    calls: list[int] = []
 
     def calibrate(*_: object) -> object:
-        asked.append(len(asked))
-        return tiny.addressing()
+        calls.append(len(calls))
+        return tiny.calibrated_heads()
 
     monkeypatch.setattr(calibration, "calibrate", calibrate)
-    return asked
+    return calls
 
 
 @pytest.fixture
-def make_map(tmp_path: Path, learnt: list[int]) -> Iterator[MakeMap]:
-    """Make maps, or load them, each in a workspace of its own: everything that draws attention is recalled."""
-    made: list[RopeMap] = []
+def make_map(tmp_path: Path, calibrations: list[int]) -> Iterator[MakeMap]:
+    """Make maps, or load them, each in a workspace of its own. They do not abstain unless told to."""
+    backends: list[RopeMap] = []
 
     def make(
         *texts: str, local: Tiny | None = None, saved: Path | None = None, **settings: object
     ) -> RopeMap:
         settings.setdefault("abstain", False)
-        one = tiny.rope_map(tmp_path / f"workspace{len(made)}", local, saved, **settings)
-        made.append(one)
-        one.remember([tiny.said(seq, text) for seq, text in enumerate(texts, start=1)])
-        return one
+        backend = tiny.rope_map(tmp_path / f"workspace{len(backends)}", local, saved, **settings)
+        backends.append(backend)
+        backend.remember([tiny.make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
+        return backend
 
     yield make
-    for one in made:
-        one.close()
+    for backend in backends:
+        backend.close()
 
 
 @pytest.fixture
 def tiny_home(tmp_path: Path) -> Home:
-    """A home with a models folder of its own, so that no made-up calibration gets among the real ones."""
+    """A home with a models folder of its own, so that no calibration of a test is kept among the real ones."""
     return Home(tmp_path / "home", tmp_path / "models")
 
 
 @pytest.fixture
-def open_tiny(tiny_home: Home, learnt: list[int]) -> Iterator[OpenTiny]:
+def open_tiny(tiny_home: Home, calibrations: list[int]) -> Iterator[OpenTiny]:
     """Open memories over a tiny model; what stays open is closed at the end."""
     opened: list[Memory] = []
 

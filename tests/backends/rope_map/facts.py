@@ -24,24 +24,25 @@ PROMPT = tokens(8, seed=1)
 
 
 def by_turn(backend: RopeMap) -> dict[int, list[bytes]]:
-    """What is stored of each turn's pieces, byte for byte."""
-    found: dict[int, list[bytes]] = {}
+    """Return the stored bytes of each turn's chunks, by seq."""
+    stored: dict[int, list[bytes]] = {}
     codes = codes_below(backend._resources.workspace / "pages")
-    for number in backend._catalogue.numbers():
-        found.setdefault(backend._catalogue[number].turn.seq, []).append(codes[number])
-    return found
+    for number in backend._chunks.numbers():
+        stored.setdefault(backend._chunks[number].turn.seq, []).append(codes[number])
+    return stored
 
 
 def codes_below(folder: Path) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
+    """Return the stored codes of each chunk in the page files of a folder, by chunk number."""
+    codes: dict[int, bytes] = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            for number, (start, end, _) in json.loads(file.metadata()["pieces"]).items():
+            for number, (start, end, _) in json.loads(file.metadata()["chunks"]).items():
                 parts = [
                     file.get_slice(name)[start:end].contiguous() for name in ("keys.codes", "values.codes")
                 ]
-                found[int(number)] = b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
-    return found
+                codes[int(number)] = b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts)
+    return codes
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""What the RoPE memory map holds after forgetting, and after its page files are joined."""
+"""What the RoPE memory map holds after forgetting, and after its page files are merged."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from memagent.backends.shared.attention.quantization import Precision
 from tests.backends.rope_map.conftest import MakeMap
 from tests.backends.rope_map.facts import FACTS, QUESTION, by_turn, scores
-from tests.backends.rope_map.tiny import said
+from tests.backends.rope_map.tiny import make_turn
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_forgetting_a_turn_reads_only_those_after_it_anew(make_map: MakeMap, precision: Precision) -> None:
+def test_forgetting_a_turn_reads_only_those_after_it_again(make_map: MakeMap, precision: Precision) -> None:
     backend = make_map(*FACTS, context=2, precision=precision)
-    backend.remember([said(7, "Something else.", "tuesday"), said(8, "And more.", "tuesday")])
+    backend.remember([make_turn(7, "Something else.", "tuesday"), make_turn(8, "And more.", "tuesday")])
     before = by_turn(backend)
     assert backend.forget([2]) is True
     after = by_turn(backend)
@@ -26,21 +26,23 @@ def test_forgetting_a_turn_reads_only_those_after_it_anew(make_map: MakeMap, pre
     assert not any(code in whole for seq in (2, 3, 4) for code in before[seq])
 
 
-@pytest.mark.parametrize("gone", [[2], [1, 3], [6], [7], [1, 2, 3, 4, 5, 6, 7]], ids=str)
-def test_forgetting_gives_what_a_memory_holds_that_never_heard_it(make_map: MakeMap, gone: list[int]) -> None:
+@pytest.mark.parametrize("forgotten", [[2], [1, 3], [6], [7], [1, 2, 3, 4, 5, 6, 7]], ids=str)
+def test_forgetting_gives_the_same_as_a_memory_without_these_turns(
+    make_map: MakeMap, forgotten: list[int]
+) -> None:
     long = "A long story that is told at length. " * 30
-    told = [said(seq, text) for seq, text in enumerate([*FACTS[:3], long, *FACTS[3:]], start=1)]
+    turns = [make_turn(seq, text) for seq, text in enumerate([*FACTS[:3], long, *FACTS[3:]], start=1)]
     backend, rebuilt = make_map(context=2), make_map(context=2)
-    backend.remember(told)
-    assert backend.forget([*gone, 99])
-    rebuilt.remember([turn for turn in told if turn.seq not in gone])
-    numbers = backend._catalogue.numbers(), rebuilt._catalogue.numbers()
+    backend.remember(turns)
+    assert backend.forget([*forgotten, 99])
+    rebuilt.remember([turn for turn in turns if turn.seq not in forgotten])
+    numbers = backend._chunks.numbers(), rebuilt._chunks.numbers()
     assert len(numbers[0]) == len(numbers[1])
-    for mine, theirs in zip(*numbers, strict=True):
-        assert backend._catalogue[mine] == rebuilt._catalogue[theirs]
-        found, expected = backend._pages.get(mine), rebuilt._pages.get(theirs)
-        assert torch.equal(found.keys, expected.keys)
-        assert torch.equal(found.values, expected.values)
+    for number, rebuilt_number in zip(*numbers, strict=True):
+        assert backend._chunks[number] == rebuilt._chunks[rebuilt_number]
+        kept, expected = backend._pages.get(number), rebuilt._pages.get(rebuilt_number)
+        assert torch.equal(kept.keys, expected.keys)
+        assert torch.equal(kept.values, expected.values)
     assert scores(backend) == pytest.approx(scores(rebuilt), abs=0.01)
 
 
@@ -52,16 +54,16 @@ def test_after_forgetting_the_last_turn_and_loading_new_turns_are_taken_in(
     (tmp_path / "saved").mkdir()
     backend.save(tmp_path / "saved")
     loaded = make_map(saved=tmp_path / "saved")
-    loaded.remember([said(9, "My cat is called Crumb.")])
-    backend.remember([said(9, "My cat is called Crumb.")])
+    loaded.remember([make_turn(9, "My cat is called Crumb.")])
+    backend.remember([make_turn(9, "My cat is called Crumb.")])
     assert "My cat is called Crumb." in scores(loaded)
     assert scores(loaded) == pytest.approx(scores(backend), abs=0.05)
 
 
-def test_joining_page_files_changes_nothing_that_is_recalled(make_map: MakeMap) -> None:
+def test_merging_page_files_changes_nothing_that_is_recalled(make_map: MakeMap) -> None:
     backend = make_map()
     for seq, text in enumerate(FACTS, start=1):
-        backend.remember([said(seq, text)])
+        backend.remember([make_turn(seq, text)])
     before, codes = backend.recall(QUESTION, limit=9), by_turn(backend)
     report = backend.consolidate()
     assert (report.before, report.after) == (6, 6)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from memagent.backends.shared.attention.encoder import Row
-from memagent.backends.shared.attention.hooks import watched
+from memagent.backends.shared.attention.chunks import TokenSpan
+from memagent.backends.shared.attention.hooks import attention_hook
 from memagent.backends.shared.attention.injection import Placement
 from tests.backends.rope_map import tiny as make
-from tests.backends.rope_map.attending import FIRST, SECOND, memory_of
+from tests.backends.rope_map.injecting import FIRST, SECOND, memory_of
 from tests.backends.rope_map.tiny import FAMILIES, Tiny, tiny, tokens
 
 pytestmark = pytest.mark.usefixtures("no_deprecated_names")
@@ -37,7 +37,7 @@ def generated(local: Tiny, ids: list[list[int]], *, use_cache: bool, mask: Tenso
 @pytest.mark.parametrize("family", FAMILIES)
 def test_generating_with_a_cache_is_generating_without(family: str, placement: Placement) -> None:
     local = tiny(family)
-    with watched(local.model, memory_of(local, Row([], FIRST), placement=placement)):
+    with attention_hook(local.model, memory_of(local, TokenSpan([], FIRST), placement=placement)):
         cached = generated(local, [SECOND], use_cache=True)
         plain = generated(local, [SECOND], use_cache=False)
     assert cached.sequences.tolist() == plain.sequences.tolist()
@@ -46,7 +46,7 @@ def test_generating_with_a_cache_is_generating_without(family: str, placement: P
 
 def test_generating_goes_on_as_after_the_whole_text() -> None:
     local = tiny()
-    with watched(local.model, memory_of(local, Row([], FIRST))):
+    with attention_hook(local.model, memory_of(local, TokenSpan([], FIRST))):
         part = generated(local, [SECOND], use_cache=True)
     whole = generated(local, [[*FIRST, *SECOND]], use_cache=True)
     torch.testing.assert_close(torch.stack(part.logits), torch.stack(whole.logits), atol=1e-4, rtol=1e-4)
@@ -61,10 +61,10 @@ def test_prompts_padded_on_the_left_are_each_as_alone(placement: Placement, impl
     long, short = SECOND, tokens(6, seed=3)
     missing = len(long) - len(short)
     mask = torch.tensor([[1] * len(long), [0] * missing + [1] * len(short)])
-    with watched(local.model, memory_of(local, Row([], FIRST), placement=placement)):
+    with attention_hook(local.model, memory_of(local, TokenSpan([], FIRST), placement=placement)):
         both = torch.stack(
             generated(local, [long, [1] * missing + short], use_cache=True, mask=mask).logits, 1
         )
-        alone = [torch.stack(generated(local, [one], use_cache=True).logits, 1)[0] for one in (long, short)]
+        alone = [torch.stack(generated(local, [ids], use_cache=True).logits, 1)[0] for ids in (long, short)]
     torch.testing.assert_close(both[0], alone[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(both[1], alone[1], atol=1e-4, rtol=1e-4)

@@ -17,7 +17,7 @@ from memagent.backends.shared.tokens import TextTokenizer
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.conftest import MakeMap, OpenTiny
 from tests.backends.rope_map.facts import FACTS, PROMPT, QUESTION, codes_below, contents
-from tests.backends.rope_map.tiny import Tiny, logits, said, tiny
+from tests.backends.rope_map.tiny import Tiny, logits, make_turn, tiny
 from tests.backends.tiny_tokenizers import CALL, KINDS
 
 # saving and loading
@@ -35,7 +35,7 @@ def test_a_loaded_state_recalls_and_attends_the_same(make_map: MakeMap, tmp_path
     with loaded.attached(local, QUESTION):
         assert torch.equal(logits(local.model, PROMPT), expected)
     loaded.forget([1])
-    loaded.remember([said(9, "New.")])
+    loaded.remember([make_turn(9, "New.")])
     loaded.consolidate()
     assert contents(tmp_path / "saved") == before
 
@@ -71,8 +71,8 @@ def test_a_state_whose_pages_hold_control_tokens_is_refused(
     make_map: MakeMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def as_before(self: TextTokenizer, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return found["input_ids"], found["offset_mapping"]
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return encoding["input_ids"], encoding["offset_mapping"]
 
     tokenizer = KINDS["byte_level"]()
     local = Tiny("own", "own", make.model_of(make.config()), tokenizer)
@@ -94,7 +94,9 @@ def remember_facts(open_tiny: OpenTiny, settings: dict[str, str] | None = None) 
         memory.checkpoint()
 
 
-def test_a_damaged_page_in_the_stored_state_is_rebuilt_and_said(open_tiny: OpenTiny, tiny_home: Home) -> None:
+def test_a_damaged_page_in_the_stored_state_is_rebuilt_and_make_turn(
+    open_tiny: OpenTiny, tiny_home: Home
+) -> None:
     remember_facts(open_tiny)
     (page, *_) = tiny_home.backend_folder("ana", "rope_map").glob("0*/pages/*")
     page.write_bytes(page.read_bytes()[:-1] + b"?")
@@ -134,7 +136,7 @@ def test_a_state_of_another_model_or_setting_is_refused_and_kept_until_it_is_reb
 def test_settings_that_a_state_does_not_depend_on_can_change(open_tiny: OpenTiny) -> None:
     remember_facts(open_tiny)
     messages: list[str] = []
-    settings = {"mode": "token", "spans": "1", "placement": "fixed", "offset": "9", "cache_mb": "1"}
+    settings = {"mode": "token", "chunks": "1", "placement": "fixed", "offset": "9", "cache_mb": "1"}
     with open_tiny(settings, notify=messages.append) as memory:
         assert memory.stats().items == len(FACTS)
     assert messages == []
@@ -154,35 +156,35 @@ def test_a_model_that_cannot_be_used_does_not_cost_the_stored_state(
     assert contents(folder) == before
 
 
-def test_what_is_forgotten_leaves_the_stored_state_too(open_tiny: OpenTiny, tiny_home: Home) -> None:
+def test_forgotten_turns_leave_the_stored_state_too(open_tiny: OpenTiny, tiny_home: Home) -> None:
     remember_facts(open_tiny)
     folder = tiny_home.backend_folder("ana", "rope_map")
     (pages,) = folder.glob("0*/pages")
-    gone = codes_below(pages)[1]
+    forgotten = codes_below(pages)[1]
     with open_tiny() as memory:
         memory.forget([2])
-        assert not any(gone in content for content in contents(folder).values())
+        assert not any(forgotten in content for content in contents(folder).values())
         assert not any(b"Porto" in content for content in contents(folder).values())
         assert memory.stats().items == len(FACTS) - 1
 
 
-def test_a_model_is_calibrated_once(open_tiny: OpenTiny, learnt: list[int]) -> None:
+def test_a_model_is_calibrated_once(open_tiny: OpenTiny, calibrations: list[int]) -> None:
     for _ in range(3):
         remember_facts(open_tiny)
-    assert len(learnt) == 1
+    assert len(calibrations) == 1
 
 
-def test_a_calibration_that_was_damaged_is_learnt_again(
-    open_tiny: OpenTiny, tiny_home: Home, learnt: list[int]
+def test_a_damaged_calibration_is_made_again(
+    open_tiny: OpenTiny, tiny_home: Home, calibrations: list[int]
 ) -> None:
     remember_facts(open_tiny)
     (kept,) = (tiny_home.models / "derived").iterdir()
     whole = kept.read_bytes()
     kept.write_bytes(b"damaged")
-    before = len(learnt)
+    before = len(calibrations)
     with open_tiny() as memory:
         assert len(memory.recall(QUESTION, limit=9)) == len(FACTS)
-    assert len(learnt) == before + 1
+    assert len(calibrations) == before + 1
     assert kept.read_bytes() == whole
 
 
@@ -193,7 +195,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.backends.rope_map import calibration
 from tests.backends.rope_map import tiny
-calibration.calibrate = lambda *_: tiny.addressing()
+calibration.calibrate = lambda *_: tiny.calibrated_heads()
 home = Home(Path(sys.argv[1]), Path(sys.argv[2]))
 with Memory.open(home, "ana", "rope_map", {"abstain": "false"}, make_model=tiny.tiny) as memory:
     for place in range(1_000_000):
@@ -221,5 +223,5 @@ def test_a_writer_that_is_killed_loses_no_turn(open_tiny: OpenTiny, tiny_home: H
     assert messages == []
     assert memory.journal.count() >= acknowledged >= 12
     assert memory.stats().items == memory.journal.count()
-    found = {item.seqs[0] for item in memory.recall(QUESTION, limit=1000)}
-    assert found == set(range(1, memory.journal.count() + 1))
+    seqs = {item.seqs[0] for item in memory.recall(QUESTION, limit=1000)}
+    assert seqs == set(range(1, memory.journal.count() + 1))

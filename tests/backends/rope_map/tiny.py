@@ -1,4 +1,4 @@
-"""Tiny random models of the families that the map works with, and an addressing for them that nobody had to learn."""
+"""Tiny random models of the supported families, and calibrated heads for them that need no calibration."""
 
 from __future__ import annotations
 
@@ -14,21 +14,23 @@ from torch import Tensor
 
 from memagent.backends.protocol import Resources
 from memagent.backends.records import Turn
-from memagent.backends.rope_map import calibration_data as generated
-from memagent.backends.rope_map import value_similarity as likeness
-from memagent.backends.rope_map.addressing import Addressing, Head
+from memagent.backends.rope_map import calibration_data
+from memagent.backends.rope_map.addressing import CalibratedHeads, QueryHead
 from memagent.backends.rope_map.backend import RopeMap, RopeMapConfig
+from memagent.backends.rope_map.tuning import DEFAULT_TUNING
+from memagent.backends.rope_map.value_similarity import fit_value_similarity
+from memagent.backends.shared.attention import families
 from memagent.backends.shared.attention.encoder import KeysAndValues
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILIES = tuple(families.FAMILIES)
 LAYERS, HEADS, KV_HEADS, HEAD_DIM = 3, 4, 2, 16
-HEADS_THAT_ADDRESS = (Head(0, 1, 64), Head(1, 0, 128), Head(1, 3, 256))
+QUERY_HEADS = (QueryHead(0, 1, 64), QueryHead(1, 0, 128), QueryHead(1, 3, 256))
 VALUE_HEADS = ((0, 1), (1, 0))
 
 
 @dataclass
 class Tiny:
-    """A model that fits a test."""
+    """A model small enough for a test."""
 
     name: str
     digest: str
@@ -38,7 +40,7 @@ class Tiny:
 
 @cache
 def tokenizer() -> Any:
-    """Byte-level pairs, learnt from what the map is calibrated on: any text can be written."""
+    """Byte-level pairs, trained on the generated dialogues of the calibration: any text can be tokenised."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -51,7 +53,7 @@ def tokenizer() -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words.train_from_iterator(generated.SOURCE.read_text(encoding="utf-8").splitlines(), trainer)
+    words.train_from_iterator(calibration_data.SOURCE.read_text(encoding="utf-8").splitlines(), trainer)
     marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
     make: Any = PreTrainedTokenizerFast
     return make(tokenizer_object=words, **marks)
@@ -61,7 +63,7 @@ def config(family: str = "llama", **settings: Any) -> Any:
     """A tiny configuration; random weights large enough that attention matters."""
     import transformers
 
-    make = getattr(transformers, f"{family.title()}Config")
+    make: Any = transformers.AutoConfig.for_model
     shape: dict[str, Any] = {
         "vocab_size": 1000,
         "hidden_size": HEADS * HEAD_DIM,
@@ -78,7 +80,7 @@ def config(family: str = "llama", **settings: Any) -> Any:
     }
     if family == "qwen2":
         del shape["head_dim"]
-    return make(**(shape | settings))
+    return make(family, **(shape | settings))
 
 
 def model_of(settings: Any, seed: int = 0) -> Any:
@@ -103,21 +105,19 @@ def tiny(family: str = "llama", seed: int = 0) -> Tiny:
 
 def tokens(count: int, seed: int = 0) -> list[int]:
     """Draw tokens that are not special."""
-    drawn: list[int] = torch.randint(
-        2, 1000, (count,), generator=torch.Generator().manual_seed(seed)
-    ).tolist()
-    return drawn
+    ids: list[int] = torch.randint(2, 1000, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return ids
 
 
 def logits(model: Any, ids: Sequence[int], **options: Any) -> Tensor:
     """Return ``[tokens, vocabulary]`` of one row, without a cache."""
     with torch.inference_mode():
-        found: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False, **options).logits
-    return found[0]
+        output: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False, **options).logits
+    return output[0]
 
 
-def drawn(count: int, seed: int = 0, *, layers: int = LAYERS) -> KeysAndValues:
-    """Draw keys and values of ``count`` tokens, as a model in bfloat16 would give them."""
+def random_chunk(count: int, seed: int = 0, *, layers: int = LAYERS) -> KeysAndValues:
+    """Draw keys and values of ``count`` tokens, as a model in bfloat16 gives them."""
     random = torch.Generator().manual_seed(seed)
     keys, values = (
         torch.randn(count, layers, KV_HEADS, HEAD_DIM, generator=random).bfloat16() for _ in range(2)
@@ -125,27 +125,30 @@ def drawn(count: int, seed: int = 0, *, layers: int = LAYERS) -> KeysAndValues:
     return KeysAndValues(keys, values)
 
 
-def addressing(threshold: float = 0.0) -> Addressing:
-    """Three heads and the values of two that stand for learnt ones, before a background of four pieces of five tokens."""
+def calibrated_heads(threshold: float = 0.0) -> CalibratedHeads:
+    """Return three query heads and two value heads before a background of four chunks of five tokens."""
     random = torch.Generator().manual_seed(7)
-    keys = {(head.layer, head.head // (HEADS // KV_HEADS)) for head in HEADS_THAT_ADDRESS}
-    alike = likeness.learn(VALUE_HEADS, drawn(200, seed=7).values)
-    return Addressing(
-        heads=HEADS_THAT_ADDRESS,
-        group=HEADS // KV_HEADS,
-        likeness=alike,
+    key_heads = {(head.layer, head.head // (HEADS // KV_HEADS)) for head in QUERY_HEADS}
+    similarity = fit_value_similarity(
+        VALUE_HEADS, random_chunk(200, seed=7).values, DEFAULT_TUNING.whitening_ridge
+    )
+    return CalibratedHeads(
+        query_heads=QUERY_HEADS,
+        group_size=HEADS // KV_HEADS,
+        value_similarity=similarity,
         weights=torch.tensor([0.3, 0.2, 0.4, 0.3, 0.1, 0.5, 0.2, 0.2]),
         threshold=threshold,
-        background={key: torch.randn(20, HEAD_DIM, generator=random) for key in sorted(keys)},
-        alike=alike(drawn(20, seed=7).values),
-        owners=torch.arange(20) // 5,
+        background_keys={key: torch.randn(20, HEAD_DIM, generator=random) for key in sorted(key_heads)},
+        background_values=similarity.embed(random_chunk(20, seed=7).values),
+        background_segment_ids=torch.arange(20) // 5,
+        tuning=DEFAULT_TUNING,
     )
 
 
-def said(
+def make_turn(
     seq: int, text: str, session: str = "monday", role: str = "user", speaker: str | None = None
 ) -> Turn:
-    """A turn, one minute after the one before it."""
+    """Make a turn, one minute after the turn before it."""
     when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
     return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
 
@@ -153,12 +156,12 @@ def said(
 def rope_map(
     workspace: Path, local: Tiny | None = None, saved: Path | None = None, **settings: Any
 ) -> RopeMap:
-    """A map in a model; ``calibration.calibrate`` is the caller's business."""
+    """Make a map in a model, or load it; replace ``calibration.calibrate`` first, or it runs."""
     workspace.mkdir(exist_ok=True)
-    resources = Resources(workspace, make_embedder=_nothing, make_model=lambda: local or tiny())
-    chosen = RopeMapConfig(**settings)
-    return RopeMap.load(saved, chosen, resources) if saved else RopeMap(chosen, resources)
+    resources = Resources(workspace, make_embedder=_no_embedder, make_model=lambda: local or tiny())
+    config = RopeMapConfig(**settings)
+    return RopeMap.load(saved, config, resources) if saved else RopeMap(config, resources)
 
 
-def _nothing() -> Any:
+def _no_embedder() -> Any:
     raise AssertionError("The map needs no embedder.")

@@ -1,4 +1,4 @@
-"""Titans' models are small: one thread is fastest, as for the kernels."""
+"""Titans' networks are small: one thread is fastest, as for the kernels."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def talk(*lines: str, session: str = "monday") -> Result:
     return chat("--session", session, stdin="".join(f"{line}\n" for line in lines).encode())
 
 
-def said(home: Home, user: str = "default") -> list[str]:
+def stored_turns(home: Home, user: str = "default") -> list[str]:
     """What the user's journal holds."""
     with open_journal(home, user) as journal:
         return [f"{turn.session}/{turn.role}: {turn.text}" for turn in journal.turns()]
@@ -69,7 +69,7 @@ def said(home: Home, user: str = "default") -> list[str]:
 def test_the_reply_is_printed_and_both_turns_are_kept(home: Home) -> None:
     done = chat("-p", FACT, "-s", "monday")
     assert (done.exit_code, done.stdout) == (0, FACT + "\n")
-    assert said(home) == [f"monday/user: {FACT}", f"monday/assistant: {FACT}"]
+    assert stored_turns(home) == [f"monday/user: {FACT}", f"monday/assistant: {FACT}"]
 
 
 def test_json_has_exactly_the_documented_keys() -> None:
@@ -124,12 +124,12 @@ def test_continue_goes_on_with_the_latest_session(home: Home) -> None:
     chat("-p", "second", "-s", "tuesday")
     chat("-p", "third", "-s", "monday")
     chat("-p", "fourth", "--continue")
-    assert said(home)[-2] == "monday/user: fourth"
+    assert stored_turns(home)[-2] == "monday/user: fourth"
 
 
 def test_continue_without_a_session_begins_one(home: Home) -> None:
     assert chat("-p", "hello", "--continue").exit_code == 0
-    assert len(said(home)) == 2
+    assert len(stored_turns(home)) == 2
 
 
 def test_unnamed_sessions_begun_at_once_are_not_one(home: Home) -> None:
@@ -148,7 +148,7 @@ def test_without_a_name_a_session_is_named_by_its_time() -> None:
 def test_a_message_comes_from_standard_input_too(home: Home) -> None:
     done = chat("-p", "-", "-s", "monday", stdin="\ufeffgrüße\n東京\n".encode())
     assert (done.exit_code, done.stdout.strip()) == (0, "grüße\n東京")
-    assert said(home)[0] == "monday/user: grüße\n東京\n"
+    assert stored_turns(home)[0] == "monday/user: grüße\n東京\n"
 
 
 def test_a_reply_is_no_longer_than_allowed() -> None:
@@ -158,7 +158,7 @@ def test_a_reply_is_no_longer_than_allowed() -> None:
 def test_escape_sequences_in_a_reply_are_defused(home: Home) -> None:
     done = chat("-p", "red \x1b[31m and \x1b]0;title\x07", "-s", "monday")
     assert done.stdout == "red ·[31m and ·]0;title·\n"
-    assert said(home)[0] == "monday/user: red \x1b[31m and \x1b]0;title\x07"
+    assert stored_turns(home)[0] == "monday/user: red \x1b[31m and \x1b]0;title\x07"
 
 
 # what cannot be done
@@ -215,7 +215,7 @@ def test_an_error_is_one_line_on_stderr_and_exit_code_one(
     assert err.startswith("Error: ")
     assert err.count("\n") == 1
     assert expected in err
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
 
 
 def test_a_success_exits_with_zero_and_says_nothing_on_stderr(run_main: Main) -> None:
@@ -250,7 +250,7 @@ def test_a_reader_that_leaves_early_is_no_traceback(home: Home) -> None:
     os.close(write)
     assert "Traceback" not in done.stderr
     assert done.returncode != 0
-    assert said(home)[0].endswith("/user: hello")
+    assert stored_turns(home)[0].endswith("/user: hello")
 
 
 # lines from a pipe
@@ -265,12 +265,12 @@ def test_lines_are_answered_in_turn_until_the_end(home: Home) -> None:
         "I live in Porto.",
         "Continue with: memagent chat --session monday",
     ]
-    assert said(home)[::2] == [f"monday/user: {FACT}", "monday/user: I live in Porto."]
+    assert stored_turns(home)[::2] == [f"monday/user: {FACT}", "monday/user: I live in Porto."]
 
 
 def test_a_last_line_without_an_end_is_answered_too(home: Home) -> None:
     assert chat("-s", "monday", stdin=b"first\nlast").exit_code == 0
-    assert said(home)[2] == "monday/user: last"
+    assert stored_turns(home)[2] == "monday/user: last"
 
 
 def test_the_command_that_continues_a_chat_has_the_options_that_were_given(home: Home) -> None:
@@ -282,7 +282,7 @@ def test_the_command_that_continues_a_chat_has_the_options_that_were_given(home:
     assert "--plain" in again
     done = chat(*again[2:], stdin=b"five six seven eight\n")
     assert done.exit_code == 0
-    assert said(home, "ana maria") == [
+    assert stored_turns(home, "ana maria") == [
         "-x/user: one two three four",
         "-x/assistant: one two three",
         "-x/user: five six seven eight",
@@ -294,7 +294,7 @@ def test_quit_leaves_at_once(home: Home) -> None:
     done = talk("first", "/quit", "never said")
     assert done.exit_code == 0
     assert "Continue with: memagent chat --session monday" in done.stdout
-    assert [line for line in said(home) if "never" in line] == []
+    assert [line for line in stored_turns(home) if "never" in line] == []
 
 
 def test_help_lists_every_command() -> None:
@@ -307,14 +307,14 @@ def test_help_lists_every_command() -> None:
 def test_why_shows_what_was_recalled_and_why() -> None:
     talk(FACT, session="monday")
     shown = talk("/why", QUESTION, "/why", session="tuesday").stdout
-    assert "Nothing was asked in this conversation yet." in shown
+    assert "No message was sent in this conversation yet." in shown
     assert "(1 recollection, " in shown or "(2 recollections, " in shown
     assert "It holds 100%" in shown
     assert "in_memory took" in shown
 
 
 def test_why_after_nothing_came_to_mind() -> None:
-    assert "Nothing comes to mind." in talk("hello", "/why").stdout
+    assert "Nothing relevant was found." in talk("hello", "/why").stdout
 
 
 def test_sessions_are_listed() -> None:
@@ -331,7 +331,7 @@ def test_a_wrong_command_is_explained_and_the_chat_goes_on(home: Home, line: str
     done = talk(line, "still here")
     assert done.exit_code == 0
     assert "Error: " in done.stdout
-    assert said(home)[0] == "monday/user: still here"
+    assert stored_turns(home)[0] == "monday/user: still here"
 
 
 def test_an_unknown_command_names_the_known_ones() -> None:
@@ -345,27 +345,27 @@ def test_forget_last_removes_the_last_message_and_its_reply(home: Home) -> None:
     shown = talk("keep this", "forget this", "/forget last", "y").stdout
     assert "Forget this for good?" in shown
     assert "Forgot 2 turns." in shown
-    assert said(home) == ["monday/user: keep this", "monday/assistant: keep this"]
+    assert stored_turns(home) == ["monday/user: keep this", "monday/assistant: keep this"]
 
 
 def test_forgetting_by_number_takes_all_replies_that_saw_it(home: Home) -> None:
     shown = talk("keep", "/forget 1", "yes").stdout
     assert "     1 " in shown
     assert "     2 " in shown
-    assert said(home) == []
+    assert stored_turns(home) == []
 
 
 @pytest.mark.parametrize("answer", ["n", "", "maybe"])
 def test_a_forgetting_that_is_not_confirmed_changes_nothing(home: Home, answer: str) -> None:
     assert "Forgot" not in talk("keep this", "/forget last", answer).stdout
-    assert said(home)[0] == "monday/user: keep this"
+    assert stored_turns(home)[0] == "monday/user: keep this"
 
 
 def test_a_line_that_is_not_utf8_is_not_sent_and_the_chat_goes_on(home: Home) -> None:
     done = chat("-s", "monday", stdin=b"caf\xe9\nstill here\n")
     assert done.exit_code == 0
     assert "The line is not valid UTF-8 at byte 3; it was not used." in done.stdout
-    assert said(home)[0] == "monday/user: still here"
+    assert stored_turns(home)[0] == "monday/user: still here"
 
 
 def test_escape_sequences_are_defused_in_the_chat_too() -> None:
@@ -376,7 +376,7 @@ def test_escape_sequences_are_defused_in_the_chat_too() -> None:
 
 def test_lines_after_an_answered_question_are_read(home: Home) -> None:
     talk("forget this", "/forget last", "y", "said afterwards")
-    assert said(home)[-2:] == ["monday/user: said afterwards", "monday/assistant: said afterwards"]
+    assert stored_turns(home)[-2:] == ["monday/user: said afterwards", "monday/assistant: said afterwards"]
 
 
 @pytest.mark.parametrize("line", ["/[/foo]", "/[bold]x"])
@@ -396,7 +396,7 @@ def test_brackets_in_a_sessions_name_are_no_markup(name: str) -> None:
 @pytest.mark.parametrize("number", ["²", "99999999999999999999", "9" * 5000])
 def test_a_number_no_turn_can_have_is_explained_and_the_chat_goes_on(home: Home, number: str) -> None:
     assert talk(f"/forget {number}", "still here").exit_code == 0
-    assert said(home)[0] == "monday/user: still here"
+    assert stored_turns(home)[0] == "monday/user: still here"
 
 
 def test_the_kinds_of_errors_reach_a_program_that_calls_the_command() -> None:

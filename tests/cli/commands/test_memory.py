@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from memagent.agent.home import Home
+from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.memory import open_journal
 from memagent.agent.memory.lock import backend_lock
 from memagent.backends.errors import InputError, MemagentError, NotFoundError
@@ -38,7 +40,7 @@ def recalled(query: str, *arguments: str) -> list[str]:
     return [item["text"] for item in json.loads(done.stdout)]
 
 
-def said(home: Home, user: str = "default") -> list[str]:
+def stored_turns(home: Home, user: str = "default") -> list[str]:
     """What the user's journal holds."""
     with open_journal(home, user) as journal:
         return [f"{turn.seq} {turn.session}/{turn.role}: {turn.text}" for turn in journal.turns()]
@@ -55,14 +57,14 @@ def files_holding(home: Home, text: str) -> list[Path]:
 def test_a_statement_is_remembered_under_notes(home: Home) -> None:
     done = memagent("remember", f"  {FACT} ")
     assert (done.exit_code, done.stdout) == (0, "Remembered as turn 1.\n")
-    assert said(home) == [f"1 notes/user: {FACT}"]
+    assert stored_turns(home) == [f"1 notes/user: {FACT}"]
     assert recalled(QUESTION) == [FACT]
 
 
 def test_every_line_of_standard_input_is_a_statement(home: Home) -> None:
     done = memagent("remember", "-", "-s", "diary", stdin=f"{FACT}\r\n\n  \nIch wohne in Köln.\n".encode())
     assert (done.exit_code, done.stdout) == (0, "Remembered 2 statements as turns 1 to 2.\n")
-    assert said(home) == [f"1 diary/user: {FACT}", "2 diary/user: Ich wohne in Köln."]
+    assert stored_turns(home) == [f"1 diary/user: {FACT}", "2 diary/user: Ich wohne in Köln."]
 
 
 def test_remember_says_as_json_what_it_did() -> None:
@@ -83,7 +85,7 @@ def test_nothing_to_remember_is_refused(home: Home, text: str, stdin: bytes) -> 
 def test_one_line_that_cannot_be_stored_keeps_all_from_being_stored(home: Home, stdin: bytes) -> None:
     done = memagent("remember", "-", stdin=stdin)
     assert isinstance(done.exception, InputError)
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
 
 
 def test_a_statement_that_is_not_utf8_is_refused(home: Home) -> None:
@@ -111,7 +113,69 @@ def test_while_another_process_holds_the_memory_the_journal_takes_it(home: Home)
 def test_a_wrong_option_stores_nothing(home: Home, wrong: list[str]) -> None:
     done = memagent("remember", FACT, *wrong)
     assert isinstance(done.exception, MemagentError)
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
+
+
+def test_files_are_attached_to_a_statement(home: Home, tmp_path: Path) -> None:
+    contents = {
+        "board.PNG": b"\x89PNG",
+        "notes.txt": b"notes",
+        "data.unknown": b"\0",
+        "notes.txt.gz": b"\x1f",
+    }
+    options = []
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        options += ["--attach", str(tmp_path / name)]
+    done = memagent("remember", "The whiteboard.", *options)
+    assert (done.exit_code, done.stdout) == (0, "Remembered as turn 1.\n")
+    with open_journal(home, "default") as journal:
+        (turn,) = journal.turns()
+        assert [journal.attachment(1, position) for position in range(4)] == list(contents.values())
+    assert [attachment.media_type for attachment in turn.attachments] == [
+        "image/png",
+        "text/plain",
+        "application/octet-stream",
+        "application/octet-stream",
+    ]
+    shown = memagent("sessions", "show", "notes").stdout.splitlines()
+    assert shown[0].endswith("user: The whiteboard.")
+    assert shown[1].strip() == "+ image/png, 4 bytes"
+    (fields,) = json.loads(memagent("sessions", "show", "notes", "-o", "json").stdout)
+    assert fields["attachments"][0] == {
+        "media_type": "image/png",
+        "size": 4,
+        "sha256": hashlib.sha256(b"\x89PNG").hexdigest(),
+    }
+
+
+def test_a_file_that_cannot_be_attached_stores_nothing(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    (tmp_path / "large").write_bytes(bytes(MAX_ATTACHMENT_BYTES + 1))
+    (tmp_path / "small").write_bytes(b"x")
+    wrong = {
+        ("missing",): "missing cannot be read: No such file",
+        (".",): "cannot be read: Is a directory",
+        ("empty",): "empty is empty",
+        ("large",): "large has more than 16,777,216 bytes",
+        ("small",) * 9: "9 attachments; 8 at most",
+    }
+    for names, fault in wrong.items():
+        options = [option for name in names for option in ("--attach", str(tmp_path / name))]
+        done = memagent("remember", FACT, *options)
+        assert isinstance(done.exception, InputError)
+        assert fault in str(done.exception)
+    assert not home.root.exists()
+
+
+def test_a_file_is_attached_to_one_statement_only(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"x")
+    options = ["--attach", str(tmp_path / "small")]
+    done = memagent("remember", "-", *options, stdin=b"one\ntwo\n")
+    assert isinstance(done.exception, InputError)
+    assert "--attach belongs to one statement" in str(done.exception)
+    assert not home.root.exists()
+    assert memagent("remember", "-", *options, stdin=b"one\n").exit_code == 0
 
 
 # recall
@@ -130,6 +194,8 @@ def test_recall_has_exactly_the_documented_keys() -> None:
         "created_at",
         "why",
         "regenerated",
+        "superseded_by",
+        "superseded_at",
     ]
     assert (item["text"], item["seqs"], item["session"], item["role"]) == (FACT, [1], "notes", "user")
     assert (item["speaker"], item["regenerated"]) == (None, False)
@@ -140,7 +206,7 @@ def test_recall_prints_a_table_or_says_that_there_is_nothing() -> None:
     shown = memagent("recall", "Biscuit").stdout
     assert "notes" in shown
     assert "Biscuit" in shown
-    assert memagent("recall", "volcano").stdout == "Nothing comes to mind.\n"
+    assert memagent("recall", "volcano").stdout == "Nothing relevant was found.\n"
 
 
 @pytest.mark.parametrize("query", ["", "  ", "volcano"])
@@ -185,7 +251,7 @@ def test_what_is_forgotten_is_in_no_file(home: Home, backend: str) -> None:
     assert (done.exit_code, done.stdout) == (0, "Forgot 1 turn.\n")
     assert recalled("xylophone", "-b", backend) == []
     assert files_holding(home, "xylophon") == []
-    assert said(home) == ["2 notes/user: I live in Porto."]
+    assert stored_turns(home) == ["2 notes/user: I live in Porto."]
 
 
 def test_several_numbers_are_forgotten_at_once_and_reported(home: Home) -> None:
@@ -198,20 +264,20 @@ def test_several_numbers_are_forgotten_at_once_and_reported(home: Home) -> None:
         "discarded": [],
         "remaining": [],
     }
-    assert said(home) == ["2 notes/user: two"]
+    assert stored_turns(home) == ["2 notes/user: two"]
 
 
 def test_matching_forgets_whatever_the_case(home: Home) -> None:
     memagent("remember", "-", stdin=b"Old ADDRESS: Main St\nmy old address\nnew address\n")
     assert memagent("forget", "--matching", "OLD address", "--yes").stdout == "Forgot 2 turns.\n"
-    assert said(home) == ["3 notes/user: new address"]
+    assert stored_turns(home) == ["3 notes/user: new address"]
 
 
 def test_a_session_is_forgotten_whole(home: Home) -> None:
     memagent("remember", "-", "-s", "monday", stdin=b"one\ntwo\n")
     memagent("remember", "three", "-s", "tuesday")
     assert memagent("forget", "--session", "monday", "--yes").stdout == "Forgot 2 turns.\n"
-    assert said(home) == ["3 tuesday/user: three"]
+    assert stored_turns(home) == ["3 tuesday/user: three"]
 
 
 def test_replies_that_saw_the_turn_go_with_it(home: Home) -> None:
@@ -221,7 +287,7 @@ def test_replies_that_saw_the_turn_go_with_it(home: Home) -> None:
     assert done.exit_code == 2
     done = memagent("forget", "--seq", "1", "--yes")
     assert done.stdout == "Forgot 1 turn and 2 replies written with it in view.\n"
-    assert said(home) == [f"3 tuesday/user: {QUESTION}"]
+    assert stored_turns(home) == [f"3 tuesday/user: {QUESTION}"]
     assert files_holding(home, "Biscuit") == []
 
 
@@ -233,7 +299,7 @@ def test_before_asking_the_turns_are_shown(home: Home) -> None:
     assert f"user: {FACT}" in done.stderr
     assert f"assistant: {FACT}" in done.stderr
     assert "Forget 1 turn and 1 reply written with it in view for good?" in done.stderr
-    assert said(home) == []
+    assert stored_turns(home) == []
 
 
 @pytest.mark.parametrize("answer", [b"n\n", b"\n", b""])
@@ -242,7 +308,7 @@ def test_a_refused_confirmation_forgets_nothing(home: Home, answer: bytes) -> No
     done = memagent("forget", "--seq", "1", stdin=answer)
     assert done.exit_code == 1
     assert "Aborted" in done.stderr
-    assert said(home) == [f"1 notes/user: {FACT}"]
+    assert stored_turns(home) == [f"1 notes/user: {FACT}"]
 
 
 @pytest.mark.parametrize(
@@ -254,7 +320,7 @@ def test_when_nothing_fits_nothing_is_forgotten(home: Home, choice: list[str]) -
     done = memagent("forget", *choice, "--yes")
     assert isinstance(done.exception, InputError)
     assert "othing was forgotten" in str(done.exception)
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 def test_an_unknown_session_suggests_the_near_one() -> None:
@@ -272,7 +338,7 @@ def test_exactly_one_way_of_choosing_is_needed(home: Home, choice: list[str]) ->
     done = memagent("forget", *choice, "--yes")
     assert done.exit_code == 2
     assert "exactly one of --seq, --session and --matching" in " ".join(done.stderr.replace("│", " ").split())
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 def test_a_number_no_turn_can_have_fits_nothing(home: Home) -> None:
@@ -280,7 +346,7 @@ def test_a_number_no_turn_can_have_fits_nothing(home: Home) -> None:
     done = memagent("forget", "--seq", "99999999999999999999", "--yes")
     assert done.exit_code in (1, 2)
     assert isinstance(done.exception, (InputError, SystemExit))
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 # export and import
@@ -293,7 +359,7 @@ def test_what_was_exported_is_imported_elsewhere(
     memagent("chat", "-p", "grüße 東京 😀\nsecond line", "-s", "tuesday")
     memagent("remember", "forgotten", "-s", "tuesday")
     memagent("forget", "--seq", "5", "--yes")
-    before = said(home)
+    before = stored_turns(home)
     done = memagent("export", str(tmp_path / "backup.jsonl"))
     assert (done.exit_code, done.stdout, done.stderr) == (
         0,
@@ -302,8 +368,8 @@ def test_what_was_exported_is_imported_elsewhere(
     )
     monkeypatch.setenv("MEMAGENT_HOME", str(tmp_path / "elsewhere"))
     done = memagent("import", str(tmp_path / "backup.jsonl"))
-    assert (done.exit_code, done.stdout) == (0, "Imported 4 turns; 0 were here already.\n")
-    assert said(Home(tmp_path / "elsewhere", home.models)) == before
+    assert (done.exit_code, done.stdout) == (0, "Imported 4 turns; 0 were present already.\n")
+    assert stored_turns(Home(tmp_path / "elsewhere", home.models)) == before
     assert FACT in recalled(QUESTION)
     assert memagent("export", "-").stdout == (tmp_path / "backup.jsonl").read_text()
 
@@ -323,9 +389,9 @@ def test_importing_twice_adds_nothing_twice(home: Home, tmp_path: Path) -> None:
     memagent("export", str(tmp_path / "backup.jsonl"))
     assert (
         memagent("import", str(tmp_path / "backup.jsonl")).stdout
-        == "Imported 0 turns; 1 were here already.\n"
+        == "Imported 0 turns; 1 were present already.\n"
     )
-    assert len(said(home)) == 1
+    assert len(stored_turns(home)) == 1
 
 
 def test_what_was_forgotten_here_does_not_come_back_by_an_import(home: Home, tmp_path: Path) -> None:
@@ -334,7 +400,7 @@ def test_what_was_forgotten_here_does_not_come_back_by_an_import(home: Home, tmp
     memagent("forget", "--seq", "2", "--yes")
     done = memagent("import", str(tmp_path / "backup.jsonl"))
     assert "1 turn in the file had been forgotten here and stayed so." in done.stderr
-    assert said(home) == ["1 notes/user: keep"]
+    assert stored_turns(home) == ["1 notes/user: keep"]
 
 
 def test_an_import_says_what_to_forget(home: Home, tmp_path: Path) -> None:
@@ -374,7 +440,7 @@ def test_a_file_that_is_no_export_is_refused_whole(
     done = memagent("import", str(file))
     assert isinstance(done.exception, InputError)
     assert said_ in str(done.exception)
-    assert not home.root.exists() or said(home) == []
+    assert not home.root.exists() or stored_turns(home) == []
 
 
 def test_an_export_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -150,4 +150,4 @@ def test_a_damaged_converted_form_is_named_as_only_its_removal_makes_it_anew(
     done = memagent("verify", model.name)
     assert done.exit_code == 1
     assert f"Remove {ready}; it is made again" in done.stderr
-    assert convert.damage(ready, model.weights.sha256) == ""  # what the next use would look at
+    assert convert.find_damage(ready, model.weights.sha256) == ""  # what the next use would look at

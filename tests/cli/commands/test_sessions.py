@@ -77,7 +77,9 @@ def test_a_session_is_shown_with_the_numbers_of_its_turns() -> None:
 
 def test_a_session_is_shown_as_json() -> None:
     found = json.loads(memagent("sessions", "show", "monday", "-o", "json").stdout)
-    assert [list(turn) for turn in found] == [["seq", "role", "speaker", "text", "created_at"]] * 2
+    assert [list(turn) for turn in found] == [
+        ["seq", "role", "speaker", "text", "created_at", "attachments"]
+    ] * 2
     assert [(turn["seq"], turn["role"], turn["text"]) for turn in found] == [
         (1, "user", "My dog is called Biscuit."),
         (2, "assistant", "My dog is called Biscuit."),
@@ -137,6 +139,6 @@ def test_one_session_is_exported_alone(home: Home, tmp_path: Path) -> None:
     assert {line.get("name", "tuesday") for line in lines} == {"tuesday"}
     file = tmp_path / "tuesday.jsonl"
     file.write_text(memagent("sessions", "export", "tuesday").stdout)
-    assert memagent("import", str(file), "-u", "ben").stdout == "Imported 2 turns; 0 were here already.\n"
+    assert memagent("import", str(file), "-u", "ben").stdout == "Imported 2 turns; 0 were present already.\n"
     with open_journal(home, "ben") as journal:
         assert next(journal.turns()).text == "I live in Porto."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from memagent.agent.fields import recollection_fields
 from memagent.agent.journal import Session
-from memagent.backends.records import Recollection, Turn
+from memagent.backends.records import Attachment, Recollection, Turn
 from memagent.cli.rendering.console import Console, Table
 from memagent.cli.rendering.output import one_line, printable
 from memagent.cli.rendering.text import print_recollections, print_sessions, print_turns
@@ -32,7 +33,7 @@ def recalled(text: str, session: str = "monday", speaker: str | None = None) -> 
     return Recollection(text, 0.87654321, (3, 4), session, "user", WHEN, "It shares words.", speaker)
 
 
-def said(text: str, speaker: str | None = None) -> Turn:
+def user_turn(text: str, speaker: str | None = None) -> Turn:
     return Turn(7, "0" * 32, "monday", "user", text, WHEN, speaker)
 
 
@@ -84,6 +85,8 @@ def test_a_recollections_fields_have_their_stable_names() -> None:
         "created_at": "2026-03-01T09:30:00+00:00",
         "why": "It shares words.",
         "regenerated": False,
+        "superseded_at": None,
+        "superseded_by": None,
     }
 
 
@@ -101,7 +104,7 @@ def test_recollections_are_printed_with_what_led_to_them() -> None:
 def test_no_recollections_is_said_in_words() -> None:
     to, file = console()
     print_recollections([], to)
-    assert file.getvalue() == "Nothing comes to mind.\n"
+    assert file.getvalue() == "Nothing relevant was found.\n"
 
 
 def test_a_long_recollection_is_shortened() -> None:
@@ -114,7 +117,7 @@ def test_a_long_recollection_is_shortened() -> None:
 @pytest.mark.parametrize("text", [EVIL, "[bold]not markup[/bold]", "[/]", "[link=http://x]y[/link]", "\\["])
 def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
     to, file = console(2000)
-    print_turns([said(text, speaker=text)], to)
+    print_turns([user_turn(text, speaker=text)], to)
     print_recollections([recalled(text, session=text, speaker=text)], to)
     print_sessions([Session(text, WHEN, 2, WHEN)], to)
     assert file.getvalue().count(one_line(text)) == 6
@@ -123,7 +126,7 @@ def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
 
 def test_turns_are_printed_one_a_line_with_number_time_and_who() -> None:
     to, file = console(40)
-    print_turns([said("a long text that is wider than forty columns"), said("short", "Ana")], to)
+    print_turns([user_turn("a long text that is wider than forty columns"), user_turn("short", "Ana")], to)
     assert file.getvalue().splitlines() == [
         "     7 2026-03-01 09:30 user: a long text that is wider than forty columns",
         "     7 2026-03-01 09:30 Ana: short",
@@ -132,9 +135,19 @@ def test_turns_are_printed_one_a_line_with_number_time_and_who() -> None:
 
 def test_a_line_of_a_turns_text_looks_like_no_turn() -> None:
     to, file = console(200)
-    print_turns([said("harmless\n     8 2026-03-01 09:30 user: never said")], to)
+    print_turns([user_turn("harmless\n     8 2026-03-01 09:30 user: never said")], to)
     first, second = file.getvalue().splitlines()
     assert second.startswith(" " * first.index("user:"))
+
+
+def test_attachments_stand_below_their_turn_where_no_text_can() -> None:
+    to, file = console(200)
+    attachments = (Attachment("image/png", 1_234_567, "0" * 64), Attachment("a\n/b", 7, "0" * 64))
+    print_turns([replace(user_turn("two\n+ image/png, 9 bytes"), attachments=attachments)], to)
+    first, second, *labels = file.getvalue().splitlines()
+    assert second.startswith(" " * first.index("user:"))
+    assert [label.strip() for label in labels] == ["+ image/png, 1.2 MB", "+ a /b, 7 bytes"]
+    assert {label.index("+") for label in labels} == {first.index("user:") - 2}
 
 
 @pytest.mark.parametrize("name", ["monday\nfriday", "monday\u2028friday", "monday\x85friday"])

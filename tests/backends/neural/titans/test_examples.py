@@ -1,4 +1,4 @@
-"""The examples that train Titans: their sequences, a killed run that continues, and what they refuse."""
+"""The examples that train Titans: sequences, continuation of a killed run, refused arguments."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ assert torch.equal(ids, source.batch(4, 50, 40)[0])
 assert not torch.equal(ids, source.batch(5, 50, 40)[0])
 assert not torch.equal(ids, source.batch(4, 50, 40, TESTING)[0])
 assert ids.max() < source.vocabulary and ids.min() >= 0
-for row, asked in zip(ids.tolist(), labels.tolist()):
+for row, row_labels in zip(ids.tolist(), labels.tolist()):
     body, tail = row[:31], row[31:]
     pairs = {token: body[place + 1] for place, token in enumerate(body) if token >= 7}
     assert len(pairs) == 3 and max(pairs) < 12 and max(pairs.values()) < 7
     assert tail[::3] == [12] * 3 and {*tail[1::3]} == {*pairs}
     assert tail[2::3] == [pairs[key] for key in tail[1::3]]
-    assert asked == [IGNORED] * 31 + [label for value in tail[2::3] for label in (IGNORED, IGNORED, value)]
+    assert row_labels == [IGNORED] * 31 + [label for value in tail[2::3] for label in (IGNORED, IGNORED, value)]
 for wrong in (lambda: Recall(6, keys=5), lambda: Recall(0), lambda: source.batch(0, 1, 14)):
     try:
         wrong()
@@ -41,16 +41,16 @@ for wrong in (lambda: Recall(6, keys=5), lambda: Recall(0), lambda: source.batch
     raise AssertionError("accepted")
 """
 
-# Dies after the fifth update, two updates after a checkpoint, as if killed from outside.
+# Kills itself after the fifth update, two updates after a checkpoint.
 _KILLED = """
 import os, signal, sys
 import titans_train
 from titans_training import Trainer
 
 run = Trainer.run
-def dying(self, save_every, advanced):
+def dying(self, save_every, on_update):
     def count(loss):
-        advanced(loss)
+        on_update(loss)
         if self.step == 5:
             (self.folder / ".step-6.part").mkdir()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -67,18 +67,18 @@ import titans_train
 folder, *wrong = sys.argv[1:]
 sentences = []
 for arguments in wrong:
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
         try:
             titans_train.main([*json.loads(arguments), "--folder", folder])
         except SystemExit as stopped:
-            sentences.append(f"{stopped} {said.getvalue()}")
+            sentences.append(f"{stopped} {errors.getvalue()}")
 print(json.dumps(sentences))
 """
 
 
 def python(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run Python where the examples' own modules are found."""
+    """Run Python with the examples' modules on its path."""
     path = os.pathsep.join([str(EXAMPLES), str(ROOT / ".src")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return subprocess.run(
@@ -88,16 +88,16 @@ def python(*command: str) -> subprocess.CompletedProcess[str]:
 
 def losses(folder: Path) -> list[float]:
     (checkpoint,) = folder.glob("step-*")
-    found: list[float] = json.loads((checkpoint / "progress.json").read_text())["losses"]
-    return found
+    values: list[float] = json.loads((checkpoint / "progress.json").read_text())["losses"]
+    return values
 
 
-def test_sequences_ask_for_what_they_said() -> None:
+def test_recall_sequences_have_pairs_and_their_questions() -> None:
     done = python("-c", _SEQUENCES)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_killed_training_continues_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_killed_training_continues_with_the_same_losses(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     script, task = str(EXAMPLES / "titans_train.py"), ("needle", "--variant", "mag", *SMALL)
     done = python(script, *task, "--folder", str(whole), "--output", "json")
@@ -119,7 +119,7 @@ def test_a_killed_training_continues_as_if_it_had_not_been(tmp_path: Path) -> No
     assert "training" in done.stderr
 
 
-def test_a_text_is_learnt_and_sampled(tmp_path: Path) -> None:
+def test_a_model_of_a_text_is_trained_and_sampled(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("The tide comes in, the tide goes out. " * 20, encoding="utf-8")
     script, folder = str(EXAMPLES / "titans_train.py"), str(tmp_path / "run")
@@ -136,7 +136,7 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         (["text", "absent.txt"], "cannot be read"),
         (["recall", "--pairs", "99"], "Pairs must be 1 to 16"),
         (["recall", "absent.txt"], "reads no files"),
-        (["needle", "--set", "depth=2"], "hyper-parameter of TitansConfig"),
+        (["needle", "--set", "depth=2"], "hyperparameter of TitansConfig"),
         (["needle", "--set", "window=wide"], "type int"),
         (["needle", "--set", "window=0"], "at least 1"),
         (["needle", "--steps", "0"], "must be 1 or more"),

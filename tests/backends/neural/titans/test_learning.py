@@ -1,4 +1,4 @@
-"""A Titans model learns what its attention cannot see, and does not without its memory."""
+"""Titans models learn to recall tokens beyond their attention with a memory, and not without."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTH, WINDOW = 14, 5
 
 
 def batch(size: int) -> tuple[Tensor, Tensor]:
-    """A value, blanks, a question and the value again, of which only the last is to be predicted."""
+    """Return a value, blanks, a question and the value again; only the last token is a label."""
     ids = torch.full((size, LENGTH), BLANK)
     ids[:, 0] = ids[:, -1] = torch.randint(VALUES, (size,))
     ids[:, -2] = ASK

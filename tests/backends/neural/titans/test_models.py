@@ -1,4 +1,4 @@
-"""Titans language models: causal, the same token by token as at once, stored, generating, trainable in every part."""
+"""Titans language models: causality, caches, storage, generation, and gradients of every parameter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from memagent.backends.neural.titans import TitansCache, TitansConfig, TitansFor
 VARIANTS = ("mac", "mag", "mal", "lmm")
 VOCABULARY, WINDOW = 40, 6
 each_variant = pytest.mark.parametrize("variant", VARIANTS)
-# Options that change the way through the code; mac, mag and mal do without memory too.
+# Options that take different paths through the code.
 OPTIONS: dict[str, dict[str, Any]] = {
     "whole": {},
     "matrix": {"memory_depth": 1, "persistent_tokens": 0},
@@ -27,7 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def model_of(variant: str, **options: Any) -> Any:
-    """A tiny `TitansForCausalLM` in float64, so that what must be equal is equal to many digits.
+    """A tiny `TitansForCausalLM` in float64, so that equal results agree in many digits.
 
     Untyped, because the annotations of transformers do not admit what `generate` and `to` are called with.
     """
@@ -59,19 +59,19 @@ def logits_of(model: Any, ids: Tensor, **options: Any) -> Tensor:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @each_variant
-def test_no_token_knows_a_later_one(variant: str, options: dict[str, Any]) -> None:
+def test_logits_do_not_depend_on_later_tokens(variant: str, options: dict[str, Any]) -> None:
     model, ids = model_of(variant, **options), tokens(23)
     logits = logits_of(model, ids)
-    for place in (1, WINDOW - 1, WINDOW, 8, 15, 22):
+    for position in (1, WINDOW - 1, WINDOW, 8, 15, 22):
         changed = ids.clone()
-        changed[:, place:] = (changed[:, place:] + 1) % VOCABULARY
+        changed[:, position:] = (changed[:, position:] + 1) % VOCABULARY
         other = logits_of(model, changed)
-        torch.testing.assert_close(other[:, :place], logits[:, :place], rtol=0, atol=1e-11)
-        assert (other[:, place] - logits[:, place]).abs().max() > 1e-6
+        torch.testing.assert_close(other[:, :position], logits[:, :position], rtol=0, atol=1e-11)
+        assert (other[:, position] - logits[:, position]).abs().max() > 1e-6
 
 
 @each_variant
-def test_memory_knows_what_the_windows_forgot(variant: str) -> None:
+def test_memory_reaches_beyond_the_windows(variant: str) -> None:
     length = 3 * WINDOW + 2  # two layers of windows see 2 * (WINDOW - 1) tokens back
     ids = tokens(length)
     changed = ids.clone()
@@ -85,20 +85,20 @@ def test_memory_knows_what_the_windows_forgot(variant: str) -> None:
 
 @pytest.mark.parametrize("options", [*OPTIONS.values(), {"memory": False}], ids=[*OPTIONS, "no memory"])
 @each_variant
-def test_piece_by_piece_is_the_same_as_at_once(variant: str, options: dict[str, Any]) -> None:
+def test_reading_in_parts_gives_the_logits_of_reading_at_once(variant: str, options: dict[str, Any]) -> None:
     if variant == "lmm" and options.get("memory") is False:
         pytest.skip("lmm is its memory")
     model, ids = model_of(variant, **options), tokens(27)
     whole = logits_of(model, ids)
-    for cuts in ([1] * 27, [3, 1, 8, 15], [WINDOW, 2 * WINDOW, 9], [26, 1]):
+    for lengths in ([1] * 27, [3, 1, 8, 15], [WINDOW, 2 * WINDOW, 9], [26, 1]):
         cache = TitansCache()
-        pieces = [logits_of(model, piece, cache=cache) for piece in torch.split(ids, cuts, 1)]
-        torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0, atol=1e-11)
+        parts = [logits_of(model, part, cache=cache) for part in torch.split(ids, lengths, 1)]
+        torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-11)
         assert cache.get_seq_length() == 27
 
 
 @each_variant
-def test_a_copied_cache_goes_on_where_it_was_taken(variant: str) -> None:
+def test_a_copied_cache_stays_valid(variant: str) -> None:
     model, ids = model_of(variant), tokens(20)
     whole = logits_of(model, ids)
     cache = TitansCache()
@@ -119,7 +119,9 @@ def test_a_cache_does_not_grow(variant: str) -> None:
         attention = cache.blocks[0].attention
         memory = cache.blocks[0].memory
         assert memory is not None
-        sizes.append((attention and attention.key.numel(), memory.state.key.numel(), memory.tail.numel()))
+        sizes.append(
+            (attention and attention.key.numel(), memory.state.key.numel(), memory.conv_state.numel())
+        )
     assert sizes[0] == sizes[1]
 
 
@@ -128,12 +130,12 @@ def test_a_stored_model_predicts_the_same(variant: str, tmp_path: Path) -> None:
     model, ids = model_of(variant), tokens(15)
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "model.safetensors"}
-    found: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
     for name, parameter in model.named_parameters():
-        assert torch.equal(found.get_parameter(name), parameter), name
+        assert torch.equal(loaded.get_parameter(name), parameter), name
     # Where a tensor lies in memory decides how its products are rounded.
-    torch.testing.assert_close(logits_of(found.eval(), ids), logits_of(model, ids), rtol=0, atol=1e-13)
-    assert isinstance(found, TitansForCausalLM)
+    torch.testing.assert_close(logits_of(loaded.eval(), ids), logits_of(model, ids), rtol=0, atol=1e-13)
+    assert isinstance(loaded, TitansForCausalLM)
     assert AutoConfig.from_pretrained(tmp_path).variant == variant
     body: Any = AutoModel.from_pretrained(tmp_path, dtype=torch.float64)
     states = body.eval()(ids).last_hidden_state
@@ -157,7 +159,7 @@ def test_generation_from_the_cache_takes_the_most_probable_tokens(variant: str) 
 
 
 @each_variant
-def test_generation_samples_searches_beams_and_goes_on(variant: str) -> None:
+def test_generation_samples_searches_beams_and_continues(variant: str) -> None:
     model, ids = model_of(variant), tokens(9)
     assert model.generate(ids, max_new_tokens=4, do_sample=True, num_return_sequences=2).shape == (4, 13)
     beams = model.generate(ids, max_new_tokens=6, do_sample=False, num_beams=3)
@@ -186,18 +188,18 @@ def test_every_parameter_is_trained(variant: str, options: dict[str, Any]) -> No
 
 
 @each_variant
-def test_gradients_are_those_of_finite_differences(variant: str) -> None:
+def test_gradients_match_finite_differences(variant: str) -> None:
     model, ids = model_of(variant, num_hidden_layers=1), tokens(11)
     weights = torch.randn(2, 11, VOCABULARY, dtype=torch.float64)
     parameters = list(model.parameters())
     gradients = torch.autograd.grad((model(ids).logits * weights).sum(), parameters)
     direction = [torch.randn_like(parameter) for parameter in parameters]
-    slope = sum((one * other).sum() for one, other in zip(gradients, direction, strict=True))
+    slope = sum((gradient * step).sum() for gradient, step in zip(gradients, direction, strict=True))
     sums = []
     for step in (1e-6, -2e-6):
         with torch.no_grad():
-            for parameter, way in zip(parameters, direction, strict=True):
-                parameter.add_(way, alpha=step)
+            for parameter, change in zip(parameters, direction, strict=True):
+                parameter.add_(change, alpha=step)
             sums.append((model(ids).logits * weights).sum())
     torch.testing.assert_close((sums[0] - sums[1]) / 2e-6, slope, rtol=1e-5, atol=1e-6)
 
@@ -219,7 +221,7 @@ def test_logits_of_the_last_tokens_only() -> None:
     torch.testing.assert_close(logits_of(model, ids, logits_to_keep=2), logits_of(model, ids)[:, -2:])
 
 
-def test_hidden_states_are_those_between_the_blocks() -> None:
+def test_hidden_states_are_the_inputs_of_the_blocks() -> None:
     model, ids = model_of("mal"), tokens(12)
     states = model(ids, output_hidden_states=True).hidden_states
     assert len(states) == 3
@@ -228,7 +230,7 @@ def test_hidden_states_are_those_between_the_blocks() -> None:
     torch.testing.assert_close(model(inputs_embeds=states[0]).logits, model(ids).logits)
 
 
-def test_a_memory_of_any_length_stays_finite() -> None:
+def test_logits_stay_finite_over_4000_tokens() -> None:
     model = model_of("lmm", num_hidden_layers=1).float()
     ids = tokens(4000, batch=1)
     ids[:, 2000:] = 5  # the same key again and again

@@ -20,7 +20,7 @@ each_name = pytest.mark.parametrize("name", CACHE_NAMES)
 
 
 def greedy_uncached(model: Any, ids: Tensor, count: int) -> Tensor:
-    """The most probable ``count`` tokens after ``ids``, each predicted from the whole text."""
+    """Return ``ids`` and the ``count`` most probable next tokens, each predicted from the whole sequence."""
     for _ in range(count):
         ids = torch.cat((ids, logits_of(model, ids, use_cache=False)[:, -1:].argmax(-1)), 1)
     return ids
@@ -28,7 +28,7 @@ def greedy_uncached(model: Any, ids: Tensor, count: int) -> Tensor:
 
 @each_name
 @each_variant
-def test_greedy_generation_goes_on_from_a_cache_under_either_name(variant: str, name: str) -> None:
+def test_greedy_generation_continues_from_a_cache_under_either_name(variant: str, name: str) -> None:
     model, ids = model_of(variant), tokens(9)
     expected = greedy_uncached(model, ids, 8)
     cache = TitansCache()
@@ -51,29 +51,31 @@ def test_generate_returns_the_cache_under_the_name_of_the_installed_transformers
 
 @pytest.mark.parametrize("name", ["given", *CACHE_NAMES])
 @each_variant
-def test_both_models_read_on_from_a_cache_under_either_name(variant: str, name: str) -> None:
+def test_both_models_continue_from_a_cache_under_either_name(variant: str, name: str) -> None:
     model, ids = model_of(variant), tokens(17)
     whole = logits_of(model, ids)
-    for one in (model, model.model):
+    for module in (model, model.model):
         with torch.no_grad():
-            first = one(ids[:, :7])
+            first = module(ids[:, :7])
             cache = getattr(first, CACHE_NAME)
             assert isinstance(cache, TitansCache)
-            # As the third argument too: that is where both names had their place.
-            second = one(ids[:, 7:], None, cache) if name == "given" else one(ids[:, 7:], **{name: cache})
+            # The cache is the third positional argument under both names.
+            second = (
+                module(ids[:, 7:], None, cache) if name == "given" else module(ids[:, 7:], **{name: cache})
+            )
         assert getattr(second, CACHE_NAME) is cache
-        found = second.logits if one is model else model.lm_head(second.last_hidden_state)
-        torch.testing.assert_close(found, whole[:, 7:], rtol=0, atol=1e-11)
+        output = second.logits if module is model else model.lm_head(second.last_hidden_state)
+        torch.testing.assert_close(output, whole[:, 7:], rtol=0, atol=1e-11)
 
 
 def test_a_wrong_argument_is_refused() -> None:
     model, ids = model_of("mag"), tokens(6)
-    for one in (model, model.model):
+    for module in (model, model.model):
         for name in ("caches", "cache_params", "position_ids", "output_attentions", "kwargs"):
             with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
-                one(ids, **{name: None})
+                module(ids, **{name: None})
         with pytest.raises(TypeError, match="not as both"):
-            one(ids, cache=TitansCache(), past_key_values=TitansCache())
+            module(ids, cache=TitansCache(), past_key_values=TitansCache())
     with pytest.raises(TypeError, match="unexpected keyword argument 'num_items_in_batch'"):
         model.model(ids, num_items_in_batch=1)
 
@@ -82,7 +84,7 @@ def test_a_wrong_argument_of_generate_is_refused() -> None:
     model, ids = model_of("mag"), tokens(6)
     with pytest.raises(ValueError, match="not used by the model: \\['caches'\\]"):
         model.generate(ids, max_new_tokens=2, caches=TitansCache())
-    # transformers hands these over to any model, whatever it takes.
+    # transformers passes these to any model.
     for name, value in (("position_ids", torch.arange(6)[None]), ("output_attentions", True)):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
             model.generate(ids, max_new_tokens=2, **{name: value})
@@ -92,13 +94,13 @@ def test_a_wrong_argument_of_generate_is_refused() -> None:
         model.generate(ids, max_new_tokens=2, **{CACHE_NAME: DynamicCache()})
 
 
-def test_outputs_are_a_tuple_where_that_is_asked_for() -> None:
+def test_outputs_are_a_tuple_if_return_dict_is_false() -> None:
     model, ids = model_of("mal"), tokens(12)
-    for one, field in ((model, "logits"), (model.model, "last_hidden_state")):
-        expected = one(ids)
-        found = one(ids, return_dict=False)
-        assert isinstance(found, tuple)
-        assert torch.equal(found[0], getattr(expected, field))
+    for module, field in ((model, "logits"), (model.model, "last_hidden_state")):
+        expected = module(ids)
+        output = module(ids, return_dict=False)
+        assert isinstance(output, tuple)
+        assert torch.equal(output[0], getattr(expected, field))
     model.config.return_dict = False
     loss, logits, *_ = model(ids, labels=ids)
     assert loss.shape == ()
@@ -139,7 +141,7 @@ def trainer_of(model: Any, rows: list[dict[str, Tensor]], folder: Path, **option
 
 
 def rows_of(labelled: tuple[int, ...]) -> list[dict[str, Tensor]]:
-    """Rows of 12 tokens, the last ``labelled[i]`` of which are to be predicted in row i."""
+    """Return rows of 12 tokens; in row i the last ``labelled[i]`` tokens are labels."""
     rows = []
     for row, count in zip(tokens(12, batch=len(labelled)), labelled, strict=True):
         labels = row.clone()
@@ -148,7 +150,7 @@ def rows_of(labelled: tuple[int, ...]) -> list[dict[str, Tensor]]:
     return rows
 
 
-def test_trainer_weighs_every_label_alike_when_it_adds_gradients_up(tmp_path: Path) -> None:
+def test_gradient_accumulation_weights_every_label_equally(tmp_path: Path) -> None:
     rows = rows_of((11, 2))
     trained = []
     for batch, steps in ((2, 1), (1, 2)):
@@ -169,5 +171,5 @@ def test_trainer_evaluates_without_the_cache(tmp_path: Path) -> None:
     trainer = trainer_of(model, rows, tmp_path, use_cache=True)
     assert getattr(model(tokens(3)), CACHE_NAME) is not None
     predictions = trainer.predict(rows).predictions
-    # Only logits: no cache beside them.
+    # Only logits, no cache.
     assert predictions.shape == (2, 12, VOCABULARY)

@@ -1,4 +1,4 @@
-"""Which models the map refuses, by name: other families, and frequencies that change with the text."""
+"""Which models are refused, by name: other families, and frequencies that change with the length of the text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from memagent.backends.errors import SettingError
-from memagent.backends.shared.attention.encoder import Reader
+from memagent.backends.shared.attention.encoder import AttentionEncoder
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.tiny import Tiny
 
 
-def test_another_family_is_refused_by_name() -> None:
+def test_another_family_is_refused_and_the_supported_ones_are_named() -> None:
     from transformers import GemmaConfig, GPT2Config
 
     small = GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50)
@@ -30,8 +30,8 @@ def test_another_family_is_refused_by_name() -> None:
     )
     for settings in (small, gemma):
         local = Tiny("other", "other", make.model_of(settings), make.tokenizer())
-        with pytest.raises(SettingError, match=f"llama, mistral.*'{settings.model_type}'"):
-            Reader(local)
+        with pytest.raises(SettingError, match=f"llama, mistral, qwen2, qwen3.*'{settings.model_type}'"):
+            AttentionEncoder(local)
 
 
 @pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
@@ -42,4 +42,4 @@ def test_frequencies_that_change_with_the_text_are_refused(rope_type: str) -> No
         rope |= {"short_factor": ones, "long_factor": ones, "original_max_position_embeddings": 512}
     local = Tiny("other", "other", make.model_of(make.config(rope_parameters=rope)), make.tokenizer())
     with pytest.raises(SettingError, match=rope_type):
-        Reader(local)
+        AttentionEncoder(local)

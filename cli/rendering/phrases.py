@@ -1,0 +1,33 @@
+"""Phrases that several commands use in their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memagent.cli.rendering.output import say
+
+if TYPE_CHECKING:
+    from memagent.agent.memory.forgetting import Remaining
+
+
+def quantity(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 turn``, ``2 turns``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def and_replies(number: int) -> str:
+    """Return what a message adds for the replies that are forgotten with turns; empty if there are none."""
+    if not number:
+        return ""
+    replies = "1 reply" if number == 1 else f"{number:,} replies"
+    return f" and {replies} written with it in view"
+
+
+def say_remaining(remaining: Sequence[Remaining]) -> bool:
+    """Print what of a forgetting is unfinished; return whether the person has to do something about it."""
+    for item in remaining:
+        holder = f"The stored memory of {item.backend}" if item.backend else "The journal's file"
+        command = f" Then finish it with: {item.command}" if item.command else ""
+        say(f"{holder} may still hold what was forgotten. {item.reason}{command}")
+    return any(item.command for item in remaining)
