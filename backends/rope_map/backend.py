@@ -81,6 +81,7 @@ class RopeMap(MemoryBackend):
     Config: ClassVar[type[RopeMapConfig]] = RopeMapConfig
     needs: ClassVar[frozenset[str]] = frozenset({"local_model"})
     exact_forget: ClassVar[bool] = True
+    consolidates: ClassVar[bool] = True
     model_channel: ClassVar[bool] = True
     costly: ClassVar[bool] = True
 
