@@ -1,4 +1,4 @@
-"""Looking over an installation: what is wrong, and how to mend it. Changes nothing unless told to."""
+"""Examine an installation: what is wrong, and how to mend it."""
 
 from __future__ import annotations
 
@@ -39,31 +39,32 @@ Level = Literal["good", "note", "wrong"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        area: home, journal, backend, model or version.
-        level: ``wrong`` needs mending, ``note`` is worth knowing.
-        said: what was found.
-        mend: what to do about it; empty if nothing.
+        area: ``home``, ``journal``, ``backend``, ``model`` or ``version``.
+        level: ``wrong`` must be mended, ``note`` is worth knowing, ``good`` is in order.
+        message: what the check found.
+        mend: what to do about it, as a command or a sentence; empty: nothing.
     """
 
     area: str
     level: Level
-    said: str
+    message: str
     mend: str = ""
 
 
 def examine(
     home: Home, *, mend: bool = False, open_beside: Callable[[str], OpenBeside] | None = None
 ) -> Iterator[Finding]:
-    """Look at everything and yield what is found.
+    """Check versions, home folder, journals, stored memories and models, and yield the findings.
 
     Args:
-        open_beside: returns what opens a user's stored memories, so that they can forget; None: they are opened with the
-            embedder that the environment names, and without a local model.
-        mend: also remove what only wastes space or is damaged and can be rebuilt, tighten the modes of memagent's own
-            files, bring journals to this version, and finish what a forgetting has left to do.
+        home: the folders of the installation.
+        mend: also remove files that only waste space or are damaged and can be rebuilt, restrict the modes of memagent's
+            own files, migrate journals to this version, and finish interrupted forgettings. False: nothing changes.
+        open_beside: for a user, returns the function that opens stored memories so that they can forget. None: they are
+            opened with the embedder that the environment names, and without a local model.
     """
     yield from _versions()
     yield from _home(home, mend)
@@ -74,13 +75,13 @@ def examine(
 
 
 def _versions() -> Iterator[Finding]:
-    found = []
+    versions = []
     for package in _PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            versions.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             yield Finding("version", "wrong", f"{package} is not installed.", f"pip install {package}")
-    yield Finding("version", "good", ", ".join(found))
+    yield Finding("version", "good", ", ".join(versions))
 
 
 def _home(home: Home, mend: bool) -> Iterator[Finding]:
@@ -101,23 +102,24 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
     yield Finding(
         "home", level, f"{root}, {free / 1e9:.1f} GB free", "" if level == "good" else "Free some space."
     )
-    open_ones = [path for path in _own_files(root) if _mode(path) & 0o077]
-    if open_ones and mend:
-        for path in open_ones:
+    exposed = [path for path in _own_files(root) if _mode(path) & 0o077]
+    if mend:
+        for path in exposed:
             path.chmod(_mode(path) & 0o700)
-    if open_ones:
+    if exposed:
         yield Finding(
             "home",
             "note" if mend else "wrong",
-            f"{len(open_ones)} files or folders {'were' if mend else 'are'} readable for others, such as {open_ones[0]}",
+            f"{len(exposed)} files or folders {'were' if mend else 'are'} readable for others, such as {exposed[0]}",
             "" if mend else "memagent doctor --mend",
         )
 
 
 def _own_files(root: Path) -> Iterator[Path]:
-    """Yield what memagent keeps under a home, which may be a folder that holds other things too.
+    """Yield memagent's own files and folders under a home, which may contain other files too.
 
-    Not the working files of open memories: libraries make them with the process's usual modes, in private folders.
+    The working files of open memories are omitted: libraries create them with the process's usual modes, in private
+    folders.
     """
     users = root / "users"
     if users.is_dir() and not users.is_symlink():
@@ -135,7 +137,7 @@ def _own_files(root: Path) -> Iterator[Path]:
 def _mode(path: Path) -> int:
     try:
         return stat.S_IMODE(path.stat().st_mode)
-    except FileNotFoundError:  # a process beside us has removed it
+    except FileNotFoundError:  # another process has removed it
         return 0
 
 
@@ -225,7 +227,7 @@ def _open_beside(home: Home, user: str) -> OpenBeside:
 def _unfinished(
     home: Home, journal: Journal, mend: bool, open_beside: Callable[[str], OpenBeside]
 ) -> Iterator[Finding]:
-    """Finish what forgettings left to do, or say what that is."""
+    """Finish interrupted forgettings, or report them."""
     if mend:
         if not journal.unfinished():
             journal.purge()
@@ -236,13 +238,13 @@ def _unfinished(
             yield Finding(
                 "journal", "note", f"{journal.user}: removed the state of {name}, which could not forget."
             )
-        for left in remaining:
-            what = left.backend or "the journal's file"
+        for step in remaining:
+            what = step.backend or "the journal's file"
             yield Finding(
                 "journal",
                 "note",
-                f"{journal.user}: {what} may still hold forgotten turns. {left.reason}",
-                left.command,
+                f"{journal.user}: {what} may still hold forgotten turns. {step.reason}",
+                step.command,
             )
         return
     for due in journal.unfinished():
@@ -293,30 +295,30 @@ def _state(home: Home, user: str, name: str, where: str, mend: bool) -> Iterator
             "" if mend else "Removed at next use.",
         )
     try:
-        found = store.inspect()
+        checkpoint = store.inspect()
     except CheckpointError as error:
         if mend:
             store.discard()
-        said = "it was removed and" if mend else "it"
+        action = "it was removed and" if mend else "it"
         yield Finding(
             "backend",
             "note" if mend else "wrong",
-            f"{where}: {error}; {said} is rebuilt at next use.",
+            f"{where}: {error}; {action} is rebuilt at next use.",
             "" if mend else f"memagent backends rebuild {name} --user {shlex.quote(user)}",
         )
         return
-    if found is None:
+    if checkpoint is None:
         yield Finding("backend", "good", f"{where}: nothing stored; it reads the journal when used.")
         return
     try:
         with open_journal(home, user, read_only=True) as journal:
-            behind = journal.last()[0] - found.position.seq
+            behind = journal.last()[0] - checkpoint.position.seq
     except MemagentError:  # reported with the journal
         return
     yield Finding(
         "backend",
         "good",
-        f"{where}: stored up to turn {found.position.seq:,}, {behind:,} to read at next use",
+        f"{where}: stored up to turn {checkpoint.position.seq:,}, {behind:,} to read at next use",
     )
 
 

@@ -1,29 +1,29 @@
-"""Things as fields for scripts, by names that stay."""
+"""Write results as JSON for scripts. The field names are stable."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 from memagent.backends.shared.text import UNSAFE
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """Write a value as JSON that is safe to print: see ``escape_json``."""
+    """Return a value as JSON text that is safe to print; see ``escape_json``."""
     return escape_json(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
 def escape_json(text: str) -> str:
-    """Write the unsafe characters (``backends.text.UNSAFE``) of a JSON text as ``\\uXXXX``; it parses to the same value.
+    r"""Escape the unsafe characters (``shared.text.UNSAFE``) of a JSON text as ``\uXXXX``.
 
-    They stand inside strings only, so that they can be replaced wherever they are found.
+    JSON allows them inside strings only, so every occurrence can be escaped. The result parses to the same value.
     """
-    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def recollection_fields(item: Recollection) -> dict[str, Any]:
-    """A recollection as JSON can hold it."""
+    """Return a recollection as a dictionary that JSON can represent."""
     return {
         "text": item.text,
         "score": round(item.score, 4),

@@ -15,6 +15,9 @@ def make_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
         path: the folder.
         variable: the environment variable that says where this folder is, for the message.
 
+    Returns:
+        The folder.
+
     Raises:
         StorageError: it cannot be created or written to.
     """
@@ -38,12 +41,17 @@ def make_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
 
 
 def make_tree_private(folder: Path) -> None:
-    """Give a folder and all in it modes 0700 and 0600: libraries create files with the account's usual modes."""
+    """Set mode 0700 for a folder and those in it, and mode 0600 for files: libraries create files with wider modes."""
     for path in [folder, *folder.rglob("*")]:
         path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def write_private(file: Path, content: bytes) -> None:
-    """Write a file of mode 0600."""
+    """Write a file with mode 0600.
+
+    Args:
+        file: created, or overwritten.
+        content: its new content.
+    """
     with os.fdopen(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "wb") as target:
         target.write(content)

@@ -3,7 +3,7 @@
 MEMAGENT_HOME/                      default: the platform's user data folder
     place                           this home's id, for journals that several homes share
     users/<user>/journal.sqlite3    the journal (unless MEMAGENT_JOURNAL names a database by URL)
-    users/<user>/journal.mark       how far the journal has been
+    users/<user>/journal.mark       how far the journal has reached
     users/<user>/backends/<name>/   checkpoints and lock of one backend
 MEMAGENT_MODELS/                    default: the platform's user cache folder
 """
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 # Capitals are escaped too: on many disks "Ana" and "ana" would be one folder.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
-_LONGEST_NAME = 120
+_MAX_NAME_BYTES = 120
 
 
 def folder_name(name: str) -> str:
-    """A name as a folder name: small letters, digits and ``.-_`` stay, all else is percent-encoded.
+    """Return a name as a folder name: small letters, digits and ``.-_`` stay, all else is percent-encoded.
+
+    Args:
+        name: name of a user.
 
     Raises:
         InputError: the name is empty or too long.
@@ -48,9 +51,9 @@ def folder_name(name: str) -> str:
         )
     except UnicodeEncodeError as error:
         raise InputError("The user name is not valid UTF-8.") from error
-    if len(encoded) > _LONGEST_NAME:
+    if len(encoded) > _MAX_NAME_BYTES:
         raise InputError(
-            f"The user name is too long: {len(encoded)} bytes when encoded, {_LONGEST_NAME} at most."
+            f"The user name is too long: {len(encoded)} bytes when encoded, {_MAX_NAME_BYTES} at most."
         )
     return encoded
 
@@ -140,16 +143,19 @@ class Home:
         return self.user_folder(user) / "journal.sqlite3"
 
     def mark_file(self, user: str) -> Path:
-        """Where the high-water mark of a user's journal is kept: one for each database the home was used with."""
+        """Return the file with the high-water mark of a user's journal; each database has a mark of its own."""
         if self.journal_url is None:
             return self.user_folder(user) / "journal.mark"
         name = hashlib.sha256(without_password(self.journal_url).encode()).hexdigest()[:12]
         return self.user_folder(user) / f"journal-{name}.mark"
 
     def place(self) -> str:
-        """Name this home among all that share its journal: empty where the journal lies in it.
+        """Return the id of this home among all homes that share its journal; empty if the journal is in the home.
 
-        Not the machine's name: a container has another one each time it starts.
+        The machine's name alone would not do: a container gets another name each time it starts.
+
+        Raises:
+            StorageError: the home folder cannot be created or written.
         """
         if self.journal_url is None:
             return ""
@@ -158,7 +164,7 @@ class Home:
             fresh = file.with_name(f"place.{uuid4().hex}")
             write_private(fresh, f"{socket.gethostname()} {uuid4().hex[:12]}".encode())
             try:
-                os.link(fresh, file)  # of two processes one wins
+                os.link(fresh, file)  # of two processes, the first one creates it
             except FileExistsError:
                 pass
             finally:
@@ -170,12 +176,12 @@ class Home:
         return self.user_folder(user) / "backends" / backend
 
     def users(self) -> list[str]:
-        """Names of the users who have a folder here."""
+        """Return the names of the users that have a folder in this home, sorted."""
         folder = self.root / "users"
         return sorted(unquote(entry.name) for entry in folder.iterdir()) if folder.is_dir() else []
 
     def backends_of(self, user: str) -> list[str]:
-        """Names of the backends that have stored state for a user."""
+        """Return the names of the backends that have a folder for a user, sorted."""
         folder = self.user_folder(user) / "backends"
         return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
 

@@ -1,18 +1,18 @@
-"""Every error a user can meet, in one tree.
+"""All errors that memagent raises for users, in one hierarchy.
 
     MemagentError
-    ├── InputError          what was typed or imported cannot be used as it is
-    ├── NotFoundError       a backend, model, session, turn or user by that name does not exist
-    ├── SettingError        an option has a value it cannot take
-    ├── BusyError           another process holds this user's memory
+    ├── InputError          an input or an imported file cannot be used
+    ├── NotFoundError       no backend, model, session, turn or user has that name
+    ├── SettingError        an option has an invalid value
+    ├── BusyError           another process uses this user's memory
     ├── StorageError        the home folder or the journal cannot be read or written
-    │   └── JournalDamagedError   the journal has lost turns that it once had
+    │   └── JournalDamagedError   the journal has lost turns
     ├── CheckpointError     a backend's stored state is missing, damaged or foreign: rebuild it
     ├── ModelError          a model cannot be fetched, verified, loaded or run
     └── MissingExtraError   an optional package is not installed
 
-A message says what was expected, what came instead, and what to do. The command line prints it and
-exits with code 1 (2 for a usage error).
+A message says what happened, what was expected, and what to do. The command line prints the message and
+exits with code 1, or with code 2 for a usage error.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ from difflib import get_close_matches
 
 
 class MemagentError(Exception):
-    """Base of all errors raised on purpose by memagent."""
+    """Base class of the errors that memagent raises on purpose."""
 
 
 class InputError(MemagentError):
-    """What was typed or imported cannot be used as it is; nothing was stored."""
+    """An input or an imported file cannot be used. Nothing was stored."""
 
 
 class NotFoundError(MemagentError):
-    """A named thing does not exist. The message lists near names, or all of them, but never the name itself."""
+    """A named thing does not exist. The message suggests similar names, or lists the known names.
+
+    Args:
+        kind: what the name names, such as ``backend``.
+        name: the unknown name.
+        known: the names that exist.
+        hint: a sentence for the end of the message.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         all_names = set(known)
@@ -49,11 +56,11 @@ class NotFoundError(MemagentError):
 
 
 class SettingError(MemagentError):
-    """An option has a value it cannot take; the message says which values it can."""
+    """An option has an invalid value. The message says which values are valid."""
 
 
 class BusyError(MemagentError):
-    """Another process holds this user's memory; the message says which, and since when."""
+    """Another process uses this user's memory. The message says which process, and since when."""
 
 
 class StorageError(MemagentError):
@@ -61,11 +68,11 @@ class StorageError(MemagentError):
 
 
 class JournalDamagedError(StorageError):
-    """The journal has lost turns that it once had; nothing is derived from it until the user decides.
+    """The journal has lost turns. Nothing is derived from it until the user restores it or accepts the loss.
 
     Args:
-        message: what the journal has, and what says that it once had more.
-        user: whose journal.
+        message: what the journal has, and what shows that it had more before.
+        user: name of the journal's user.
     """
 
     def __init__(self, message: str, user: str) -> None:
@@ -77,7 +84,7 @@ class JournalDamagedError(StorageError):
 
 
 class CheckpointError(MemagentError):
-    """A backend's stored state is damaged or was made by something else. The journal can rebuild it."""
+    """A backend's stored state is damaged, or another model or setting produced it. The journal can rebuild it."""
 
 
 class ModelError(MemagentError):
@@ -85,14 +92,14 @@ class ModelError(MemagentError):
 
 
 class MissingExtraError(MemagentError):
-    """A package is not installed; the message holds the command that installs it.
+    """A package is not installed. The message contains the command that installs it.
 
     Args:
-        feature: what needs it.
-        module: the module that could not be imported. Its package may have another name (yaml is of PyYAML), so
-            what is installed is an extra or a distribution, and with it all that it declares to need.
-        extra: the extra of memagent that brings it.
-        distribution: what declares to need it; empty if unknown.
+        feature: what needs the package.
+        module: the module that could not be imported. Its package can have another name (yaml belongs to PyYAML), so
+            the command installs an extra or a distribution together with its dependencies.
+        extra: the extra of memagent that depends on the package; empty: none.
+        distribution: the distribution that depends on the package; empty if unknown.
     """
 
     def __init__(self, feature: str, module: str, extra: str = "", distribution: str = "memagent") -> None:
@@ -106,5 +113,5 @@ class MissingExtraError(MemagentError):
 
 
 def in_a_line(name: str) -> str:
-    """Return a name as a sentence can hold it: as it is, or quoted with escapes if it would not print on one line."""
+    """Return a name that prints on one line: unchanged, or quoted with escapes if it contains unprintable characters."""
     return name if name.isprintable() else repr(name)

@@ -1,4 +1,4 @@
-"""A picture of a memory as plain data, which a terminal, a page or a plot can draw without knowing the memory."""
+"""Pictures of a memory as plain data. A terminal, a web page or a plot can draw them without knowing the memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table: its label, and the unit of its numbers (empty: none)."""
+    """A column of a table.
+
+    Attributes:
+        label: heading of the column.
+        unit: unit of its numbers; empty: none.
+    """
 
     label: str
     unit: str = ""
@@ -19,6 +24,11 @@ class Column:
 @dataclass(frozen=True, slots=True)
 class Table:
     """Rows of values.
+
+    Attributes:
+        title: heading of the table.
+        columns: the columns, from left to right.
+        rows: one value for each column, from top to bottom.
 
     Raises:
         ValueError: a row has more or fewer values than there are columns.
@@ -38,8 +48,11 @@ class Grid:
     """One number for each pair of a row and a column, such as the attention of each head to each chunk.
 
     Attributes:
-        values: ``[rows, columns]``.
-        unit: of the values; a higher value is drawn stronger.
+        title: heading of the grid.
+        row_labels: one label for each row.
+        column_labels: one label for each column.
+        values: ``[rows, columns]``; a higher value is drawn stronger.
+        unit: unit of the values; empty: none.
 
     Raises:
         ValueError: the values do not fit the labels.
@@ -65,8 +78,12 @@ class Series:
     """One or more curves over the same positions, such as surprise over the turns of a conversation.
 
     Attributes:
+        title: heading of the plot.
+        x_label: what the positions are.
         x: positions, ascending.
         curves: values by the curve's label, each as long as ``x``.
+        x_unit: unit of the positions; empty: none.
+        unit: unit of the values; empty: none.
 
     Raises:
         ValueError: a curve is longer or shorter than ``x``.

@@ -1,8 +1,8 @@
 """The contract between the agent and a long-term memory.
 
-A backend is a function of the journal: handed the same turns in the same order it holds the same
-memory, so its state can always be thrown away and rebuilt. It never sees a turn before the journal
-has committed it, and never a turn of another user.
+A backend is a function of the journal: the same turns in the same order give the same memory. Its state can
+therefore be thrown away and rebuilt at any time. A backend gets a turn only after the journal has committed it, and
+never a turn of another user. The records that go back and forth are in ``memagent.backends.records``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
@@ -21,224 +20,85 @@ from numpy.typing import NDArray
 
 from memagent.backends.errors import SettingError
 from memagent.backends.picture import Cell, Column, Picture, Table
+from memagent.backends.records import (
+    BackendStats,
+    ConsolidationReport,
+    Hit,
+    TrainingPlan,
+    Turn,
+    Use,
+    WriteResult,
+)
 
 Fingerprint = Mapping[str, str | int | float | bool]
 Vectors = NDArray[np.float32]
 Item = TypeVar("Item")
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """A file that belongs to a turn; its bytes stay in the journal until they are asked for.
-
-    Attributes:
-        media_type: as in ``image/png``.
-        size: in bytes.
-        sha256: digest of the bytes, 64 hexadecimal digits.
-    """
-
-    media_type: str
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation, as the journal holds it.
-
-    Attributes:
-        seq: position in the user's journal, from 1, never reused.
-        id: 32 hexadecimal digits, the same on every machine the turn is exported to.
-        session: the conversation it belongs to.
-        role: ``user``, ``assistant``, ``system`` or ``tool``.
-        text: what was said; never empty.
-        created_at: when, with time zone.
-        speaker: the name of who spoke, where there is more than a role (group chats, transcripts).
-        in_view: seqs of the turns that stood in the model's prompt, or were attended, when this reply was written.
-        recalled: those of ``in_view`` that memory brought, rather than the conversation's last turns.
-        derived: written with recollections in view. Never handed to a backend: what was recalled
-            is not remembered a second time.
-        attachments: the turn's files, in order.
-    """
-
-    seq: int
-    id: str
-    session: str
-    role: str
-    text: str
-    created_at: datetime
-    speaker: str | None = None
-    in_view: tuple[int, ...] = ()
-    derived: bool = False
-    recalled: tuple[int, ...] = ()
-    attachments: tuple[Attachment, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One item that a backend recalls. ``Memory`` looks up its provenance in the journal: see ``Recollection``.
-
-    Attributes:
-        seqs: the turns it came from, oldest first; at least one.
-        score: higher is more relevant; comparable within one recall of one backend only.
-        why: one sentence for a person: what made the backend recall this.
-        text: what goes into the prompt; empty: the text of the first turn.
-        regenerated: True if the text was produced from weights instead of looked up in the journal.
-        superseded_by: the later turn that replaces what this one says, if the backend knows of one.
-    """
-
-    seqs: tuple[int, ...]
-    score: float
-    why: str
-    text: str = ""
-    regenerated: bool = False
-    superseded_by: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Recollection:
-    """A hit with its provenance from the journal.
-
-    Attributes:
-        text: what goes into the prompt.
-        score, seqs, why, regenerated: as in ``Hit``.
-        session, role, speaker, created_at: of the first of the turns.
-        superseded_by: the later turn that replaces what this one says, if the backend knows of one.
-        superseded_at: when that turn was said.
-    """
-
-    text: str
-    score: float
-    seqs: tuple[int, ...]
-    session: str
-    role: str
-    created_at: datetime
-    why: str
-    speaker: str | None = None
-    regenerated: bool = False
-    superseded_by: int | None = None
-    superseded_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WriteResult:
-    """What became of one turn that a backend was handed.
-
-    Attributes:
-        seq: the turn.
-        stored: False if nothing new is kept of it, because it was held already or says nothing new.
-        surprise: how unexpected it was to a memory that predicts what it reads; higher is more, in the backend's own unit.
-        strength: how strongly it was written, 0 to 1.
-        merged_into: the earlier turn whose item now stands for this one too.
-        supersedes: earlier turns that this one replaces.
-    """
-
-    seq: int
-    stored: bool = True
-    surprise: float | None = None
-    strength: float | None = None
-    merged_into: int | None = None
-    supersedes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """One reply that had recollections in view.
-
-    Attributes:
-        seq: the reply. Forgetting it takes the use back.
-        recalled: the turns that the recollections came from.
-        created_at: when the reply was written, with time zone.
-    """
-
-    seq: int
-    recalled: tuple[int, ...]
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """What training a backend's weights takes, said before it starts.
-
-    Attributes:
-        summary: what is trained on what, in one sentence.
-        minutes: an estimate for this machine.
-        bytes: what it writes.
-        done: the weights are there already.
-    """
-
-    summary: str
-    minutes: float
-    bytes: int
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ConsolidationReport:
-    """What a consolidation did: items before and after, and one sentence about it."""
-
-    before: int
-    after: int
-    summary: str
-
-
-@dataclass(frozen=True, slots=True)
-class BackendStats:
-    """What a backend holds and what it costs.
-
-    Attributes:
-        items: things it can recall (turns, chunks, latents).
-        tokens: tokens of text it has read, as counted by its own tokenizer; 0 if it does not count.
-        bytes_on_disk: size of its working files.
-        bytes_in_memory: an estimate of what it holds in RAM, without shared models.
-        extras: further figures, by name.
-    """
-
-    items: int
-    tokens: int
-    bytes_on_disk: int
-    bytes_in_memory: int
-    extras: Mapping[str, str | int | float] = field(default_factory=dict)
-
-
 class Embedder(Protocol):
-    """Turns texts into unit vectors whose inner product is their similarity."""
+    """Turns texts into unit vectors whose inner product is their similarity.
+
+    Attributes:
+        name: name of the model.
+        digest: identifies the weights; vectors of different digests must not be compared.
+        dimension: length of a vector.
+        max_tokens: longest text that one vector can represent, in tokens of the embedder's own tokenizer.
+    """
 
     name: str
     digest: str
-    """Identifies the weights: vectors of different digests must never be compared."""
     dimension: int
     max_tokens: int
-    """Longest text one vector can stand for, in tokens of its own tokenizer."""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Return float32 ``[len(texts), dimension]``, each row of length 1."""
+        """Embed texts.
+
+        Args:
+            texts: any texts; what exceeds ``max_tokens`` may be ignored.
+
+        Returns:
+            float32 ``[len(texts), dimension]``, each row of length 1.
+        """
         ...
 
 
 class LocalModel(Protocol):
-    """A causal language model in this process, as a model channel sees it."""
+    """A causal language model in this process, as a model channel uses it.
+
+    Attributes:
+        name: name of the model.
+        digest: identifies the weights.
+        model: the transformers ``PreTrainedModel``.
+        tokenizer: its transformers tokenizer.
+    """
 
     name: str
     digest: str
     model: Any
-    """The transformers ``PreTrainedModel``."""
     tokenizer: Any
 
 
 class Progress(Protocol):
-    """Wraps a long iteration so that whoever watches sees it advance."""
+    """Wraps a long iteration and reports how far it is, for instance as a progress bar."""
 
-    def __call__(self, items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]: ...
+    def __call__(self, items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
+        """Yield the items unchanged.
+
+        Args:
+            items: what is iterated.
+            total: number of items; None if unknown.
+            label: what the iteration does, for a person.
+        """
+        ...
 
 
 def silent(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
-    """The progress of a program nobody watches."""
+    """Return the items and report nothing; the default ``Progress``."""
     return items
 
 
 def _no_model() -> LocalModel:
-    raise SettingError("This backend needs a local language model; the chosen model is not one.")
+    raise SettingError("This backend needs a local language model; the chosen model is not local.")
 
 
 @dataclass
@@ -246,12 +106,13 @@ class Resources:
     """What a backend shares with the rest of the agent. Models load on first use.
 
     Attributes:
-        workspace: a private, empty folder for working files; gone after the backend is closed.
-        make_embedder, make_model: build the shared embedder and the local language model.
-        seed: for everything random.
-        scope: names this user's journal among all, for stores that several users share.
+        workspace: a private, empty folder for working files; it is removed after the backend is closed.
+        make_embedder: builds the shared embedder.
+        make_model: builds the local language model.
+        seed: seed of everything random.
+        scope: identifies this user's journal, for stores that several users share.
         progress: wraps long loops.
-        cache: a folder that all users share, for what depends on a model alone; None: nothing is kept.
+        cache: a folder that all users share, for what depends on a model alone; None: nothing is cached.
     """
 
     workspace: Path
@@ -264,46 +125,57 @@ class Resources:
 
     @cached_property
     def embedder(self) -> Embedder:
+        """The shared embedder, loaded on first use."""
         return self.make_embedder()
 
     @cached_property
     def local_model(self) -> LocalModel:
+        """The local language model, loaded on first use; SettingError if the chosen model is not local."""
         return self.make_model()
 
 
 class MemoryBackend(ABC):
-    """A long-term memory. Subclass it, and fill in what is abstract.
+    """A long-term memory. Subclass it and implement the abstract methods.
 
-    A backend is built as ``Backend(config, resources)``, ``config`` being an instance of its
-    ``Config`` dataclass: its hyper-parameters, settable with ``--set key=value``. One that abstains has
-    a field ``abstain: bool = True``, which benchmarks of ranking switch off.
+    A backend is built as ``Backend(config, resources)``. ``config`` is an instance of its ``Config`` dataclass: its
+    hyper-parameters, which users set with ``--set key=value``. A backend that abstains has a field
+    ``abstain: bool = True``, which benchmarks of ranking switch off.
 
-    The flags say what a backend can do; ``memagent.testing`` holds them against what it does.
+    The flags say what a backend can do. The suite in ``memagent.testing`` checks each flag against the behaviour.
+
+    Attributes:
+        name: name of the backend's entry point.
+        Config: dataclass of its hyper-parameters.
+        needs: which of ``embedder`` and ``local_model`` it uses.
+        exact_forget: it removes single turns; otherwise it is rebuilt without them.
+        consolidates: it implements ``consolidate``.
+        model_channel: it is a ``ModelMemory`` too.
+        fixed_size: its state does not grow with the number of turns.
+        regenerates: it recalls text that comes from weights.
+        costly: a rebuild takes long, so a state of another model or of other settings is refused, not rebuilt.
+        follows_use: it gets the uses that replies made of recollections; see ``note_use``.
+        trainable: it has weights that are trained apart from any journal; see ``train``.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[Any]]
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Which of ``embedder`` and ``local_model`` it uses."""
     exact_forget: ClassVar[bool] = False
-    """It removes single turns; else it is rebuilt without them."""
     consolidates: ClassVar[bool] = False
-    """It has something to tidy up."""
     model_channel: ClassVar[bool] = False
-    """It is a ``ModelMemory`` too."""
     fixed_size: ClassVar[bool] = False
-    """Its state does not grow with what it reads."""
     regenerates: ClassVar[bool] = False
-    """It recalls text produced from weights."""
     costly: ClassVar[bool] = False
-    """Reading the journal again takes so long that a state made by another model or setting is refused, not rebuilt."""
     follows_use: ClassVar[bool] = False
-    """It wants to know which recollections replies had in view: see ``note_use``."""
     trainable: ClassVar[bool] = False
-    """It has weights that are trained apart from any journal: see ``train``."""
 
     def __init__(self, config: Any, resources: Resources) -> None:
-        """Begin with an empty memory."""
+        """Begin with an empty memory.
+
+        Args:
+            config: an instance of ``Config``.
+            resources: what the backend shares with the agent.
+        """
         self.config = config
         self.resources = resources
 
@@ -312,49 +184,74 @@ class MemoryBackend(ABC):
     def fingerprint(cls, config: Any, resources: Resources) -> Fingerprint:
         """Return what a stored state depends on besides the turns: format version, model digests, settings.
 
-        A checkpoint with another fingerprint is not loaded but rebuilt from the journal.
+        A stored state with another fingerprint is not loaded. The agent rebuilds it from the journal.
+
+        Args:
+            config: an instance of ``Config``.
+            resources: what the backend shares with the agent.
         """
 
     @abstractmethod
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        """Take in turns, in journal order, and say what became of each. A turn already held changes nothing."""
+        """Store turns.
+
+        Args:
+            turns: in journal order. A turn that the backend has already changes nothing.
+
+        Returns:
+            One result for each turn, in the same order.
+        """
 
     @abstractmethod
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
-        """Return at most ``limit`` hits, best first; none if nothing seems relevant. Changes nothing.
+        """Return the hits for a query, best first. Recall changes nothing.
 
-        The length of the list is the backend's own judgement: most messages need no memory.
+        Args:
+            query: a message or a question; not blank.
+            limit: most hits returned.
+
+        Returns:
+            At most ``limit`` hits. The backend decides how many are relevant; most messages need no memory, so the
+            list is often empty.
         """
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
-        """Remove these turns so that nothing of them is left in memory or in the working files.
+        """Remove turns, so that neither memory nor the working files contain anything of them.
 
         Args:
-            seqs: the turns to remove; unknown ones are ignored.
-            turns: those of them whose content is still at hand, for a method that needs it to undo what it learnt. After a
-                crash, or when another process forgot, it is not.
+            seqs: the turns to remove; unknown seqs are ignored.
+            turns: content of those turns as far as it is available, for a method that needs it to undo its writes.
+                It is not available after a crash, or if another process forgot the turns.
 
         Returns:
-            False if the method cannot do it, or not without the content that is missing: then the agent rebuilds the
-            backend without these turns.
+            False if the method cannot remove the turns, or cannot without the missing content. The agent then rebuilds
+            the backend without these turns.
         """
         return False
 
     def note_use(self, uses: Sequence[Use]) -> None:
-        """Take in which recollections replies had in view, in journal order between the turns; see ``follows_use``."""
+        """Take in which recollections replies had in view. It is called only if ``follows_use`` is set.
+
+        Args:
+            uses: in journal order. The calls come between those of ``remember``, at the replies' places in the journal.
+        """
         return
 
     def consolidate(self) -> ConsolidationReport:
-        """Tidy the memory: merge, compact, drop what is superseded. Never changes the journal."""
+        """Merge, compact, or drop superseded items. The journal does not change.
+
+        Returns:
+            The number of items before and after, with one sentence about it.
+        """
         items = self.stats().items
         return ConsolidationReport(items, items, "This backend has nothing to consolidate.")
 
     @abstractmethod
     def stats(self) -> BackendStats:
-        """Return what the memory holds and what it costs."""
+        """Return what the memory stores and what it costs."""
 
     def picture(self) -> Sequence[Picture]:
-        """Draw the memory as plain data. By default a table of its figures."""
+        """Return pictures of the memory as plain data. The default is a table of its figures."""
         stats = self.stats()
         figures: list[tuple[Cell, ...]] = [
             ("items", stats.items),
@@ -366,22 +263,36 @@ class MemoryBackend(ABC):
         return [Table(self.name, (Column("figure"), Column("value")), tuple(figures))]
 
     def picture_of_recall(self, query: str, *, limit: int = 5) -> Sequence[Picture]:
-        """Draw how a query finds what it finds. By default a table of the hits."""
+        """Return pictures of how a query is answered. The default is a table of the hits.
+
+        Args:
+            query: as in ``recall``.
+            limit: as in ``recall``.
+        """
         rows = tuple(
-            (place, hit.score, ", ".join(map(str, hit.seqs)), hit.why)
-            for place, hit in enumerate(self.recall(query, limit=limit), start=1)
+            (rank, hit.score, ", ".join(map(str, hit.seqs)), hit.why)
+            for rank, hit in enumerate(self.recall(query, limit=limit), start=1)
         )
         columns = (Column("rank"), Column("score"), Column("turns"), Column("why"))
         return [Table(query, columns, rows)]
 
     @abstractmethod
     def save(self, directory: Path) -> None:
-        """Write the whole state into an empty directory: safetensors, JSON, or a database; no pickle."""
+        """Write the whole state.
+
+        Args:
+            directory: an empty directory. Use safetensors, JSON or a database; no pickle.
+        """
 
     @classmethod
     @abstractmethod
     def load(cls, directory: Path, config: Any, resources: Resources) -> Self:
-        """Read what ``save`` wrote. The directory stays as it is: copy what will change.
+        """Read a state that ``save`` wrote.
+
+        Args:
+            directory: must stay unchanged: copy files that will change to ``resources.workspace``.
+            config: an instance of ``Config``.
+            resources: what the backend shares with the agent.
 
         Raises:
             CheckpointError: the state cannot be used; the agent rebuilds it from the journal.
@@ -390,7 +301,11 @@ class MemoryBackend(ABC):
 
     @classmethod
     def training_plan(cls, config: Any, resources: Resources) -> TrainingPlan:
-        """Say what ``train`` would take.
+        """Return what ``train`` would cost.
+
+        Args:
+            config: an instance of ``Config``.
+            resources: what the backend shares with the agent.
 
         Raises:
             SettingError: this backend has no weights to train.
@@ -399,7 +314,13 @@ class MemoryBackend(ABC):
 
     @classmethod
     def train(cls, config: Any, resources: Resources) -> None:
-        """Train the backend's weights into ``resources.cache``. Interrupted, it goes on where it was when called again.
+        """Train the backend's weights and write them to ``resources.cache``.
+
+        After an interruption, the next call continues where training stopped.
+
+        Args:
+            config: an instance of ``Config``.
+            resources: what the backend shares with the agent.
 
         Raises:
             SettingError: this backend has no weights to train.
@@ -407,7 +328,7 @@ class MemoryBackend(ABC):
         cls.training_plan(config, resources)
 
     def close(self) -> None:
-        """Release files and connections. Called once, last."""
+        """Release files and connections. The agent calls it once, as the last method."""
         return
 
 
@@ -416,8 +337,9 @@ class Injection:
     """What a model channel brings into one generation.
 
     Attributes:
-        hits: what was recalled, for ``/why``.
-        seqs: every turn that may show in the reply: those above, and those they were read after.
+        hits: the recalled items, for ``/why``.
+        seqs: every turn that can influence the reply: the turns of the hits, and the turns that were in their context
+            when they were encoded.
     """
 
     hits: list[Hit] = field(default_factory=list)
@@ -426,17 +348,19 @@ class Injection:
 
 @runtime_checkable
 class ModelMemory(Protocol):
-    """Second, optional capability of a backend: memory that acts inside a local model."""
+    """The model channel, which a backend may implement too: memory that acts inside a local model."""
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
     ) -> AbstractContextManager[Injection]:
-        """While it is open, the model's forward passes in this ``contextvars`` context use what ``query`` brings to mind.
+        """Return a context manager; within it, forward passes of the model use the memories for a query.
 
-        Those of other contexts, which may be other users' replies, do not. After exit, also by an exception, the model
-        is bit-identical to what it was.
+        Only forward passes in this ``contextvars`` context do. Those of other contexts, for instance of other users'
+        replies, do not. After exit, also by an exception, the model is bit-identical to its earlier state.
 
         Args:
-            exclude: seqs of turns that stand in the prompt anyway.
+            model: the local model that generates the reply.
+            query: as in ``MemoryBackend.recall``.
+            exclude: seqs of turns that are in the prompt already.
         """
         ...

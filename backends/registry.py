@@ -1,7 +1,7 @@
-"""Finding backends by name, reading their settings, and saying what each can do.
+"""Look up backends by name, convert their settings, and list their capabilities.
 
-Backends are entry points of the group ``memagent.backends``; the built-in ones are too, so a package
-of anyone's adds one with a module and a line in its ``pyproject.toml``.
+Backends are entry points of the group ``memagent.backends``, the built-in ones included. Any package adds a backend
+with a module and a line in its ``pyproject.toml``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from memagent.backends.errors import MissingExtraError, NotFoundError, SettingEr
 from memagent.backends.protocol import MemoryBackend
 
 GROUP = "memagent.backends"
-_LONGEST_QUOTE = 80
+_MAX_QUOTE = 80
 CONTROL = "none"
-"""The backend that remembers nothing: what an agent does with it, it does not owe to memory."""
-
+"""Name of the backend that remembers nothing: the control of experiments."""
 
 SEPARATOR = "+"
 """Joins the names of several backends that are opened as one memory."""
@@ -30,8 +29,10 @@ class Choice:
     """One backend with its settings.
 
     Attributes:
-        settings: as they were typed, by field name.
-        config: the same, checked and converted.
+        name: name of the backend's entry point.
+        backend: its class.
+        settings: the user's settings as text, by field name.
+        config: the settings after validation, an instance of the backend's ``Config``.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend says that it can do; see the flags of ``MemoryBackend``."""
+    """What a backend can do and which models it needs; the fields are the flags of ``MemoryBackend``."""
 
     exact_forget: bool
     consolidates: bool
@@ -57,16 +58,19 @@ class Capabilities:
 
 
 def names() -> list[str]:
-    """Names of all installed backends, sorted."""
+    """Return the names of all installed backends, sorted."""
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
 def get(name: str) -> type[MemoryBackend]:
     """Import a backend's class.
 
+    Args:
+        name: name of its entry point.
+
     Raises:
-        NotFoundError: no installed package offers that name.
-        MissingExtraError: the backend is there but a package it imports is not.
+        NotFoundError: no installed package provides a backend of that name.
+        MissingExtraError: a package that the backend imports is not installed.
     """
     points: dict[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
     if name not in points:
@@ -82,7 +86,7 @@ def get(name: str) -> type[MemoryBackend]:
 
 
 def capabilities(backend: type[MemoryBackend]) -> Capabilities:
-    """Return a backend's flags and needs."""
+    """Return a backend's capability flags and the models it needs."""
     return Capabilities(
         exact_forget=backend.exact_forget,
         consolidates=backend.consolidates,
@@ -107,38 +111,54 @@ def needs(name: str) -> frozenset[str]:
 
 
 def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
-    """Find the backend of a name, or the several that are joined by ``+``, with their settings.
+    """Look up one backend, or several whose names are joined by ``+``, and convert their settings.
 
     Args:
-        settings: by field name; of several backends, as ``backend.field``.
+        name: one name, or several joined by ``+``.
+        settings: text by field name; for several backends, by ``backend.field``.
+
+    Returns:
+        One choice for each name, in the order of the names.
 
     Raises:
-        NotFoundError, SettingError, MissingExtraError: see ``get`` and ``configure``; or a backend is named twice.
+        NotFoundError: a backend or a setting does not exist.
+        SettingError: a setting does not fit its field or belongs to none of the backends, or a backend is named twice.
+        MissingExtraError: a package that a backend imports is not installed.
     """
     parts = name.split(SEPARATOR)
     if len(set(parts)) < len(parts):
         raise SettingError(f"The memory {name!r} names a backend twice; expected different ones.")
-    own: dict[str, dict[str, str]] = {part: {} for part in parts}
+    settings_of: dict[str, dict[str, str]] = {part: {} for part in parts}
     for key, value in settings.items():
         part, dot, field = key.partition(".")
         if len(parts) == 1:
-            own[name][key] = value
-        elif dot and part in own:
-            own[part][field] = value
+            settings_of[name][key] = value
+        elif dot and part in settings_of:
+            settings_of[part][field] = value
         else:
             raise SettingError(
-                f"The setting {key!r} names none of the backends of {name}; expected for instance {parts[0]}.abstain."
+                f"The setting {key!r} belongs to none of the backends of {name}; expected for instance {parts[0]}.abstain."
             )
     backends = {part: get(part) for part in parts}
-    return [Choice(part, backends[part], own[part], configure(backends[part], own[part])) for part in parts]
+    return [
+        Choice(part, backend, settings_of[part], configure(backend, settings_of[part]))
+        for part, backend in backends.items()
+    ]
 
 
 def configure(backend: type[MemoryBackend], settings: Mapping[str, str]) -> Any:
-    """Build a backend's config from ``key=value`` settings, converting each to its field's type.
+    """Build a backend's config from settings, each converted to the type of its field.
+
+    Args:
+        backend: its class.
+        settings: text by field name.
+
+    Returns:
+        An instance of the backend's ``Config``.
 
     Raises:
-        NotFoundError: no such setting.
-        SettingError: the value does not fit the field, or is a number that is not finite or has more than 64 bits.
+        NotFoundError: the backend has no such setting.
+        SettingError: the value does not fit the field, or is a number that is not finite or exceeds 64 bits.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -163,7 +183,7 @@ def configure(backend: type[MemoryBackend], settings: Mapping[str, str]) -> Any:
 
 def _misfit(backend: type[MemoryBackend], key: str, value: object, reason: str) -> SettingError:
     text = str(value)
-    quoted = text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+    quoted = text if len(text) <= _MAX_QUOTE else text[:_MAX_QUOTE] + "..."
     return SettingError(
         f"{backend.name}: {key}={quoted!r} does not fit: {reason}. "
         f"`memagent backends show {backend.name}` lists the settings."

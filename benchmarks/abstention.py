@@ -28,8 +28,9 @@ from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.bm25 import Bm25, Bm25Config
-from memagent.backends.protocol import Embedder, MemoryBackend, Resources, Turn
+from memagent.backends.protocol import Embedder, MemoryBackend, Resources
 from memagent.backends.rag import Rag, RagConfig
+from memagent.backends.records import Turn
 
 DATA = Path(__file__).parent / "data" / "abstention.json"
 CONFIGS: dict[str, list[Any]] = {

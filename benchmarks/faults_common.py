@@ -96,7 +96,9 @@ def check(home: Home, expected: Expected, *, user: str = USER) -> list[str]:
         elif seq not in texts and seq not in expected.forgotten | expected.tried:
             faults.append(f"turn {seq} was acknowledged and is lost")
     faults += [f"turn {seq} was forgotten and is there" for seq in expected.forgotten & texts.keys()]
-    faults += [f"doctor: {one.said}" for one in examine(home) if one.level == "wrong" and one.area != "model"]
+    faults += [
+        f"doctor: {one.message}" for one in examine(home) if one.level == "wrong" and one.area != "model"
+    ]
     return faults
 
 

@@ -28,7 +28,8 @@ from memagent.agent.evaluation.scenarios import read as read_scenarios
 from memagent.agent.home import Home
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
-from memagent.backends.protocol import Resources, Turn
+from memagent.backends.protocol import Resources
+from memagent.backends.records import Turn
 from memagent.cli.main import app
 from tests.cli.running import Run, run  # noqa: F401 - a fixture
 from tests.markdown import Page, Snippet, read

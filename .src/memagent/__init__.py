@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from memagent.agent.memory import Memory
     from memagent.agent.settings import UserSettings
     from memagent.backends.errors import MemagentError
-    from memagent.backends.protocol import MemoryBackend, Recollection, Turn
+    from memagent.backends.protocol import MemoryBackend
+    from memagent.backends.records import Recollection, Turn
 
 logging.getLogger("memagent").addHandler(logging.NullHandler())
 
@@ -37,8 +38,8 @@ _HOME = {
     "MemagentError": "memagent.backends.errors",
     "Memory": "memagent.agent.memory",
     "MemoryBackend": "memagent.backends.protocol",
-    "Recollection": "memagent.backends.protocol",
-    "Turn": "memagent.backends.protocol",
+    "Recollection": "memagent.backends.records",
+    "Turn": "memagent.backends.records",
     "UserSettings": "memagent.agent.settings",
 }
 

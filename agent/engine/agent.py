@@ -1,4 +1,4 @@
-"""The whole agent in one object, for programs."""
+"""A chat model with a user's long-term memory, as one object for programs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.fetching import fetch_models
 from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends import registry
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 _LOG = logging.getLogger("memagent")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer with what it rests on and what it cost."""
+    """A model's reply, with the recollections it had in view and its cost.
+
+    Attributes:
+        text: the reply.
+        recollections: the recollections that the model got.
+        usage: sizes in tokens.
+        seconds: durations.
+    """
 
     text: str
     recollections: tuple[Recollection, ...]
@@ -36,9 +43,14 @@ class Reply:
 class Agent:
     """A chat model with one user's long-term memory.
 
-    with Agent.open(user="ana", backend="rag") as agent:
-        agent.ask("My dog is called Biscuit.", session="monday")
-        print(agent.ask("What is my dog called?", session="tuesday").text)
+        with Agent.open(user="ana", backend="rag") as agent:
+            agent.ask("My dog is called Biscuit.", session="monday")
+            print(agent.ask("What is my dog called?", session="tuesday").text)
+
+    Args:
+        memory: the user's memory; ``close`` closes it.
+        model: any chat model.
+        settings: settings of all conversations; by default, ``Settings()``.
     """
 
     def __init__(self, memory: Memory, model: ChatModel, settings: Settings | None = None) -> None:
@@ -60,8 +72,12 @@ class Agent:
         """Open a user's memory and load a model.
 
         Args:
-            model: a name as after ``--model``, or a chat model of one's own.
-            home: where things are stored; by default as the environment says.
+            user: name of the user.
+            backend: name of the memory backend, or several names joined by ``+``.
+            model: a model's name as after ``--model``, or a chat model.
+            backend_settings: the backend's hyper-parameters as text, by field name.
+            settings: settings of all conversations; by default, ``Settings()``.
+            home: the folders of the installation; by default those that the environment names.
 
         Raises:
             MemagentError: see ``Memory.open`` and ``load_chat_model``.
@@ -84,11 +100,22 @@ class Agent:
         self.close()
 
     def conversation(self, session: str) -> Conversation:
-        """Begin or continue a session whose events the caller wants to see."""
+        """Return a conversation that begins or continues a session, for a caller that reads the events.
+
+        Args:
+            session: name of the session.
+
+        Raises:
+            MemagentError: see ``Conversation``.
+        """
         return Conversation(self.memory, self.model, session, self.settings)
 
     def ask(self, text: str, *, session: str) -> Reply:
-        """Say something in a session and wait for the whole answer.
+        """Send a message in a session and return the complete reply.
+
+        Args:
+            text: the message.
+            session: name of the session.
 
         Raises:
             MemagentError: see ``Conversation.send``.
@@ -96,7 +123,11 @@ class Agent:
         return collect(list(self.stream(text, session=session)))
 
     def stream(self, text: str, *, session: str) -> Iterator[Event]:
-        """Say something in a session and yield what happens, the reply's tokens among it; see ``events``.
+        """Send a message in a session and yield the events of the turn, among them the reply's tokens.
+
+        Args:
+            text: the message.
+            session: name of the session.
 
         Raises:
             MemagentError: see ``Conversation.send``.
@@ -104,11 +135,16 @@ class Agent:
         return self.conversation(session).send(text)
 
     def remember(self, text: str, *, session: str, role: str = "user", **fields: Any) -> Remembered:
-        """Add a turn without asking the model.
+        """Add a turn without a reply of the model.
 
         Args:
+            text: the message.
+            session: name of the session.
             role: ``user``, ``assistant``, ``system`` or ``tool``.
-            fields: as for ``Memory.remember``.
+            fields: as in ``Memory.remember``.
+
+        Returns:
+            The turn, and what the backend did with it.
 
         Raises:
             InputError: the text or a name cannot be stored.
@@ -118,23 +154,39 @@ class Agent:
         return remembered(turn, self.memory.catch_up())
 
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
-        """Return what memory holds relevant to a query, best first; often nothing.
+        """Return recollections that are relevant to a query, best first; often none.
 
         Args:
+            query: a message or a question.
             limit: most recollections returned.
         """
         return self.memory.recall(query, limit=limit)
 
     def forget(self, *seqs: int) -> Forgotten:
-        """Forget turns everywhere; see ``Memory.forget``."""
+        """Remove turns everywhere.
+
+        Args:
+            seqs: seqs of the turns.
+
+        Returns:
+            What was removed and what remains to be done.
+
+        Raises:
+            MemagentError: see ``Memory.forget``.
+        """
         return self.memory.forget(seqs)
 
     def close(self) -> None:
+        """Close the memory."""
         self.memory.close()
 
 
 def collect(events: list[Event]) -> Reply:
-    """Make a reply of one turn's events."""
+    """Return the reply that the events of one turn describe.
+
+    Args:
+        events: all events of the turn, in order.
+    """
     ended = next(event for event in reversed(events) if isinstance(event, TurnEnded))
     recalled = next(event for event in events if isinstance(event, Recalled))
-    return Reply(ended.reply, recalled.shown, ended.usage, ended.seconds)
+    return Reply(ended.reply, recalled.in_view, ended.usage, ended.seconds)

@@ -1,4 +1,4 @@
-"""One conversation: journal, memory and model, as a stream of events."""
+"""Hold a conversation with journal, memory and model; every turn is a stream of events."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from memagent.agent.engine.events import (
     TurnEnded,
     Usage,
 )
-from memagent.agent.engine.prompt import SYSTEM, SYSTEM_IN_MIND, Budget, Prompt, assemble
+from memagent.agent.engine.prompt import SYSTEM, SYSTEM_MODEL_CHANNEL, Budget, Prompt, assemble
 from memagent.agent.journal.records import check_name, check_text
-from memagent.agent.memory import Attached, Memory
+from memagent.agent.memory import AttachedMemory, Memory
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.backends.errors import InputError, SettingError
-from memagent.backends.protocol import LocalModel, Recollection, Turn, WriteResult
+from memagent.backends.protocol import LocalModel
+from memagent.backends.records import Recollection, Turn, WriteResult
 
 Channel = Literal["auto", "text", "model", "both"]
 _RECENT_TURNS = 64
@@ -33,14 +34,15 @@ _RECENT_TURNS = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """How a conversation is held.
+    """Settings of a conversation.
 
     Attributes:
-        channel: how memory reaches the model. ``auto`` is ``model`` where backend and model can, else ``text``.
-        limit: most recollections asked for.
-        budget: how the model's window is shared.
-        sampling: how replies are drawn.
-        system: the system prompt; by default one that fits the channel.
+        channel: how recollections reach the model: in the prompt (``text``), inside a local model (``model``), or ``both``.
+            ``auto`` is ``model`` if the backend and the model can, else ``text``.
+        limit: most recollections.
+        budget: limits for the parts of the prompt.
+        sampling: how the model generates replies.
+        system: the system prompt; None: the one of the channel.
     """
 
     channel: Channel = "auto"
@@ -56,10 +58,12 @@ class Conversation:
     Args:
         memory: the user's memory; the conversation does not close it.
         model: any chat model.
-        session: its name; new or continued.
+        session: name of the session; it begins or continues.
+        settings: by default, ``Settings()``.
 
     Raises:
-        SettingError: the channel asked for is not there.
+        InputError: the session's name cannot be stored.
+        SettingError: backend or model cannot use the channel of the settings.
     """
 
     def __init__(
@@ -75,19 +79,22 @@ class Conversation:
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Ask the reply in progress to end. Safe from a signal handler or another thread."""
+        """End the reply in progress after its next token. A signal handler or another thread may call it."""
         self._stop.set()
 
     def send(self, text: str) -> Iterator[Event]:
-        """Say something and yield what happens until the reply is complete.
+        """Send a message and yield the events until the reply has ended.
 
-        The message is in the journal before the model is asked, and also if memory fails, so nothing typed is lost.
-        The reply is journalled as far as it came, also when stopped or abandoned. The memory is held only while it
-        recalls and stores, so others may use it during a reply.
+        The journal stores the message before the model generates, and also if memory fails. It stores the reply as far
+        as it was generated, also if the reply is stopped or the caller stops iterating. The memory is locked only while
+        it recalls and stores, so others may use it during a reply.
+
+        Args:
+            text: the message.
 
         Raises:
             InputError: the message is empty or does not fit the model's window; nothing was stored.
-            SettingError: the reply asked for does not fit the window; nothing was stored.
+            SettingError: the longest reply does not fit the window; nothing was stored.
             MemagentError: memory, journal or model failed.
         """
         check_text(text)
@@ -95,27 +102,33 @@ class Conversation:
         began = time.monotonic()
         try:
             recalled, prompt = self._recall(text)
-        except (InputError, SettingError):  # said to have stored nothing
+        except (InputError, SettingError):  # documented as storing nothing
             raise
-        except Exception:  # whatever failed, what was typed is kept
+        except Exception:  # the message is stored whatever fails
             self.memory.journal.append(self.session, "user", text)
             raise
-        asked = self.memory.journal.append(self.session, "user", text)
-        yield TurnBegan(asked)
+        message = self.memory.journal.append(self.session, "user", text)
+        yield TurnBegan(message)
         reply = _Reply(began, recalled)
         try:
             yield from self._answer(text, prompt, reply)
         finally:
-            answered, results = self._store(asked, prompt, reply)
-        yield remembered(asked, results)
-        if answered is not None:
-            yield remembered(answered, results)
+            reply_turn, results = self._store(message, prompt, reply)
+        yield remembered(message, results)
+        if reply_turn is not None:
+            yield remembered(reply_turn, results)
         yield self._ended(prompt, reply)
 
     def probe(self, text: str) -> Iterator[Event]:
-        """Answer as ``send`` would, and leave no trace: neither message nor reply is journalled or remembered.
+        """Answer like ``send``, but store neither message nor reply.
 
-        Yields Recalled, Tokens and TurnEnded, and raises what ``send`` raises.
+        It yields ``Recalled``, ``Token`` and ``TurnEnded``.
+
+        Args:
+            text: the message.
+
+        Raises:
+            MemagentError: as ``send``.
         """
         check_text(text)
         self._stop.clear()
@@ -125,124 +138,140 @@ class Conversation:
         yield from self._answer(text, prompt, reply)
         yield self._ended(prompt, reply)
 
-    def _assemble(self, text: str, found: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
+    def _assemble(self, text: str, recollections: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
         settings = self.settings
-        system = settings.system or (SYSTEM_IN_MIND if self.channel == "model" else SYSTEM)
+        system = settings.system or (SYSTEM_MODEL_CHANNEL if self.channel == "model" else SYSTEM)
         return assemble(
-            self.model, text, found, recent, settings.budget, settings.sampling.max_tokens, system
+            self.model, text, recollections, recent, settings.budget, settings.sampling.max_tokens, system
         )
 
-    def _choose_channel(self, wanted: Channel) -> Channel:
+    def _choose_channel(self, channel: Channel) -> Channel:
         local = hasattr(self.model, "tokenizer")
-        able = self.memory.has_model_channel and local
-        if wanted == "auto":
-            return "model" if able else "text"
-        if wanted != "text" and not self.memory.has_model_channel:
+        if channel == "auto":
+            return "model" if self.memory.has_model_channel and local else "text"
+        if channel != "text" and not self.memory.has_model_channel:
             raise SettingError(f"The backend {self.memory.name} has no model channel; use --channel text.")
-        if wanted != "text" and not local:
+        if channel != "text" and not local:
             raise SettingError(
                 f"The model {self.model.name} is not a local model, so memory reaches it by --channel text only."
             )
-        return wanted
+        return channel
 
     def _recall(self, text: str) -> tuple[Recalled, Prompt]:
-        """Ask memory before the message itself is in it; leave out what the prompt shows anyway."""
-        said = self.memory.journal.recent(self.session, _RECENT_TURNS)
-        recent = [turn for turn in said if turn.role in ("user", "assistant")]
-        in_sight = {turn.seq for turn in self._assemble(text, (), recent).recent}
+        """Recall before memory reads the message itself, and omit turns that are in the prompt anyway."""
+        turns = self.memory.journal.recent(self.session, _RECENT_TURNS)
+        recent = [turn for turn in turns if turn.role in ("user", "assistant")]
+        prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent).recent}
         began = time.monotonic()
-        found: list[Recollection] = []
+        recollections: list[Recollection] = []
         if self.channel != "model":
-            wide = self.memory.recall(text, limit=self.settings.limit + len(in_sight))
-            found = [item for item in wide if not in_sight.issuperset(item.seqs)][: self.settings.limit]
+            limit = self.settings.limit
+            candidates = self.memory.recall(text, limit=limit + len(prompt_seqs))
+            recollections = [item for item in candidates if not prompt_seqs.issuperset(item.seqs)][:limit]
         else:
             self.memory.catch_up()
         seconds = time.monotonic() - began
-        prompt = self._assemble(text, found, recent)
-        return Recalled(tuple(found), prompt.recollections, seconds), prompt
+        prompt = self._assemble(text, recollections, recent)
+        return Recalled(tuple(recollections), prompt.recollections, seconds), prompt
 
     def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
-        # What is attached for this reply stays in a context of its own: other replies on the same model do not see it.
-        context, attached = copy_context(), ExitStack()
+        # The model channel of this reply is open in a context of its own: other replies of the same model do not use it.
+        context, channel = copy_context(), ExitStack()
         try:
             if self.channel != "text":
                 began = time.monotonic()
-                memory = context.run(attached.enter_context, self._attached(text, prompt))
-                reply.attend(memory, time.monotonic() - began)
+                memory = context.run(channel.enter_context, self._attach(text, prompt))
+                reply.attach(memory, time.monotonic() - began)
             self.last_recalled = reply.recalled
             yield reply.recalled
-            pieces = self.model.stream(prompt.messages, self.settings.sampling)
-            while (piece := context.run(next, pieces, None)) is not None:
-                reply.add(piece)
-                yield Token(piece)
+            tokens = self.model.stream(prompt.messages, self.settings.sampling)
+            while (token := context.run(next, tokens, None)) is not None:
+                reply.add(token)
+                yield Token(token)
                 if self._stop.is_set():
                     break
-            close = getattr(pieces, "close", None)
+            close = getattr(tokens, "close", None)
             if close is not None:
                 close()
         finally:
-            context.run(attached.close)
+            context.run(channel.close)
         reply.complete = not self._stop.is_set()
 
-    def _attached(self, text: str, prompt: Prompt) -> AbstractContextManager[Attached]:
-        in_sight = {turn.seq for turn in prompt.recent}
-        in_sight |= {seq for item in prompt.recollections for seq in item.seqs}
-        return self.memory.attached(cast(LocalModel, self.model), text, exclude=in_sight)
+    def _attach(self, text: str, prompt: Prompt) -> AbstractContextManager[AttachedMemory]:
+        prompt_seqs = {turn.seq for turn in prompt.recent}
+        prompt_seqs |= {seq for item in prompt.recollections for seq in item.seqs}
+        return self.memory.attached(cast(LocalModel, self.model), text, exclude=prompt_seqs)
 
     def _store(
-        self, asked: Turn, prompt: Prompt, reply: _Reply
+        self, message: Turn, prompt: Prompt, reply: _Reply
     ) -> tuple[Turn | None, Mapping[int, WriteResult]]:
-        """Journal the reply with what it saw, and let memory follow; return the reply and what became of both turns."""
-        answered = None
+        """Store the reply with the turns in its view, and let memory read both turns.
+
+        Returns:
+            The reply unless it is empty, and what the backend did with the turns, by seq.
+        """
+        reply_turn = None
         text = _storable(reply.text)
         if text:
-            shown = reply.attended | {seq for item in reply.recalled.shown for seq in item.seqs}
-            in_view = sorted({asked.seq, *(turn.seq for turn in prompt.recent), *shown})
-            derived = bool(shown) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
-            recalled = sorted({seq for item in reply.recalled.shown for seq in item.seqs})
-            answered = self.memory.journal.append_reply(
-                self.session, text, in_view, derived=derived, recalled=recalled
+            recalled = {seq for item in reply.recalled.in_view for seq in item.seqs}
+            from_memory = reply.attached_seqs | recalled
+            in_view = sorted({message.seq, *(turn.seq for turn in prompt.recent), *from_memory})
+            derived = (
+                bool(from_memory) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             )
-        return answered, self.memory.catch_up()
+            reply_turn = self.memory.journal.append_reply(
+                self.session, text, in_view, derived=derived, recalled=sorted(recalled)
+            )
+        return reply_turn, self.memory.catch_up()
 
     def _ended(self, prompt: Prompt, reply: _Reply) -> TurnEnded:
         tokens = self.model.count_text(reply.text)
         usage = Usage(prompt.tokens, prompt.recollection_tokens, tokens, self.model.window)
         now = time.monotonic()
-        seconds = Seconds(reply.recalled.seconds, (reply.first or now) - reply.began, now - reply.began)
+        seconds = Seconds(
+            reply.recalled.seconds, (reply.first_token_at or now) - reply.began, now - reply.began
+        )
         return TurnEnded(reply.text.strip(), not reply.complete, usage, seconds)
 
 
 def remembered(turn: Turn, results: Mapping[int, WriteResult]) -> Remembered:
-    """Return the event of a turn that is in the journal and that memory has followed."""
+    """Return the event of a turn that the journal has stored and memory has read.
+
+    Args:
+        turn: the turn.
+        results: what the backend did with the turns that it read last, by seq.
+    """
     if turn.derived:
         why = "It was written with recollections in view, so it stays in the journal only."
-        return Remembered(turn, False, why)
-    return Remembered(turn, True, "It was handed to memory.", results.get(turn.seq))
+        return Remembered(turn, journal_only=True, why=why)
+    return Remembered(turn, journal_only=False, why="Memory has read it.", result=results.get(turn.seq))
 
 
 def _storable(text: str) -> str:
-    """A reply as a journal can keep it: a model may emit characters that no text file holds."""
+    """Return a reply without characters that the journal refuses; a model may generate NUL or half of a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode().strip()
 
 
 class _Reply:
-    """The reply as far as it has come."""
+    """The reply while it is generated."""
 
     def __init__(self, began: float, recalled: Recalled) -> None:
         self.began = began
         self.recalled = recalled
-        self.first: float | None = None
-        self.attended: frozenset[int] = frozenset()
+        self.first_token_at: float | None = None
+        self.attached_seqs: frozenset[int] = frozenset()
         self.text = ""
         self.complete = False
 
-    def attend(self, attached: Attached, seconds: float) -> None:
-        """Note what reaches the model inside its attention, besides what stands in the prompt."""
-        self.attended = attached.seqs
-        inside, before = attached.recollections, self.recalled
-        self.recalled = Recalled(before.found + inside, before.shown + inside, before.seconds + seconds)
+    def attach(self, memory: AttachedMemory, seconds: float) -> None:
+        """Add what the model channel recalled to what is in the prompt."""
+        self.attached_seqs = memory.seqs
+        self.recalled = Recalled(
+            self.recalled.recollections + memory.recollections,
+            self.recalled.in_view + memory.recollections,
+            self.recalled.seconds + seconds,
+        )
 
-    def add(self, piece: str) -> None:
-        self.first = self.first or time.monotonic()
-        self.text += piece
+    def add(self, token: str) -> None:
+        self.first_token_at = self.first_token_at or time.monotonic()
+        self.text += token

@@ -1,60 +1,76 @@
-"""What happens during one turn of a conversation, as it happens. Renderers know these and nothing else."""
+"""The events of one turn of a conversation. Interfaces render these and nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memagent.backends.protocol import Recollection, Turn, WriteResult
+from memagent.backends.records import Recollection, Turn, WriteResult
 
 
 @dataclass(frozen=True, slots=True)
 class TurnBegan:
-    """The user's message is in the journal."""
+    """The user's message is in the journal.
+
+    Attributes:
+        turn: the message.
+    """
 
     turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """Memory was asked.
+    """Memory has recalled.
 
     Attributes:
-        found: what it brought to mind.
-        shown: what of it reaches the model: in the prompt, where it fits, or inside the model's attention.
-        seconds: the recall's time.
+        recollections: all recollections, best first.
+        in_view: those that the model gets: in the prompt, as far as they fit, or by the model channel.
+        seconds: duration of the recall.
     """
 
-    found: tuple[Recollection, ...]
-    shown: tuple[Recollection, ...]
+    recollections: tuple[Recollection, ...]
+    in_view: tuple[Recollection, ...]
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A piece of the reply."""
+    """The next part of the reply.
+
+    Attributes:
+        text: one token or several, as the model streams them.
+    """
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A turn is in the journal, and memory was given it unless ``taken`` is False.
+    """A turn is in the journal, and memory has read it unless ``journal_only`` is True.
 
     Attributes:
-        taken: False: the turn stays in the journal only.
+        turn: the turn.
+        journal_only: True if memory does not get the turn.
         why: the reason, in one sentence.
-        result: what became of it in memory; None if it was not given it.
+        result: what the backend did with the turn; None if memory does not get it.
     """
 
     turn: Turn
-    taken: bool
+    journal_only: bool
     why: str
     result: WriteResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Sizes in tokens, as the model counts them."""
+    """Sizes of one turn in tokens, as the model counts them.
+
+    Attributes:
+        prompt_tokens: size of the whole prompt.
+        recollection_tokens: size of the recollections in it.
+        reply_tokens: size of the reply.
+        window: size of the model's context window.
+    """
 
     prompt_tokens: int
     recollection_tokens: int
@@ -64,7 +80,13 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """Wall-clock times of one turn. ``first_token`` runs from the message to the first piece of the reply."""
+    """Wall-clock times of one turn, in seconds.
+
+    Attributes:
+        recall: duration of the recall.
+        first_token: from the message to the first token of the reply.
+        total: from the message to the end of the reply.
+    """
 
     recall: float
     first_token: float
@@ -73,7 +95,14 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True)
 class TurnEnded:
-    """The reply is complete, or was stopped; either way its text so far is in the journal."""
+    """The reply has ended. Its text is in the journal.
+
+    Attributes:
+        reply: text of the reply, without white space around it.
+        stopped: True if the reply was stopped before its end.
+        usage: sizes in tokens.
+        seconds: durations.
+    """
 
     reply: str
     stopped: bool

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, select
 from memagent.agent.journal.records import NewAttachment
 from memagent.agent.journal.rows import READING_ERRORS, DamagedRowError
 from memagent.agent.journal.schema import attachments
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 
 def attachment_rows(user: str, turn: Turn, contents: Sequence[NewAttachment]) -> list[dict[str, object]]:

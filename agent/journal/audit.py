@@ -15,7 +15,7 @@ from memagent.agent.journal.records import Extent
 from memagent.agent.journal.rows import PAGE, DamagedRowError, row_forgetting, row_turn
 from memagent.agent.journal.schema import attachments, chain, forgettings, sessions, turns
 from memagent.backends.errors import StorageError
-from memagent.backends.protocol import Attachment
+from memagent.backends.records import Attachment
 
 _MAX_FAULTS = 20
 """Faults that are named; there may be thousands."""

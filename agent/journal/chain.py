@@ -17,7 +17,7 @@ import secrets
 from datetime import UTC, datetime
 
 from memagent.agent.journal.records import Forgetting
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 GENESIS = hashlib.sha256(b"memagent journal").digest()
 """The head of a journal without turns."""

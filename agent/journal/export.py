@@ -29,7 +29,7 @@ from memagent.agent.journal.lines import (
 from memagent.agent.journal.proof import Proof, Source, prove, read_lines
 from memagent.agent.journal.records import Forgetting, NewTurn, Tombstone
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.turns import turn_fields
 
 __all__ = ["ExportResult", "ImportResult", "export", "load", "open_source", "prove"]

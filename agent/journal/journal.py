@@ -35,7 +35,7 @@ from memagent.agent.journal.schema import (
 )
 from memagent.agent.journal.writing import Transaction
 from memagent.backends.errors import StorageError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 # What a reader waits for the tables of a journal that another process has just begun.
 _CREATION_SECONDS = 1.0

@@ -25,7 +25,7 @@ from pydantic import (
 
 from memagent.agent.journal.records import NewAttachment, NewTurn
 from memagent.agent.journal.rows import LARGEST_SEQ
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 FORMAT = 3
 

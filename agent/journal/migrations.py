@@ -24,7 +24,7 @@ from sqlalchemy import (
 
 from memagent.agent.journal.chain import GENESIS, forgetting_head, new_salt, turn_head, turn_leaf
 from memagent.agent.journal.records import Forgetting
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 _PAGE = 1000
 

@@ -17,7 +17,7 @@ from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, U
 from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting, row_time, row_turn
 from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
 from memagent.backends.errors import JournalDamagedError, NotFoundError, StorageError
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 
 class JournalReader:

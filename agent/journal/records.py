@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 ROLES = ("user", "assistant", "system", "tool")
 MAX_ATTACHMENTS = 8

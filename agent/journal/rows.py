@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.database import DamagedDatabaseError
 from memagent.agent.journal.records import ROLES, Forgetting
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 PAGE = 1000
 LARGEST_SEQ = 2**53 - 1

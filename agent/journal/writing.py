@@ -31,7 +31,7 @@ from memagent.agent.journal.schema import (
     users,
 )
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 # An import keeps seqs up to here, so that a journal never comes near the largest one.
 LARGEST_KEPT_SEQ = 2**52

@@ -1,7 +1,7 @@
-"""A user's journal with one backend over it: opened, followed, stored, forgotten, shared by processes."""
+"""A user's memory: backends that follow the journal, with stored states, forgetting, and locks between processes."""
 
 from memagent.agent.memory.forgetting import Forgotten, Remaining
-from memagent.agent.memory.memory import Attached, Memory, open_journal
-from memagent.agent.memory.opening import Notify
+from memagent.agent.memory.memory import AttachedMemory, Memory
+from memagent.agent.memory.opening import Notify, open_journal
 
-__all__ = ["Attached", "Forgotten", "Memory", "Notify", "Remaining", "open_journal"]
+__all__ = ["AttachedMemory", "Forgotten", "Memory", "Notify", "Remaining", "open_journal"]

@@ -1,13 +1,13 @@
-"""Stored states of backends: written beside the old one, verified, switched in one step.
+"""Stored states of backends: a new state is written next to the old one, synced, and made current in one step.
 
-    <backend folder>/CURRENT            the current generation's name, its manifest's SHA-256
-    <backend folder>/000042/            one generation: what the backend saved, and manifest.json
-    <backend folder>/scratch/           working files of the process that holds the lock; never trusted again
+    <backend folder>/CURRENT            name of the current generation, SHA-256 of its manifest
+    <backend folder>/000042/            one generation: the files that the backend saved, and manifest.json
+    <backend folder>/scratch/           working files of the process that has the lock; removed by the next one
     <backend folder>/readers/           working files of processes that only read; see workspace.py
 
-A generation never changes after it is written. Its manifest holds how far it has followed the journal, the
-fingerprint of what made it, and the SHA-256 of every file, checked before a byte is handed to a
-backend: databases and indexes may crash on damaged files instead of refusing them.
+A generation never changes after it is written. Its manifest says how much of the journal it covers, the fingerprint of
+its model and settings, and the SHA-256 of every file. The files are checked before a backend reads them, because
+databases and indexes may crash on damaged files instead of refusing them.
 """
 
 from __future__ import annotations
@@ -32,12 +32,17 @@ _MANIFEST = "manifest.json"
 
 
 class ForeignStateError(CheckpointError):
-    """A stored state is sound, but was made by another model or with other settings."""
+    """A stored state is undamaged, but of another model or of other settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a state has followed the journal: the last turn and the last forgetting it knows."""
+    """How much of the journal a state covers.
+
+    Attributes:
+        seq: seq of the last turn; 0: none.
+        forgetting: number of the last forgetting; 0: none.
+    """
 
     seq: int = 0
     forgetting: int = 0
@@ -45,13 +50,17 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the manifest of a stored state says.
+    """The manifest of a stored state.
 
     Attributes:
-        extent: how far it has followed the journal, and what vouches for the journal up to there.
-        settings: the backend's settings it was made with, as typed.
+        directory: the generation's folder.
+        manifest_sha256: digest of the manifest file.
+        user: name of the user.
+        fingerprint: what the state depends on besides the turns; see ``MemoryBackend.fingerprint``.
+        extent: how much of the journal the state covers, with the digests that prove it.
+        settings: the backend's settings as text, by field name.
         files: the SHA-256 of every file, by relative path.
-        costly: reading the journal again would take long.
+        costly: True if reading the journal again would take long.
     """
 
     directory: Path
@@ -65,13 +74,17 @@ class Checkpoint:
 
     @property
     def position(self) -> Position:
+        """How much of the journal the state covers."""
         return Position(self.extent.seq, self.extent.forgetting)
 
     def check_fingerprint(self, fingerprint: Fingerprint) -> None:
-        """Make sure that the state is of this model and these settings.
+        """Make sure that the state is of the current model and settings.
+
+        Args:
+            fingerprint: fingerprint of the current model and settings.
 
         Raises:
-            ForeignStateError: it is not; the message says in what.
+            ForeignStateError: it is not; the message lists the differences.
         """
         keys = sorted({*self.fingerprint, *fingerprint})
         changed = [key for key in keys if self.fingerprint.get(key) != fingerprint.get(key)]
@@ -84,35 +97,42 @@ class Checkpoint:
             )
 
     def check_files(self) -> None:
-        """Make sure that every file is what was written. Cost: reads the state once, about 1 GB a second.
+        """Make sure that no file has changed since it was written.
+
+        Cost: reads the state once, about 1 GB a second.
 
         Raises:
-            CheckpointError: one is not.
-            OSError: one cannot be read: the disk fails.
+            CheckpointError: a file has changed, is missing, or was added.
+            OSError: a file cannot be read.
         """
         try:
             files = _hash_files(self.directory)
         except FileNotFoundError as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
-        wrong = sorted(path for path in {*files, *self.files} if files.get(path) != self.files.get(path))
-        if wrong:
+        damaged = sorted(path for path in {*files, *self.files} if files.get(path) != self.files.get(path))
+        if damaged:
             raise CheckpointError(
-                f"{len(wrong)} of its files are not what was written, {wrong[0]} among them"
+                f"{len(damaged)} of its files are not what was written, {damaged[0]} among them"
             )
 
 
 class CheckpointStore:
-    """The stored states of one backend for one user. Only who holds the backend's lock may change them."""
+    """The stored states of one backend for one user. Only the process that has the backend's lock may change them.
+
+    Args:
+        folder: the backend's folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._current = folder / "CURRENT"
 
     def current(self) -> tuple[str, str] | None:
-        """Return the current generation's name and its manifest's SHA-256, or None if nothing was ever stored.
+        """Return the current generation's name and its manifest's SHA-256, or None if nothing is stored.
 
         Raises:
-            CheckpointError: the pointer to it is damaged.
+            CheckpointError: the file ``CURRENT`` is damaged.
+            StorageError: it cannot be read.
         """
         try:
             pointer = self._current.read_text(encoding="utf-8", errors="replace")
@@ -126,10 +146,11 @@ class CheckpointStore:
         return name, digest
 
     def read(self) -> Checkpoint | None:
-        """Read the current generation's manifest; None if there is none. Its files are not looked at.
+        """Read the current generation's manifest, but none of its files; None if nothing is stored.
 
         Raises:
             CheckpointError: the manifest is damaged, or of another format.
+            StorageError: it cannot be read.
         """
         current = self.current()
         if current is None:
@@ -138,15 +159,16 @@ class CheckpointStore:
         return _read_manifest(self.folder / name, digest)
 
     def inspect(self) -> Checkpoint | None:
-        """Check the current generation byte by byte, whoever made it; None if there is none.
+        """Read the current generation's manifest and check all its files; None if nothing is stored.
 
         Raises:
-            CheckpointError: it is damaged or of another format.
+            CheckpointError: the state is damaged, or of another format.
+            OSError: a file cannot be read.
         """
-        found = self.read()
-        if found is not None:
-            found.check_files()
-        return found
+        checkpoint = self.read()
+        if checkpoint is not None:
+            checkpoint.check_files()
+        return checkpoint
 
     def write(
         self,
@@ -160,7 +182,18 @@ class CheckpointStore:
     ) -> Checkpoint:
         """Store a state: a new directory, synced to disk, made current by one atomic rename.
 
-        A crash at any moment leaves the old generation or the new one current, both whole.
+        After a crash at any moment, the old or the new generation is current, and it is complete.
+
+        Args:
+            save: writes the backend's files into an empty directory.
+            user: name of the user.
+            fingerprint: what the state depends on besides the turns.
+            extent: how much of the journal the state covers.
+            settings: the backend's settings as text, by field name.
+            costly: True if reading the journal again would take long.
+
+        Returns:
+            The new checkpoint.
 
         Raises:
             StorageError: the disk is full or not writable; the old generation stays current.
@@ -200,34 +233,37 @@ class CheckpointStore:
         return _read_manifest(directory, digest)
 
     def discard(self) -> bool:
-        """Remove every stored state, which the journal can rebuild; True if there was one.
+        """Remove all stored states; the journal can rebuild them.
+
+        Returns:
+            True if there was a current state.
 
         Raises:
-            StorageError: one could not be removed.
+            StorageError: a file could not be removed.
         """
-        held = self._current.exists()
+        was_stored = self._current.exists()
         try:
             self._current.unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self._current} cannot be removed: {error.strerror}.") from error
         self.remove_others()
-        return held
+        return was_stored
 
     def remove_others(self) -> None:
-        """Remove what a crash left of older and of half-written generations.
+        """Remove older and incomplete generations.
 
         Raises:
-            StorageError: one could not be removed.
+            StorageError: a file could not be removed.
         """
-        kept = self._name()
+        current = self._name()
         for entry in self.folder.glob("[0-9]*"):
-            if entry.name != kept:
+            if entry.name != current:
                 remove_tree(entry)
-        with suppress(OSError):  # it holds a number and a digest
+        with suppress(OSError):  # it contains a number and a digest only
             self._current.with_suffix(".new").unlink(missing_ok=True)
 
     def _name(self) -> str | None:
-        """The current generation's name; None if there is none or the pointer is damaged."""
+        """Return the current generation's name; None if there is none or ``CURRENT`` is damaged."""
         try:
             current = self.current()
         except CheckpointError:
@@ -241,10 +277,13 @@ class CheckpointStore:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all in it, or a file; nothing if it is not there.
+    """Remove a folder with its content, or a file. A missing path is ignored.
+
+    Args:
+        path: a folder or a file.
 
     Raises:
-        StorageError: it could not be removed whole.
+        StorageError: it could not be removed completely.
     """
     try:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -257,13 +296,13 @@ def remove_tree(path: Path) -> None:
 
 
 def _short(value: object) -> str:
-    """Return a value as a person compares it: of a digest, the beginning."""
+    """Return a short text of a value for a message: of a digest, the beginning."""
     text = repr(value)
     return text if len(text) <= 32 else f"{text[:12]}...{text[0]}"
 
 
 def _read_manifest(directory: Path, digest: str) -> Checkpoint:
-    """Read a manifest that the pointer vouches for: what is in it is what was written."""
+    """Read a manifest and check it against its digest."""
     try:
         content = (directory / _MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -276,7 +315,7 @@ def _read_manifest(directory: Path, digest: str) -> Checkpoint:
         manifest: dict[str, Any] = json.loads(content)
         if manifest["format"] != _FORMAT:
             raise CheckpointError(f"it has format {manifest['format']!r}, this memagent writes {_FORMAT}")
-        found = Checkpoint(
+        checkpoint = Checkpoint(
             directory,
             digest,
             manifest["user"],
@@ -288,34 +327,37 @@ def _read_manifest(directory: Path, digest: str) -> Checkpoint:
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"its manifest is not one of memagent's ({error})") from error
-    _check_types(found)
-    return found
+    _check_types(checkpoint)
+    return checkpoint
 
 
-def _check_types(found: Checkpoint) -> None:
-    extent = found.extent
+def _check_types(checkpoint: Checkpoint) -> None:
+    extent = checkpoint.extent
     if not (
-        isinstance(found.user, str)
-        and isinstance(found.costly, bool)
-        and all(isinstance(value, dict) for value in (found.fingerprint, found.settings, found.files))
+        isinstance(checkpoint.user, str)
+        and isinstance(checkpoint.costly, bool)
+        and all(
+            isinstance(value, dict)
+            for value in (checkpoint.fingerprint, checkpoint.settings, checkpoint.files)
+        )
         and all(isinstance(value, int) and value >= 0 for value in (extent.seq, extent.forgetting))
         and all(
             isinstance(value, str)
-            for value in (extent.head, extent.forgetting_head, *found.settings.values())
+            for value in (extent.head, extent.forgetting_head, *checkpoint.settings.values())
         )
     ):
         raise CheckpointError("its manifest is not one of memagent's")
 
 
 def _hash_files(directory: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for path in sorted(directory.rglob("*")):
         if path.is_file() and path != directory / _MANIFEST:
             with path.open("rb") as file:
-                found[path.relative_to(directory).as_posix()] = hashlib.file_digest(
+                digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(
                     file, "sha256"
                 ).hexdigest()
-    return found
+    return digests
 
 
 def _sync(path: Path) -> None:
@@ -332,7 +374,7 @@ def _sync_tree(directory: Path) -> None:
 
 
 def _replace(target: Path, content: str) -> None:
-    """Write a small file so that a reader sees the old content or the new, never a part."""
+    """Write a small file atomically: a reader sees the old content or the new content."""
     fresh = target.with_suffix(".new")
     write_private(fresh, content.encode())
     _sync(fresh)

@@ -1,8 +1,8 @@
-"""A backend that follows a journal: loaded from its checkpoint, fed what the journal has beyond it, stored again.
+"""A backend that follows a journal: loaded from its checkpoint, given the newer turns, and stored again.
 
-The journal alone decides what is true, so whatever a state lacks is read from there, and a state that is not
-usable is made anew. What is costly to make is refused instead of thrown away, and so is a state that knows more
-than the journal: then it is the journal that has lost something.
+The journal alone decides what is true. Turns that a state lacks are read from the journal, and a state that cannot be
+used is rebuilt. Two states are refused instead: one that is costly to rebuild and of another model or setting, and one
+that covers more turns than the journal, because then the journal has lost turns.
 """
 
 from __future__ import annotations
@@ -26,36 +26,42 @@ from memagent.agent.memory.checkpoint import (
 )
 from memagent.agent.memory.workspace import remove_dead_readers
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
-from memagent.backends.protocol import ConsolidationReport, MemoryBackend, Resources, Turn, Use, WriteResult
+from memagent.backends.protocol import MemoryBackend, Resources
+from memagent.backends.records import ConsolidationReport, Turn, Use, WriteResult
 
 _BATCH = 256
-# A checkpoint is worth writing once reading its turns again would take this long.
+# A checkpoint is written once reading its turns again would take this long.
 _REPLAY_SECONDS_AT_CLOSE = 5.0
 _REPLAY_SECONDS_IN_USE = 30.0
 _REPLAY_TURNS = 64
-# A reader starts over when a writer has replaced the state it was about to read.
-_READER_TRIES = 5
+# A reader starts again if a writer has replaced the state in the meantime; after so many attempts it gives up.
+_READER_ATTEMPTS = 5
 _PROBE_BYTES = 2**20
 
 
 class Follower:
-    """A backend over a journal, loaded as it was stored. It follows no further before ``catch_up``.
+    """A backend over a journal, loaded as it was stored. It reads new turns when ``catch_up`` is called.
 
     Args:
-        store: where its states are kept; whoever builds a follower that writes holds the backend's lock.
-        place: the home that keeps them; see ``Home.place``.
-        config, settings: the backend's hyper-parameters, and as they were typed.
-        notify: is told what has to be rebuilt.
-        strict: raise CheckpointError where the stored state would have to be rebuilt.
-        read_only: store nothing and leave every stored state as it is.
+        journal: the user's journal.
+        store: the backend's stored states. Whoever builds a follower that writes has the backend's lock.
+        place: the home that contains them; see ``Home.place``.
+        make_backend: the backend's class.
+        config: the backend's hyper-parameters.
+        settings: the same as text, by field name.
+        resources: what the backend shares with the agent.
+        notify: called with a message if the backend is rebuilt.
+        strict: raise CheckpointError instead of rebuilding a stored state.
+        read_only: store nothing and change no stored state.
 
     Attributes:
-        backend: the backend; another one after a rebuild or a failure.
-        position: how far it has followed the journal.
+        name: name of the backend.
+        backend: the backend; replaced after a rebuild or a failure.
+        position: the last turn and the last forgetting that the backend has read.
 
     Raises:
-        JournalDamagedError: the stored state covers what the journal does not have.
-        CheckpointError: see ``strict``; or the state of a costly backend was made by another model.
+        JournalDamagedError: the stored state covers turns that the journal does not have.
+        CheckpointError: see ``strict``; or the state of a costly backend is of another model or of other settings.
     """
 
     def __init__(
@@ -84,22 +90,22 @@ class Follower:
         self._strict = strict
         self._read_only = read_only
         self._replay_seconds = 0.0
-        self._sound = True
+        self._consistent = True
         self._open = True
         self._saved = Position()
-        self._settled = -1
+        self._cleared_forgetting = -1
         self.backend, self.position = self._load()
 
     # following
 
     def catch_up(self, forgotten: Sequence[Turn] = ()) -> dict[int, WriteResult]:
-        """Follow the journal to its end.
+        """Read the journal to its end: first its forgettings, then its turns.
 
         Args:
-            forgotten: turns that were just forgotten, whose content is still at hand.
+            forgotten: content of turns that were just forgotten, as far as it is available.
 
         Returns:
-            What became of the turns that were read, by seq; of a long tail, of its last batch only.
+            What the backend did with the turns, by seq; of many turns, those of the last batch only.
         """
         self._recover()
         self.follow_forgettings(forgotten)
@@ -109,8 +115,8 @@ class Follower:
             return results
         for batch in self._pending(last_seq):
             began = time.monotonic()
-            with self._changing():
-                results = {result.seq: result for result in self._hand_over(batch)}
+            with self._modifying():
+                results = {result.seq: result for result in self._read_into_backend(batch)}
                 self.position = replace(self.position, seq=batch[-1].seq)
             self._replay_seconds += time.monotonic() - began
             if self._replay_seconds > _REPLAY_SECONDS_IN_USE:
@@ -119,10 +125,10 @@ class Follower:
         return results
 
     def follow_forgettings(self, forgotten: Sequence[Turn] = ()) -> None:
-        """Remove what the journal has forgotten, and store the state, so that no older one holds it.
+        """Remove what the journal has forgotten, and store the state, so that no stored state contains it.
 
         Args:
-            forgotten: as for ``catch_up``.
+            forgotten: as in ``catch_up``.
         """
         _, last = self.journal.last()
         if last > self.position.forgetting:
@@ -131,33 +137,33 @@ class Follower:
                 for forgetting in self.journal.forgettings(self.position.forgetting)
                 if 0 < forgetting.seq <= self.position.seq
             ]
-            at_hand = [turn for turn in forgotten if turn.seq in set(seqs)]
-            with self._changing():
-                done = not seqs or self.backend.forget(seqs, at_hand)
-            if not done:
+            contents = [turn for turn in forgotten if turn.seq in set(seqs)]
+            with self._modifying():
+                removed = not seqs or self.backend.forget(seqs, contents)
+            if not removed:
                 self.notify(f"{self.name} cannot forget single turns; it is being rebuilt without them.")
                 self.rebuild()
                 return
-            # Only now: a failed forgetting is tried again.
+            # The position changes last, so that a forgetting that fails is repeated.
             self.position = replace(self.position, forgetting=last)
             self.checkpoint()
-        self._settle()
+        self._report_cleared()
 
     def rebuild(self) -> None:
-        """Throw the backend's state away and read the whole journal again."""
+        """Discard the backend's state and read the whole journal again."""
         if not self._read_only:
             discard(self.journal, self._store, self.name, self.place)
-        self._sound = False  # until there is another backend
+        self._consistent = False  # until there is a new backend
         self._close_backend()
         self._begin_anew()
         self.catch_up()
         self.checkpoint()
-        self._settle()
+        self._report_cleared()
 
     def consolidate(self) -> ConsolidationReport:
-        """Let the backend tidy up, and store the result."""
+        """Consolidate the backend, store its state, and return what changed."""
         self._recover()
-        with self._changing():
+        with self._modifying():
             report = self.backend.consolidate()
         self.checkpoint()
         return report
@@ -165,12 +171,12 @@ class Follower:
     # storing
 
     def checkpoint(self) -> None:
-        """Store the backend's state; a crash before the end leaves the old one."""
+        """Store the backend's state. After a crash on the way, the old state is still there."""
         if self._read_only:
             return
-        self._recover()  # what failed halfway is never stored
+        self._recover()  # a backend that failed halfway is never stored
         extent = self.journal.extent(self.position.seq, self.position.forgetting)
-        made = self._store.write(
+        checkpoint = self._store.write(
             self.backend.save,
             user=self.journal.user,
             fingerprint=self._fingerprint(),
@@ -179,12 +185,12 @@ class Follower:
             costly=self._class.costly,
         )
         self._saved, self._replay_seconds = self.position, 0.0
-        self.journal.note_checkpoint(self.name, self.place, extent, made.manifest_sha256)
+        self.journal.note_checkpoint(self.name, self.place, extent, checkpoint.manifest_sha256)
 
     def close(self) -> None:
-        """Close the backend; store its state first if reading its turns again would take noticeable time."""
+        """Close the backend; store its state first if reading its turns again would take long."""
         try:
-            if self._sound:
+            if self._consistent:
                 _, forgetting = self.journal.last()
                 behind = self.position.seq - self._saved.seq
                 if forgetting > self.position.forgetting:
@@ -200,8 +206,8 @@ class Follower:
 
     # inside
 
-    def _hand_over(self, batch: Sequence[Turn]) -> list[WriteResult]:
-        """Hand turns to the backend, and where it wants to know, in between, what use replies made of it."""
+    def _read_into_backend(self, batch: Sequence[Turn]) -> list[WriteResult]:
+        """Give turns to the backend and, if it follows use, the uses of replies at their places among the turns."""
         if not self._class.follows_use:
             return list(self.backend.remember([turn for turn in batch if not turn.derived]))
         results: list[WriteResult] = []
@@ -224,60 +230,61 @@ class Follower:
         )
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        """Change the backend. One that failed halfway is not trusted any more: see ``_recover``."""
-        self._sound = False
+    def _modifying(self) -> Iterator[None]:
+        """Mark the backend as inconsistent while it is modified; after a failure it stays so: see ``_recover``."""
+        self._consistent = False
         yield
-        self._sound = True
+        self._consistent = True
 
     def _recover(self) -> None:
-        """Go back to the stored state after a failure: what came after it is read again."""
-        if not self._sound:
+        """Load the stored state again after a failure; ``catch_up`` then reads the later turns again."""
+        if not self._consistent:
             self._close_backend()
             self._empty_workspace()
             self._saved = Position()
             self.backend, self.position = self._load()
-            self._sound, self._open = True, True
+            self._consistent, self._open = True, True
 
     def _close_backend(self) -> None:
-        """Close the backend, once."""
+        """Close the backend unless it is closed already."""
         if self._open:
             self._open = False
             self.backend.close()
 
-    def _settle(self) -> None:
-        """Note that no file of this memory holds forgotten turns any more, once that is so."""
-        if self._read_only or self._settled >= self.position.forgetting:
+    def _report_cleared(self) -> None:
+        """Record in the journal that no file of this memory contains forgotten turns, as soon as none does."""
+        if self._read_only or self._cleared_forgetting >= self.position.forgetting:
             return
         due = Unfinished(self.name, self.place, self.position.forgetting)
-        if any((one.backend, one.place) == (due.backend, due.place) for one in self.journal.unfinished()):
+        unfinished = {(entry.backend, entry.place) for entry in self.journal.unfinished()}
+        if (due.backend, due.place) in unfinished:
             self._store.remove_others()
-            living = remove_dead_readers(self._store.folder)
-            if any(reader.forgetting < due.forgetting for reader in living):
-                return  # a copy of what was forgotten may be in its files; asked again at the next call
+            readers = remove_dead_readers(self._store.folder)
+            if any(reader.forgetting < due.forgetting for reader in readers):
+                return  # its working files may contain a copy; checked again at the next call
             self.journal.finished(due)
-        self._settled = self.position.forgetting
+        self._cleared_forgetting = self.position.forgetting
 
     def _load(self) -> tuple[MemoryBackend, Position]:
-        for tries_left in reversed(range(_READER_TRIES if self._read_only else 1)):
+        for remaining_attempts in reversed(range(_READER_ATTEMPTS if self._read_only else 1)):
             current = self._store.folder / "CURRENT"
-            before = current.read_bytes() if tries_left and current.exists() else b""
+            before = current.read_bytes() if remaining_attempts and current.exists() else b""
             try:
                 return self._load_stored()
             except ForeignStateError as error:
                 if self._class.costly:
                     raise ForeignStateError(
                         f"The stored memory of {self.name} was made otherwise: {error}. Reading the journal again would "
-                        "take long, so nothing was changed. Use the model and settings it was made with, or let "
-                        f"`memagent backends rebuild {self.name} --user {shlex.quote(self.journal.user)}` make it anew with "
-                        "these (--model, --set as here)."
+                        "take long, so nothing was changed. Use the model and settings it was made with, or rebuild it for "
+                        f"these (--model, --set as here): `memagent backends rebuild {self.name} "
+                        f"--user {shlex.quote(self.journal.user)}`."
                     ) from error
                 unusable: CheckpointError = error
             except CheckpointError as error:
                 unusable = error
             self._empty_workspace()
             self._check_disk()
-            if tries_left and current.exists() and current.read_bytes() != before:
+            if remaining_attempts and current.exists() and current.read_bytes() != before:
                 continue
             break
         if self._strict:
@@ -291,23 +298,23 @@ class Follower:
         return self._new_backend()
 
     def _load_stored(self) -> tuple[MemoryBackend, Position]:
-        """Load the stored state, or begin anew where there is none."""
-        found = self._store.read()
-        if found is None:
+        """Load the stored state, or begin with an empty backend if there is none."""
+        checkpoint = self._store.read()
+        if checkpoint is None:
             return self._new_backend()
-        if found.user != self.journal.user:
+        if checkpoint.user != self.journal.user:
             raise CheckpointError("it belongs to another user")
-        # First of all: a state that covers more than the journal must survive whatever else is wrong with it.
-        self._confirm(found)
-        found.check_fingerprint(self._fingerprint())
-        backend = self._read_state(found)
-        self._saved = found.position
-        return backend, found.position
+        # Checked first: a state that covers more than the journal is kept, whatever else is wrong with it.
+        self._confirm(checkpoint)
+        checkpoint.check_fingerprint(self._fingerprint())
+        backend = self._read_state(checkpoint)
+        self._saved = checkpoint.position
+        return backend, checkpoint.position
 
-    def _read_state(self, found: Checkpoint) -> MemoryBackend:
+    def _read_state(self, checkpoint: Checkpoint) -> MemoryBackend:
         try:
-            found.check_files()
-            return self._class.load(found.directory, self._config, self.resources)
+            checkpoint.check_files()
+            return self._class.load(checkpoint.directory, self._config, self.resources)
         except (MemagentError, MemoryError):
             raise
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
@@ -317,11 +324,11 @@ class Follower:
                 f"The stored memory of {self.name} cannot be read: {error}. Nothing was changed; free some space, "
                 "or mend the disk or the folder's rights, and try again."
             ) from error
-        except Exception as error:  # libraries meet damaged files with errors of many kinds
+        except Exception as error:  # libraries raise errors of many kinds for damaged files
             raise CheckpointError(f"its content cannot be used ({type(error).__name__}: {error})") from error
 
-    def _confirm(self, found: Checkpoint) -> None:
-        self.journal.confirm(found.extent, f"The stored memory of {self.name}")
+    def _confirm(self, checkpoint: Checkpoint) -> None:
+        self.journal.confirm(checkpoint.extent, f"The stored memory of {self.name}")
 
     def _new_backend(self) -> tuple[MemoryBackend, Position]:
         return self._class(self._config, self.resources), Position(0, self.journal.last()[1])
@@ -329,10 +336,10 @@ class Follower:
     def _begin_anew(self) -> None:
         self._empty_workspace()
         self.backend, self.position = self._new_backend()
-        self._saved, self._sound, self._open, self._settled = Position(), True, True, -1
+        self._saved, self._consistent, self._open, self._cleared_forgetting = Position(), True, True, -1
 
     def _check_disk(self) -> None:
-        """Make sure that it is not for want of room that a state could not be used, before it is thrown away.
+        """Make sure that a full disk is not the reason why a state cannot be used, before the state is discarded.
 
         Raises:
             OSError: nothing can be written.
@@ -353,18 +360,27 @@ class Follower:
 
 
 def discard(journal: Journal, store: CheckpointStore, backend: str, place: str) -> bool:
-    """Remove a backend's stored state; True if there was one. Who calls it holds the backend's lock.
+    """Remove a backend's stored state. The caller has the backend's lock.
+
+    Args:
+        journal: the user's journal.
+        store: the backend's stored states.
+        backend: name of the backend.
+        place: the home that contains the states; see ``Home.place``.
+
+    Returns:
+        True if there was a state.
 
     Raises:
-        JournalDamagedError: the state covers more than the journal, so it is the journal that must be looked at first.
-        StorageError: it could not be removed whole.
+        JournalDamagedError: the state covers turns that the journal does not have; the journal must be examined first.
+        StorageError: the state could not be removed completely.
     """
     try:
-        found = store.read()
+        checkpoint = store.read()
     except CheckpointError:
-        found = None
-    if found is not None and found.user == journal.user:
-        journal.confirm(found.extent, f"The stored memory of {backend}")
+        checkpoint = None
+    if checkpoint is not None and checkpoint.user == journal.user:
+        journal.confirm(checkpoint.extent, f"The stored memory of {backend}")
     removed = store.discard()
     journal.drop_checkpoint(backend, place)
     return removed

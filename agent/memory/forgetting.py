@@ -1,7 +1,7 @@
-"""Forgetting a turn everywhere: journal, every memory that read it, every reply that may repeat it.
+"""Forget a turn everywhere: in the journal, in every memory that read it, with every reply that may repeat it.
 
-The journal's own commit notes what else is to be done (``Unfinished``), so a kill in between leaves a list that the
-next command works off: rewriting the journal's file, and each stored state.
+The commit that removes turns from the journal also records the remaining steps (``Unfinished``): rewriting the journal's
+file, and each stored state. If the process is killed, the next command finishes them.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.backends.errors import BusyError, CheckpointError, JournalDamagedError, MemagentError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 if TYPE_CHECKING:
     from memagent.agent.memory import Memory
 
-# A memory that is in use is left to its holder, which follows at its next call; one that is about to be let go is waited for.
+# How long to wait for a memory that another process is about to close. One that stays in use follows at its next call.
 _WAIT_SECONDS = 2.0
 
 Follow = Callable[[Sequence[Turn]], object]
-"""Lets a memory that the caller holds follow the journal; it is given the turns just forgotten."""
+"""Lets an open backend follow the journal. The argument is the content of the turns that were just forgotten."""
 
 OpenBeside = Callable[[str, Mapping[str, str], BackendLock], "Memory"]
-"""Opens another memory of the user as it was stored: backend, settings, and its lock, which passes to the memory."""
+"""Opens another memory of the user as it was stored, from the backend's name, its settings and its acquired lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
-    """A part of forgetting that could not be done here and now.
+    """A step of forgetting that could not be done yet.
 
     Attributes:
-        backend: whose files may still hold what was forgotten; empty: the journal's own.
-        reason: why, in one sentence.
-        command: what finishes it; empty if it needs nobody: whoever holds the memory does it at its next call.
+        backend: name of the backend whose files may still contain forgotten turns; empty: the journal's file may.
+        reason: why the step could not be done, in one sentence.
+        command: the command that finishes it; empty if the process that uses the memory does so at its next call.
     """
 
     backend: str
@@ -52,14 +52,14 @@ class Remaining:
 
 @dataclass(frozen=True, slots=True)
 class Forgotten:
-    """What one act of forgetting removed.
+    """What a call of ``forget`` removed.
 
     Attributes:
-        turns: seqs that were asked for and were there.
-        replies: seqs of the assistant's replies that went with them.
-        discarded: backends whose whole stored state was removed because they could not be opened;
-            they are rebuilt from the journal when next used.
-        remaining: files that may still hold the text, and what finishes it; usually none.
+        turns: seqs of the removed turns among those that the caller named.
+        replies: seqs of the removed replies that may repeat them.
+        discarded: names of backends whose stored state was removed because it could not be opened; they are rebuilt
+            from the journal when next used.
+        remaining: steps that could not be done yet; usually none.
     """
 
     turns: tuple[int, ...]
@@ -69,18 +69,25 @@ class Forgotten:
 
 
 def replies_that_saw(journal: JournalReader, seqs: Collection[int]) -> list[int]:
-    """Find the assistant's turns written with one of ``seqs`` in the prompt, directly or through a reply.
+    """Find the assistant's replies that had given turns in view, directly or through another reply.
 
-    Such a reply may repeat what it saw, so forgetting the turn means forgetting the reply.
-    Cost: one pass over the journal after the first of them.
+    Such a reply may repeat the turn, so it is forgotten with the turn.
+    Cost: one pass over the journal after the first of the turns.
+
+    Args:
+        journal: the user's journal.
+        seqs: seqs of the turns.
+
+    Returns:
+        Seqs of the replies, ascending, without ``seqs``.
     """
-    tainted = set(seqs)
-    found = []
-    for turn in journal.turns(after=min(tainted, default=0)):
-        if turn.role == "assistant" and turn.seq not in tainted and not tainted.isdisjoint(turn.in_view):
-            tainted.add(turn.seq)
-            found.append(turn.seq)
-    return found
+    affected = set(seqs)
+    replies = []
+    for turn in journal.turns(after=min(affected, default=0)):
+        if turn.role == "assistant" and turn.seq not in affected and not affected.isdisjoint(turn.in_view):
+            affected.add(turn.seq)
+            replies.append(turn.seq)
+    return replies
 
 
 def forget(
@@ -88,17 +95,22 @@ def forget(
     journal: Journal,
     seqs: Collection[int],
     open_beside: OpenBeside,
-    own: Mapping[str, Follow] = MappingProxyType({}),
+    open_backends: Mapping[str, Follow] = MappingProxyType({}),
 ) -> Forgotten:
     """Remove turns, and the replies that may repeat them, from the journal and from every stored memory of the user.
 
-    Afterwards their text is in no recollection, export, checkpoint or file, and does not come back; where that
-    cannot be had here and now, ``Forgotten.remaining`` says where and why. Unknown seqs are ignored; without any, what
-    an earlier forgetting left is finished.
+    Afterwards no recollection, export, checkpoint or file contains their text. Where that is not possible yet,
+    ``Forgotten.remaining`` says where and why. An empty ``seqs`` finishes what earlier forgettings could not do.
 
     Args:
-        open_beside: see ``finish``.
-        own: the backends that the caller holds, and what lets each of them follow the journal.
+        home: the folders of the installation.
+        journal: the user's journal.
+        seqs: the turns to remove; unknown seqs are ignored.
+        open_beside: opens a stored memory that has to forget.
+        open_backends: the backends that the caller has open, with the function that lets each follow the journal.
+
+    Returns:
+        What was removed and what remains to be done.
 
     Raises:
         StorageError: the journal could not be changed; nothing was forgotten.
@@ -109,16 +121,18 @@ def forget(
     if present:
         turns += journal.get(replies)
         place = home.place()
-        with suppress(UnpurgedError):  # told with what remains
+        with suppress(UnpurgedError):  # ``finish`` tries again and reports it
             journal.forget([*present, *replies], [(name, place) for name in home.backends_of(journal.user)])
     failed: dict[str, Remaining] = {}
-    for name, follow in own.items():
+    for name, follow in open_backends.items():
         try:
             follow(turns)
         except (MemagentError, OSError) as error:
-            failed[name] = Remaining(name, f"It could not follow: {error}", "memagent doctor --mend")
-    discarded, remaining = finish(home, journal, open_beside, own=own, forgotten=turns)
-    remaining = [*failed.values(), *(part for part in remaining if part.backend not in failed)]
+            failed[name] = Remaining(
+                name, f"It could not follow the journal: {error}", "memagent doctor --mend"
+            )
+    discarded, remaining = finish(home, journal, open_beside, open_backends=open_backends, forgotten=turns)
+    remaining = [*failed.values(), *(step for step in remaining if step.backend not in failed)]
     return Forgotten(tuple(present), tuple(replies), tuple(discarded), tuple(remaining))
 
 
@@ -127,18 +141,20 @@ def finish(
     journal: Journal,
     open_beside: OpenBeside,
     *,
-    own: Collection[str] = (),
+    open_backends: Collection[str] = (),
     forgotten: Sequence[Turn] = (),
 ) -> tuple[list[str], list[Remaining]]:
-    """Do what forgettings have left to do.
+    """Finish the steps that forgettings could not do.
 
     Args:
-        open_beside: opens a memory that has to forget.
-        own: the backends that the caller holds, and lets follow the journal by itself.
-        forgotten: turns that were just forgotten, whose content is still at hand.
+        home: the folders of the installation.
+        journal: the user's journal.
+        open_beside: opens a stored memory that has to forget.
+        open_backends: names of the backends that the caller has open; the caller lets them follow the journal.
+        forgotten: content of turns that were just forgotten, as far as it is available.
 
     Returns:
-        Backends whose state was removed because it could not be opened, and what remains to be done.
+        Names of the backends whose state was removed because it could not be opened, and what remains to be done.
     """
     discarded: list[str] = []
     remaining: list[Remaining] = []
@@ -149,16 +165,18 @@ def finish(
                 remaining.append(Remaining("", reason, "memagent doctor --mend"))
         elif due.place != home.place():
             remaining.append(
-                Remaining(due.backend, f"Its state lies at {due.place}, where it is removed at its next use.")
+                Remaining(
+                    due.backend, f"Its state is at {due.place}; it is removed there when it is next used."
+                )
             )
-        elif due.backend in own:
+        elif due.backend in open_backends:
             remaining.append(
                 Remaining(due.backend, "A process that reads it has a copy, which is removed when it ends.")
             )
         else:
-            removed, left = _finish_state(home, journal, open_beside, due, forgotten)
+            removed, step = _finish_state(home, journal, open_beside, due, forgotten)
             discarded += [due.backend] * removed
-            remaining += [left] if left is not None else []
+            remaining += [step] if step is not None else []
     return discarded, remaining
 
 
@@ -173,7 +191,11 @@ def _purge(journal: Journal) -> str:
 def _finish_state(
     home: Home, journal: Journal, open_beside: OpenBeside, due: Unfinished, forgotten: Sequence[Turn]
 ) -> tuple[bool, Remaining | None]:
-    """Let one stored state forget; return whether it was removed instead, and what remains to be done."""
+    """Remove forgotten turns from a stored state.
+
+    Returns:
+        True if the whole state was removed instead, and the step that remains, if any.
+    """
     folder = home.backend_folder(journal.user, due.backend)
     store = CheckpointStore(folder)
     lock = backend_lock(home, journal.user, due.backend)
@@ -188,7 +210,7 @@ def _finish_state(
         try:
             Scratch(folder).drop()
             store.remove_others()
-            removed = not _state_followed(journal, store, open_beside, due, lock, forgotten)
+            removed = not _let_state_follow(journal, store, open_beside, due, lock, forgotten)
             if removed:
                 discard(journal, store, due.backend, due.place)
             if any(reader.forgetting < due.forgetting for reader in remove_dead_readers(folder)):
@@ -201,7 +223,7 @@ def _finish_state(
         return removed, None
 
 
-def _state_followed(
+def _let_state_follow(
     journal: Journal,
     store: CheckpointStore,
     open_beside: OpenBeside,
@@ -209,24 +231,27 @@ def _state_followed(
     lock: BackendLock,
     forgotten: Sequence[Turn],
 ) -> bool:
-    """Let a stored state follow the forgettings; False if it cannot be opened and may be removed.
+    """Open a stored state and let it follow the journal's forgettings.
+
+    Returns:
+        False if the state cannot be opened and may be removed.
 
     Raises:
-        MemagentError: it cannot be opened, and would be costly to make anew.
+        MemagentError: the state cannot be opened and is costly to rebuild.
     """
-    stored: Checkpoint | None = None
+    checkpoint: Checkpoint | None = None
     try:
-        stored = store.read()
-        if stored is None or stored.extent.forgetting >= due.forgetting:
+        checkpoint = store.read()
+        if checkpoint is None or checkpoint.extent.forgetting >= due.forgetting:
             return True
-        with open_beside(due.backend, stored.settings, lock) as memory:
+        with open_beside(due.backend, checkpoint.settings, lock) as memory:
             memory.follow_forgettings(forgotten)
         return True
     except JournalDamagedError:
         raise
     except MemagentError as error:
         damaged = isinstance(error, CheckpointError) and not isinstance(error, ForeignStateError)
-        if stored is not None and stored.costly and not damaged:
+        if checkpoint is not None and checkpoint.costly and not damaged:
             raise
         return False
     finally:

@@ -1,22 +1,26 @@
-"""What several memories that are opened as one say together."""
+"""Combine the hits, figures and reports of several backends that are opened as one memory."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from memagent.backends.protocol import BackendStats, ConsolidationReport, Hit
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
 
-# As rag's, where it was chosen on LoCoMo's development half: the top ranks count much more than the rest.
+# The constant of rag's rank fusion, chosen on LoCoMo's development half: the top ranks count much more than the rest.
 _RANK_CONSTANT = 10.0
 
 
 def fuse_hits(rankings: Mapping[str, Sequence[Hit]], limit: int) -> list[Hit]:
-    """Fuse each backend's hits by reciprocal rank; hits of the same turns are one.
+    """Fuse the hits of several backends by reciprocal rank. Hits of the same turns become one hit.
+
+    Args:
+        rankings: hits by the backend's name, best first. The hits of a single backend are returned unchanged.
+        limit: most hits returned.
 
     Returns:
-        At most ``limit`` hits, best first. Their score is the fused one, 0 to 1: 1.0 means first in every memory.
+        At most ``limit`` hits, best first. Their score is the fused score, 0 to 1; 1.0 means first in every backend.
     """
     if len(rankings) == 1:
         return list(next(iter(rankings.values())))
@@ -25,36 +29,50 @@ def fuse_hits(rankings: Mapping[str, Sequence[Hit]], limit: int) -> list[Hit]:
     )
     fused = []
     for seqs, score in list(scores.items())[:limit]:
-        found = {name: hit for name, hits in rankings.items() for hit in hits if hit.seqs == seqs}
-        why = " ".join(f"{name}: {hit.why}" for name, hit in found.items())
+        same_turns = {name: hit for name, hits in rankings.items() for hit in hits if hit.seqs == seqs}
+        why = " ".join(f"{name}: {hit.why}" for name, hit in same_turns.items())
         superseded_by = next(
-            (hit.superseded_by for hit in found.values() if hit.superseded_by is not None), None
+            (hit.superseded_by for hit in same_turns.values() if hit.superseded_by is not None), None
         )
-        first = next(iter(found.values()))
+        first = next(iter(same_turns.values()))
         fused.append(replace(first, score=score, why=why, superseded_by=superseded_by))
     return fused
 
 
 def add_stats(stats: Mapping[str, BackendStats]) -> BackendStats:
-    """Add up what memories hold; further figures get the backend's name in front."""
+    """Add up the figures of several backends.
+
+    Args:
+        stats: figures by the backend's name.
+
+    Returns:
+        The sums. The keys of ``extras`` begin with the backend's name if there are several backends.
+    """
     if len(stats) == 1:
         return next(iter(stats.values()))
-    every = list(stats.values())
+    extras = {
+        f"{name}: {key}": value for name, figures in stats.items() for key, value in figures.extras.items()
+    }
     return BackendStats(
-        items=sum(one.items for one in every),
-        tokens=sum(one.tokens for one in every),
-        bytes_on_disk=sum(one.bytes_on_disk for one in every),
-        bytes_in_memory=sum(one.bytes_in_memory for one in every),
-        extras={f"{name}: {key}": value for name, one in stats.items() for key, value in one.extras.items()},
+        items=sum(figures.items for figures in stats.values()),
+        tokens=sum(figures.tokens for figures in stats.values()),
+        bytes_on_disk=sum(figures.bytes_on_disk for figures in stats.values()),
+        bytes_in_memory=sum(figures.bytes_in_memory for figures in stats.values()),
+        extras=extras,
     )
 
 
 def add_reports(reports: Mapping[str, ConsolidationReport]) -> ConsolidationReport:
-    """Add up what consolidations did."""
+    """Add up the consolidation reports of several backends.
+
+    Args:
+        reports: reports by the backend's name.
+    """
     if len(reports) == 1:
         return next(iter(reports.values()))
     summary = " ".join(f"{name}: {report.summary}" for name, report in reports.items())
-    before, after = (
-        sum(getattr(report, field) for report in reports.values()) for field in ("before", "after")
+    return ConsolidationReport(
+        before=sum(report.before for report in reports.values()),
+        after=sum(report.after for report in reports.values()),
+        summary=summary,
     )
-    return ConsolidationReport(before, after, summary)

@@ -1,7 +1,7 @@
-"""One writer per user and backend, across processes.
+"""A lock between processes: one writer for each user and backend.
 
-The lock is the operating system's (``flock`` through filelock), so it is gone the moment its holder
-is, however the holder ended. Who holds it is written beside it, for the message to who waits.
+It is a lock of the operating system (``flock`` through filelock), so it is free as soon as its process has ended, for
+whatever reason. A file next to it names the process, for the message to whoever waits.
 """
 
 from __future__ import annotations
@@ -23,58 +23,63 @@ DEFAULT_WAIT_SECONDS = 10.0
 
 
 class BackendLock:
-    """The right to use one backend folder.
+    """The right to write to one backend folder.
 
     Args:
         folder: the backend's folder; created if missing.
-        what: what is locked, for the message.
+        label: what is locked, for the message.
     """
 
-    def __init__(self, folder: Path, what: str) -> None:
+    def __init__(self, folder: Path, label: str) -> None:
         make_private(folder)
-        self._what = what
+        self._label = label
         self._holder = folder / "holder.json"
         self._lock = FileLock(folder / "lock", mode=0o600, thread_local=False)
 
     def acquire(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> None:
-        """Take the lock, waiting a bounded time.
+        """Take the lock, and wait for it if another process has it.
+
+        Args:
+            wait_seconds: how long to wait.
 
         Raises:
-            BusyError: another process kept it; the message says which.
+            BusyError: another process still has it; the message says which.
+            StorageError: the lock file cannot be used.
         """
         try:
             self._lock.acquire(timeout=wait_seconds)
         except Timeout as error:
             raise BusyError(
-                f"{self._what} is in use by {self.holder()}. Waited {wait_seconds:g} seconds. "
+                f"{self._label} is in use by {self.holder()}. Waited {wait_seconds:g} seconds. "
                 "Close it there, or try again later."
             ) from error
         except OSError as error:
             raise StorageError(
-                f"{self._what} cannot be locked: {error}. Mend the folder's rights."
+                f"{self._label} cannot be locked: {error}. Mend the folder's rights."
             ) from error
         since = datetime.now(UTC).isoformat(timespec="seconds")
         command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:2]])
-        said = {"pid": os.getpid(), "command": command, "since": since}
-        with suppress(OSError):  # only a courtesy to who waits
-            write_private(self._holder, json.dumps(said).encode())
+        holder = {"pid": os.getpid(), "command": command, "since": since}
+        with suppress(OSError):  # only for the message to whoever waits
+            write_private(self._holder, json.dumps(holder).encode())
 
     @property
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
+        """True if this object has the lock."""
         return bool(self._lock.is_locked)
 
     def release(self) -> None:
-        """Give the lock back; harmless if it is not held."""
+        """Release the lock; does nothing if it is not locked."""
         if self._lock.is_locked:
             with suppress(OSError):
                 self._holder.unlink(missing_ok=True)
             self._lock.release()
 
     def holder(self) -> str:
-        """Describe the process that holds the lock."""
+        """Describe the process that has the lock, for a message."""
         try:
-            said = json.loads(self._holder.read_text())
-            return f"process {said['pid']} ({said['command']}) since {said['since']}"
+            holder = json.loads(self._holder.read_text())
+            return f"process {holder['pid']} ({holder['command']}) since {holder['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
 

@@ -1,4 +1,4 @@
-"""Going on after a journal has lost turns: only when the user says so, and with a record of what was lost."""
+"""Detect that a journal has lost turns, and accept the loss if the user says so, with a record of what was lost."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from memagent.backends.errors import CheckpointError, JournalDamagedError, Stora
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Something that knows of more than the journal holds.
+    """A statement that the journal had more turns or forgettings than it has now.
 
     Attributes:
-        claimant: the high-water mark, or the stored memory of a backend.
-        extent: how far it says that the journal has been.
+        claimant: what states it: the high-water mark, or the stored memory of a backend.
+        extent: how far the journal reached.
     """
 
     claimant: str
@@ -36,12 +36,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What is lost, and what would be done to go on.
+    """What a journal has lost.
 
     Attributes:
-        journal: why the journal itself cannot be used; empty if it can. It is set aside and begun anew.
-        reached: how far the journal that is there reaches.
-        claims: what knows of more.
+        journal: why the journal cannot be used; empty if it can. ``accept_loss`` moves it away and begins a new one.
+        reached: how far the journal reaches now; None if it cannot be used.
+        claims: statements that it reached further.
     """
 
     journal: str
@@ -50,7 +50,12 @@ class Loss:
 
 
 def examine_loss(home: Home, user: str) -> Loss | None:
-    """Say what a user's journal has lost, or None if nothing speaks for a loss. Changes nothing."""
+    """Return what a user's journal has lost, or None if nothing indicates a loss. Changes nothing.
+
+    Args:
+        home: the folders of the installation.
+        user: name of the user.
+    """
     damage, reached = "", None
     claims: list[Claim] = []
     file = None if home.journal_url else home.journal_file(user)
@@ -62,10 +67,13 @@ def examine_loss(home: Home, user: str) -> Loss | None:
         try:
             with open_journal(home, user, read_only=True, trusting=True) as journal:
                 reached = journal.extent()
-                claims = [one for one in _claims(home, user) if not _confirmed(journal, one)]
+                claims = [claim for claim in _claims(home, user) if not _confirmed(journal, claim)]
         except DamagedDatabaseError as error:
             damage = str(error)
-        except (NoJournalError, OutdatedSchemaError):  # nothing to hold it against before it is next written
+        except (
+            NoJournalError,
+            OutdatedSchemaError,
+        ):  # nothing to compare with before the journal is next written
             return None
     if damage:
         claims = list(_claims(home, user))
@@ -73,17 +81,21 @@ def examine_loss(home: Home, user: str) -> Loss | None:
 
 
 def accept_loss(home: Home, user: str) -> tuple[Loss, Path]:
-    """Go on with the journal as it is, or with a new one where it cannot be used.
+    """Continue with the journal as it is, or with a new one if it cannot be used.
 
-    First the mark, and the manifests of stored states that know of more, are copied into a folder of the user's named
-    by the time; they hold numbers and digests, no text. A journal that cannot be used is moved there. Then these states
-    are removed and the mark is set to where the journal is.
+    The mark and the manifests of stored states are first copied into a folder ``lost-TIME`` of the user; they contain
+    numbers and digests, no text. A journal that cannot be used is moved there. Then the states that cover more than the
+    journal are removed, and the mark is set to where the journal ends.
+
+    Args:
+        home: the folders of the installation.
+        user: name of the user.
 
     Returns:
-        What was lost, and that folder.
+        What was lost, and the folder with the record.
 
     Raises:
-        StorageError: there is nothing to accept.
+        StorageError: the journal has lost nothing.
         BusyError: another process uses one of the user's memories; nothing was changed.
     """
     with ExitStack() as stack:
@@ -95,40 +107,40 @@ def accept_loss(home: Home, user: str) -> tuple[Loss, Path]:
         if loss is None:
             raise StorageError(f"The journal of {user} has lost nothing: there is nothing to accept.")
         mark = HighWaterMark(home.mark_file(user))
-        aside = make_private(home.user_folder(user) / f"lost-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        folder = make_private(home.user_folder(user) / f"lost-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         if mark.exists():
-            shutil.copyfile(mark.file, aside / mark.file.name)
+            shutil.copyfile(mark.file, folder / mark.file.name)
         stores = {name: CheckpointStore(home.backend_folder(user, name)) for name in home.backends_of(user)}
         for name, store in stores.items():
-            _set_manifest_aside(store, aside / f"{name}.manifest.json")
+            _copy_manifest(store, folder / f"{name}.manifest.json")
         if loss.journal and home.journal_url is None:
-            _move_journal(home.journal_file(user), aside)
-        known = {claim.claimant for claim in loss.claims}
+            _move_journal(home.journal_file(user), folder)
+        claimants = {claim.claimant for claim in loss.claims}
         for name, store in stores.items():
-            if loss.journal or _claimant(name) in known:
+            if loss.journal or _claimant(name) in claimants:
                 store.discard()
         mark.file.unlink(missing_ok=True)
         with open_journal(home, user) as journal:
             journal.reserve(max((claim.extent.seq for claim in loss.claims), default=0))
             mark.replace(journal.extent())
-        return loss, aside
+        return loss, folder
 
 
 def _claims(home: Home, user: str) -> Iterator[Claim]:
     mark = HighWaterMark(home.mark_file(user))
     try:
-        noted = mark.read()
+        extent = mark.read()
     except UnreadableMarkError:
-        noted = None
-    if noted is not None:
-        yield Claim("The high-water mark", noted)
+        extent = None
+    if extent is not None:
+        yield Claim("The high-water mark", extent)
     for name in home.backends_of(user):
         try:
-            found = CheckpointStore(home.backend_folder(user, name)).read()
+            checkpoint = CheckpointStore(home.backend_folder(user, name)).read()
         except CheckpointError:
             continue
-        if found is not None and found.user == user:
-            yield Claim(_claimant(name), found.extent)
+        if checkpoint is not None and checkpoint.user == user:
+            yield Claim(_claimant(name), checkpoint.extent)
 
 
 def _claimant(backend: str) -> str:
@@ -143,19 +155,19 @@ def _confirmed(journal: Journal, claim: Claim) -> bool:
     return True
 
 
-def _set_manifest_aside(store: CheckpointStore, target: Path) -> None:
+def _copy_manifest(store: CheckpointStore, target: Path) -> None:
     try:
-        found = store.read()
+        checkpoint = store.read()
     except CheckpointError:
         return
-    if found is not None:
-        shutil.copyfile(found.directory / "manifest.json", target)
+    if checkpoint is not None:
+        shutil.copyfile(checkpoint.directory / "manifest.json", target)
         target.chmod(0o600)
 
 
-def _move_journal(file: Path, aside: Path) -> None:
-    """Move a journal that cannot be used, by name: with its write-ahead log, which may hold turns."""
+def _move_journal(file: Path, folder: Path) -> None:
+    """Move a journal that cannot be used, with its write-ahead log, which may contain turns."""
     for suffix in ("", "-wal", "-shm"):
         path = file.with_name(file.name + suffix)
         if path.exists():
-            path.rename(aside / path.name)
+            path.rename(folder / path.name)

@@ -1,14 +1,14 @@
-"""One user's journal with one backend over it, or several: what the conversation and the command line hold.
+"""One user's memory: a journal and one or several backends that follow it. Programs open it as ``Memory``.
 
     with Memory.open(home, "ana", "rag") as memory:
         memory.remember("monday", "user", "My dog is called Biscuit.")
         memory.recall("What is my dog called?")
 
-The journal is written first and alone decides what is true. Each backend follows it: on opening, and
-before every recall, it takes in whatever turns and forgettings it has not seen, whoever wrote them.
+The journal is written first and alone decides what is true. Each backend follows it: on opening, and before every
+recall, it reads all new turns and forgettings, whichever process wrote them.
 
-A memory may be used from any thread: calls wait for each other. One process at a time holds it for writing; any
-number may have it open for reading beside that.
+A memory may be used from any thread: calls wait for each other. One process at a time may open it for writing. Any
+number of other processes may open it for reading at the same time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Self, cast
 
-from memagent.agent.files import make_private
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.memory.checkpoint import Position
@@ -30,59 +29,40 @@ from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.forgetting import Forgotten, Remaining, forget
 from memagent.agent.memory.fusion import add_reports, add_stats, fuse_hits
 from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock
-from memagent.agent.memory.opening import Notify, Opening
+from memagent.agent.memory.opening import Notify, Opening, open_journal
 from memagent.agent.memory.provenance import with_provenance
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.picture import Picture
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Hit,
-    LocalModel,
-    ModelMemory,
-    Progress,
-    Recollection,
-    Turn,
-    WriteResult,
-    silent,
-)
+from memagent.backends.protocol import LocalModel, ModelMemory, Progress, silent
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Recollection, Turn, WriteResult
 
 _LOG = logging.getLogger("memagent")
 
 
 @dataclass(frozen=True, slots=True)
-class Attached:
-    """What memory brings into the attention of one generation.
+class AttachedMemory:
+    """What the model channel brings into one generation.
 
     Attributes:
-        recollections: what was recalled, for ``/why``.
-        seqs: every turn that may show in the reply: those above, and those they were read after.
+        recollections: the recalled items, for ``/why``.
+        seqs: every turn that can influence the reply; see ``Injection.seqs``.
     """
 
     recollections: tuple[Recollection, ...]
     seqs: frozenset[int]
 
 
-def open_journal(home: Home, user: str, *, read_only: bool = False, trusting: bool = False) -> Journal:
-    """Open a user's journal: the shared database if the home names one, else the user's own file.
-
-    Args:
-        read_only, trusting: see ``Journal``.
-    """
-    if not read_only:
-        make_private(home.user_folder(user))
-    target = home.journal_url or home.journal_file(user)
-    return Journal(target, user, mark=home.mark_file(user), read_only=read_only, trusting=trusting)
-
-
 class Memory:
-    """A journal and the backends that follow it. Build it with ``open``.
+    """A user's journal and the backends that follow it. Build it with ``open``.
 
     Attributes:
-        name: the backend's; of several, joined by ``+``.
-        followers: the backends with how far each has followed the journal, in the order they were named.
+        home: the folders of the installation.
+        journal: the user's journal.
+        name: name of the backend; names of several backends are joined by ``+``.
+        followers: the backends, each with its position in the journal, in the order of their names.
+        read_only: True if the memory recalls only.
     """
 
     def __init__(
@@ -123,32 +103,39 @@ class Memory:
         notify: Notify | None = None,
         progress: Progress = silent,
     ) -> Memory:
-        """Open a user's memory: load the backend's checkpoint and read the journal's tail into it.
+        """Open a user's memory: load the backend's checkpoint, then read the turns that the journal has after it.
 
-        A checkpoint that is missing, damaged or made by something else is rebuilt from the journal,
-        and ``notify`` is told so. A memory that is opened to be written also finishes what an interrupted
-        forgetting has left to do, in this memory and in the user's others.
+        A checkpoint that is missing, damaged, or of another model or setting is rebuilt from the journal, and ``notify``
+        gets a message about it. A memory that is opened for writing also finishes interrupted forgettings, in its own
+        files and in those of the user's other memories.
 
         Args:
-            backend: a name that ``registry.names()`` lists, or several joined by ``+``: each recalls, and their hits are fused.
-            settings: hyper-parameters as text, by field name; of several backends, as ``backend.field``.
-            make_embedder, make_model: build the shared models on first use.
-            lock: an already acquired lock of this backend, which passes to the memory.
-            wait_seconds: how long to wait for another process that holds this memory.
-            notify: called with each notice; None: they go to the logger ``memagent``, as a warning where a stored
-                state is thrown away.
-            strict: raise CheckpointError where the stored state would have to be rebuilt.
-            fresh: throw the stored state away first, and read the whole journal again.
-            follow: read the journal's tail now; else when the memory is first used.
-            read_only: recall and stats only. Needs no lock, stores nothing, and works beside a process that writes and
-                on a read-only disk.
+            home: the folders of the installation.
+            user: name of the user.
+            backend: a name that ``registry.names()`` lists, or several joined by ``+``: each recalls, and their hits are
+                fused.
+            settings: hyper-parameters as text, by field name; for several backends, by ``backend.field``.
+            make_embedder: builds the shared embedder on first use.
+            make_model: builds the local language model on first use.
+            seed: seed of everything random.
+            lock: an acquired lock of this backend, which the memory releases when it is closed.
+            wait_seconds: how long to wait for another process that uses this memory.
+            strict: raise CheckpointError instead of rebuilding a stored state.
+            fresh: discard the stored state first, and read the whole journal again.
+            follow: read the new turns now; False: when the memory is first used.
+            read_only: recall and stats only. Takes no lock, stores nothing, and works on a read-only disk and while
+                another process writes.
+            notify: called with each message for the user; None: messages go to the logger ``memagent``, as a warning if a
+                stored state is discarded.
+            progress: wraps long loops.
 
         Raises:
-            JournalDamagedError: the journal lacks turns that it once had.
-            CheckpointError: the state of a costly backend was made by another model or with other settings.
-            NotFoundError, SettingError: the backend or a setting does not exist or does not fit.
-            BusyError: another process holds the memory.
-            StorageError: the home folder or the journal cannot be used.
+            JournalDamagedError: the journal has lost turns.
+            CheckpointError: the state of a costly backend is of another model or of other settings.
+            NotFoundError: the backend or a setting does not exist.
+            SettingError: a setting does not fit.
+            BusyError: another process uses the memory.
+            StorageError: the home folder or the journal cannot be read or written.
         """
         choices = registry.choose(backend, settings or {})
         opening = Opening(
@@ -177,12 +164,18 @@ class Memory:
             memory._closing = stack.pop_all()
             return memory
 
-    def beside(self, backend: str, settings: Mapping[str, str], lock: BackendLock) -> Memory:
-        """Open another backend of this user as it was stored, with the same models; it has not followed the journal yet.
+    def open_beside(self, backend: str, settings: Mapping[str, str], lock: BackendLock) -> Memory:
+        """Open another memory of this user with the same models, as it was stored: it reads no new turns yet.
+
+        Args:
+            backend: name of the other backend.
+            settings: its hyper-parameters as text, by field name.
+            lock: the acquired lock of that backend, which the returned memory releases when it is closed.
 
         Raises:
-            CheckpointError: its state is damaged, or was made by another model.
-            NotFoundError, SettingError: the backend or a setting does not exist any more.
+            CheckpointError: its state is damaged, or another model produced it.
+            NotFoundError: the backend or a setting does not exist any more.
+            SettingError: a setting does not fit any more.
         """
         resources = self.followers[0].resources
         return Memory.open(
@@ -210,65 +203,98 @@ class Memory:
 
     @property
     def user(self) -> str:
+        """Name of the user."""
         return self.journal.user
 
     @property
     def position(self) -> Position:
-        """How far the journal has been followed, by the backend that is furthest behind."""
+        """The last turn and the last forgetting that all backends have read."""
         return min(
-            (follower.position for follower in self.followers), key=lambda one: (one.seq, one.forgetting)
+            (follower.position for follower in self.followers),
+            key=lambda position: (position.seq, position.forgetting),
         )
 
     def remember(self, session: str, role: str, text: str, **fields: Any) -> Turn:
-        """Add a turn: committed to the journal, then handed to the backend.
+        """Add a turn: the journal commits it, then the backends read it.
 
         Args:
+            session: name of the conversation.
+            role: ``user``, ``assistant``, ``system`` or ``tool``.
+            text: the message; not blank.
             fields: ``speaker``, ``created_at``, ``in_view``, ``derived``, as in ``Turn``; ``attachments`` as in ``NewTurn``.
+
+        Returns:
+            The turn as the journal stores it.
+
+        Raises:
+            InputError: the text or a name cannot be stored.
+            StorageError: the journal or the backend's files cannot be written, or the memory is closed or read-only.
         """
-        with self._held(writing=True):
+        with self._exclusive(writing=True):
             turn = self.journal.append(session, role, text, **fields)
             self._catch_up()
             return turn
 
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
-        """Return what is believed relevant to ``query``, best first, at most ``limit`` items."""
-        with self._held():
+        """Return recollections that are relevant to a query, best first.
+
+        Args:
+            query: a message or a question; a blank one recalls nothing.
+            limit: most recollections returned.
+
+        Returns:
+            At most ``limit`` recollections; often none. A higher score is more relevant.
+        """
+        with self._exclusive():
             self._catch_up()
             if not query.strip():
                 return []
-            rankings = {one.name: one.backend.recall(query, limit=limit) for one in self.followers}
+            rankings = {
+                follower.name: follower.backend.recall(query, limit=limit) for follower in self.followers
+            }
             return with_provenance(self.journal, fuse_hits(rankings, limit))
 
     def forget(self, seqs: Collection[int]) -> Forgotten:
-        """Remove turns everywhere: see ``forgetting.forget``.
+        """Remove turns, and replies that may repeat them, from the journal and from all memories of the user.
+
+        Args:
+            seqs: the turns to remove; unknown seqs are ignored.
+
+        Returns:
+            What was removed and what remains to be done; see ``forgetting.forget``.
 
         Raises:
             StorageError: the journal could not be changed; nothing was forgotten.
         """
-        with self._held(writing=True):
-            own = {follower.name: follower.catch_up for follower in self.followers}
-            return forget(self.home, self.journal, seqs, self.beside, own)
+        with self._exclusive(writing=True):
+            open_backends = {follower.name: follower.catch_up for follower in self.followers}
+            return forget(self.home, self.journal, seqs, self.open_beside, open_backends)
 
     def follow_forgettings(self, forgotten: Sequence[Turn] = ()) -> None:
-        """Let the backends forget what the journal has forgotten, and read no further.
+        """Remove from the backends what the journal has forgotten, and read no new turns.
 
         Args:
-            forgotten: turns that were just forgotten, whose content is still at hand.
+            forgotten: content of the turns that were just forgotten, as far as it is available.
         """
-        with self._held(writing=True):
+        with self._exclusive(writing=True):
             for follower in self.followers:
                 follower.follow_forgettings(forgotten)
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> AbstractContextManager[Attached]:
-        """Open the model channel for one generation, as far as the journal has been followed.
+    ) -> AbstractContextManager[AttachedMemory]:
+        """Return a context manager that opens the model channel for one generation.
 
-        It does not follow the journal first: what is being answered stands there already, and would be recalled.
-        While the model generates, the memory can be used by others.
+        It reads no new turns first: the message that is being answered is in the journal already and would be recalled.
+        Other threads can use the memory while the model generates.
+
+        Args:
+            model: the local model that generates the reply.
+            query: the message that is being answered.
+            exclude: seqs of turns that are in the prompt already.
 
         Raises:
-            SettingError: there is none.
+            SettingError: no backend of this memory has a model channel.
         """
         if not self.has_model_channel:
             raise SettingError(f"The backend {self.name} has no model channel; use --channel text.")
@@ -276,56 +302,65 @@ class Memory:
 
     @property
     def has_model_channel(self) -> bool:
-        """Whether any of the backends acts inside a local model."""
+        """True if at least one of the backends has a model channel."""
         return any(follower.backend.model_channel for follower in self.followers)
 
     def catch_up(self) -> dict[int, WriteResult]:
-        """Follow the journal to its end and return what became of the turns read, by seq; see ``Follower.catch_up``.
+        """Read the journal to its end.
 
-        Of several backends the first one's word counts.
+        Returns:
+            What the first backend did with the turns, by seq; see ``Follower.catch_up``.
         """
-        with self._held():
+        with self._exclusive():
             return self._catch_up()
 
     def rebuild(self) -> None:
-        """Throw the stored state away and read the whole journal again."""
-        with self._held(writing=True):
+        """Discard the stored state and read the whole journal again."""
+        with self._exclusive(writing=True):
             for follower in self.followers:
                 follower.rebuild()
 
     def consolidate(self) -> ConsolidationReport:
-        """Let the backend tidy up, and store the result."""
-        with self._held(writing=True):
-            return add_reports({one.name: one.consolidate() for one in self.followers})
+        """Consolidate the backends, store their states, and return what changed."""
+        with self._exclusive(writing=True):
+            return add_reports({follower.name: follower.consolidate() for follower in self.followers})
 
     def stats(self) -> BackendStats:
-        """Return what the memory holds and what it costs."""
-        with self._held():
-            return add_stats({one.name: one.backend.stats() for one in self.followers})
+        """Return what the memory stores and what it costs."""
+        with self._exclusive():
+            return add_stats({follower.name: follower.backend.stats() for follower in self.followers})
 
     def picture(self, query: str = "", *, limit: int = 5) -> list[Picture]:
-        """Draw the memory as plain data or, given a query, how it finds what it recalls."""
-        with self._held():
+        """Return pictures of the memory, or of one recall, as plain data.
+
+        Args:
+            query: what to recall; blank: the pictures show the memory itself.
+            limit: most hits of the recall.
+        """
+        with self._exclusive():
             self._catch_up()
-            backends = [follower.backend for follower in self.followers]
-            if query.strip():
-                return [picture for one in backends for picture in one.picture_of_recall(query, limit=limit)]
-            return [picture for one in backends for picture in one.picture()]
+            pictures: list[Picture] = []
+            for follower in self.followers:
+                if query.strip():
+                    pictures += follower.backend.picture_of_recall(query, limit=limit)
+                else:
+                    pictures += follower.backend.picture()
+            return pictures
 
     def checkpoint(self) -> None:
-        """Store the state; a crash before the end leaves the old one."""
-        with self._held(writing=True):
+        """Store the state. After a crash on the way, the old state is still there."""
+        with self._exclusive(writing=True):
             for follower in self.followers:
                 follower.checkpoint()
 
     def finish_forgetting(self) -> list[Remaining]:
-        """Do what an interrupted forgetting has left to do, and return what cannot be done here and now."""
+        """Finish interrupted forgettings, and return what cannot be finished now."""
         return list(self.forget(()).remaining)
 
     def close(self) -> None:
-        """Store the state if reading its turns again would take noticeable time, and let go of the lock.
+        """Store the state if reading its turns again would take long, and release the lock.
 
-        May be called from any thread. Closing again does nothing.
+        Any thread may call it. A second call does nothing.
         """
         with self._guard:
             if self._closed:
@@ -340,9 +375,9 @@ class Memory:
         return results[0]
 
     @contextmanager
-    def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[Attached]:
+    def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[AttachedMemory]:
         with ExitStack() as stack:
-            with self._held():
+            with self._exclusive():
                 rankings: dict[str, list[Hit]] = {}
                 seqs: frozenset[int] = frozenset()
                 for follower in self.followers:
@@ -352,30 +387,28 @@ class Memory:
                         rankings[follower.name] = injection.hits
                         seqs |= injection.seqs
                 hits = fuse_hits(rankings, limit=sum(map(len, rankings.values())))
-                attached = Attached(tuple(with_provenance(self.journal, hits)), seqs)
+                attached = AttachedMemory(tuple(with_provenance(self.journal, hits)), seqs)
             yield attached
 
     @contextmanager
-    def _held(self, *, writing: bool = False) -> Iterator[None]:
-        """One call at a time; the others wait."""
+    def _exclusive(self, *, writing: bool = False) -> Iterator[None]:
+        """Let one call use the memory at a time; the others wait."""
         with self._guard:
             if self._closed:
                 raise StorageError(f"The {self.name} memory of user {self.user!r} is closed; open it again.")
             if writing and self.read_only:
-                raise StorageError(
-                    f"The {self.name} memory of user {self.user!r} was opened for reading only."
-                )
+                raise StorageError(f"The {self.name} memory of user {self.user!r} is open for reading only.")
             with _disk_errors(self.name):
                 yield
 
 
 @contextmanager
 def _disk_errors(backend: str) -> Iterator[None]:
-    """Turn the disk's errors into StorageError."""
+    """Raise StorageError instead of the disk's OSError."""
     try:
         yield
     except OSError as error:
         raise StorageError(
-            f"The files of the {backend} memory cannot be read or written: {error}. The journal is kept apart from them, and "
-            "the memory reads there what it lacks when it is next used. Free some space, or mend the disk or the rights."
+            f"The files of the {backend} memory cannot be read or written: {error}. The journal has files of its own; the "
+            "memory reads the missing turns from it when it is next used. Free some space, or mend the disk or the rights."
         ) from error

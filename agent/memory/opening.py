@@ -1,4 +1,4 @@
-"""Opening one backend of a user: its lock, its working folder, what it shares with others, and its stored state."""
+"""Open a user's journal, and one backend over it: its lock, working folder, shared resources and stored state."""
 
 from __future__ import annotations
 
@@ -8,21 +8,41 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from memagent.agent.files import make_private
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.agent.memory.follower import Follower, discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
-from memagent.agent.memory.workspace import ReaderPlace, Scratch
+from memagent.agent.memory.workspace import ReaderFolder, Scratch
 from memagent.backends.protocol import Embedder, LocalModel, Progress, Resources
 from memagent.backends.registry import Choice
 
 Notify = Callable[[str], None]
+"""Takes a message for the user."""
+
+
+def open_journal(home: Home, user: str, *, read_only: bool = False, trusting: bool = False) -> Journal:
+    """Open a user's journal: the shared database if the home names one, else the user's own file.
+
+    Args:
+        home: the folders of the installation.
+        user: name of the user.
+        read_only: as in ``Journal``.
+        trusting: as in ``Journal``.
+
+    Raises:
+        MemagentError: see ``Journal``.
+    """
+    if not read_only:
+        make_private(home.user_folder(user))
+    target = home.journal_url or home.journal_file(user)
+    return Journal(target, user, mark=home.mark_file(user), read_only=read_only, trusting=trusting)
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How the backends of one memory are opened; the fields are the arguments of ``Memory.open``."""
+    """The arguments of ``Memory.open`` that concern every backend of the memory; the fields are those arguments."""
 
     home: Home
     make_embedder: Callable[[], Embedder]
@@ -40,7 +60,9 @@ class Opening:
         """Load a backend as it was stored.
 
         Args:
-            stack: gets what has to be undone, whatever happens: lock, working folder, the follower itself.
+            journal: the user's journal.
+            choice: the backend and its settings.
+            stack: gets the callbacks that release the lock, remove the working folder and close the backend.
 
         Raises:
             MemagentError: see ``Memory.open``.
@@ -62,7 +84,9 @@ class Opening:
             resources.make_model = self.make_model
         place = "" if self.read_only else self.home.place()
         if self.fresh:
-            choice.backend.fingerprint(choice.config, resources)  # models that cannot be had cost no state
+            choice.backend.fingerprint(
+                choice.config, resources
+            )  # a missing model fails here, before a state is discarded
             discard(journal, store, choice.name, place)
         follower = Follower(
             journal,
@@ -80,7 +104,7 @@ class Opening:
         return follower
 
     def _reading(self, journal: Journal, folder: Path, stack: ExitStack) -> Path:
-        reader = ReaderPlace(folder, journal.last()[1])
+        reader = ReaderFolder(folder, journal.last()[1])
         stack.callback(reader.drop)
         return reader.path
 

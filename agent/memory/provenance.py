@@ -1,18 +1,25 @@
-"""Completing what backends recall with what the journal knows of its turns."""
+"""Add provenance from the journal to the hits of a backend."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from memagent.agent.journal import JournalReader
-from memagent.backends.protocol import Hit, Recollection
+from memagent.backends.records import Hit, Recollection
 
 
 def with_provenance(journal: JournalReader, hits: Sequence[Hit]) -> list[Recollection]:
     """Return hits as recollections, in the same order, with text, session, role, speaker and times from the journal.
 
-    A hit whose first turn the journal does not have (any more) is left out.
     Cost: one query for all hits together.
+
+    Args:
+        journal: the journal that the hits come from.
+        hits: in any order.
+
+    Returns:
+        One recollection for each hit whose first turn the journal still has. ``superseded_by`` and ``superseded_at`` are
+        None if the journal does not have the later turn any more.
     """
     seqs = {hit.seqs[0] for hit in hits} | {
         hit.superseded_by for hit in hits if hit.superseded_by is not None

@@ -1,10 +1,10 @@
-"""Places for the working files of open memories, and what remains of them after a kill.
+"""Folders for the working files of open memories, and their removal after a process was killed.
 
-    <backend folder>/scratch/             of the process that holds the backend's lock
-    <backend folder>/readers/<id>/        of a process that only reads; <id>.lock beside it is locked while it lives
+    <backend folder>/scratch/             of the process that has the backend's lock
+    <backend folder>/readers/<id>/        of a process that only reads; <id>.lock is locked as long as it runs
 
-Working files hold what a stored state holds, so they are removed with the memory they belong to. What a killed
-process left is removed by the next one that writes.
+Working files contain the same text as a stored state, so they are removed when the memory is closed. Those of a killed
+process are removed by the next process that writes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from memagent.backends.errors import StorageError
 
 
 @dataclass(frozen=True, slots=True)
-class LivingReader:
-    """A process that has a memory open for reading.
+class ActiveReader:
+    """A running process that has a memory open for reading.
 
     Attributes:
-        pid: its process id.
-        forgetting: number of the last forgetting when it opened the memory: it may hold what was forgotten later.
+        pid: its process id; 0: unknown.
+        forgetting: number of the last forgetting when it opened the memory. Its files may contain turns that were
+            forgotten later.
     """
 
     pid: int
@@ -39,97 +40,107 @@ class LivingReader:
 
 
 class Scratch:
-    """The working files of whoever holds a backend's lock."""
+    """The working folder of the process that has a backend's lock.
+
+    Args:
+        folder: the backend's folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "scratch"
 
     def make(self) -> Path:
-        """Return an empty folder; what an earlier process left there is removed."""
+        """Create the folder and return it. Files of an earlier process are removed."""
         remove_tree(self.path)
         return make_private(self.path)
 
     def exists(self) -> bool:
+        """Tell whether the folder is there."""
         return self.path.exists()
 
     def drop(self) -> None:
-        """Remove it.
+        """Remove the folder.
 
         Raises:
-            StorageError: something in it could not be removed.
+            StorageError: a file in it could not be removed.
         """
         remove_tree(self.path)
 
 
-class ReaderPlace:
-    """The working files of one process that only reads.
+class ReaderFolder:
+    """The working folder of a process that only reads.
 
     Args:
-        folder: the backend's folder. Where it cannot be written, the place is in the system's temporary folder.
+        folder: the backend's folder. If it is not writable, the working folder is in the system's temporary folder.
         forgetting: number of the journal's last forgetting.
     """
 
     def __init__(self, folder: Path, forgetting: int) -> None:
         self._lock: FileLock | None = None
         try:
-            self.path = self._beside(folder, forgetting)
+            self.path = self._create(folder, forgetting)
         except (OSError, StorageError):
             self.path = Path(tempfile.mkdtemp(prefix="memagent-"))
 
     def drop(self) -> None:
-        """Remove the files. Dropping again does nothing."""
+        """Remove the folder. A second call does nothing."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
 
-    def _beside(self, folder: Path, forgetting: int) -> Path:
+    def _create(self, folder: Path, forgetting: int) -> Path:
         readers = make_private(folder / "readers")
         while True:
-            place = readers / uuid4().hex
-            lock = FileLock(place.with_suffix(".lock"), mode=0o600, thread_local=False)
+            path = readers / uuid4().hex
+            lock_file = path.with_suffix(".lock")
+            lock = FileLock(lock_file, mode=0o600, thread_local=False)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
                 continue
             with suppress(OSError):
-                place.with_suffix(".lock").write_text(
-                    json.dumps({"pid": os.getpid(), "forgetting": forgetting})
-                )
-            # Whoever cleans up may have taken the lock file away between its making and its locking.
-            if place.with_suffix(".lock").exists():
+                lock_file.write_text(json.dumps({"pid": os.getpid(), "forgetting": forgetting}))
+            # ``remove_dead_readers`` of another process may remove the lock file before it is locked.
+            if lock_file.exists():
                 self._lock = lock
-                return make_private(place)
+                return make_private(path)
             lock.release()
 
 
-def remove_dead_readers(folder: Path) -> list[LivingReader]:
-    """Remove what killed readers of a backend left, and return those that still live.
+def remove_dead_readers(folder: Path) -> list[ActiveReader]:
+    """Remove the working folders of readers that were killed.
+
+    Args:
+        folder: the backend's folder.
+
+    Returns:
+        The readers that still run.
 
     Raises:
-        StorageError: something could not be removed.
+        StorageError: a file could not be removed.
     """
     readers = folder / "readers"
-    living: list[LivingReader] = []
+    active: list[ActiveReader] = []
     for file in sorted(readers.glob("*.lock")):
         lock = FileLock(file, mode=0o600, thread_local=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            living.append(_reader(file))
+            active.append(_reader(file))
             continue
         remove_tree(file.with_suffix(""))
         file.unlink(missing_ok=True)
         lock.release()
-    for place in readers.glob("*"):
-        if place.is_dir() and not place.with_suffix(".lock").exists():
-            remove_tree(place)
-    return living
+    for path in readers.glob("*"):
+        if path.is_dir() and not path.with_suffix(".lock").exists():
+            remove_tree(path)
+    return active
 
 
-def _reader(lock_file: Path) -> LivingReader:
+def _reader(lock_file: Path) -> ActiveReader:
     try:
         fields = json.loads(lock_file.read_text())
-        return LivingReader(int(fields["pid"]), int(fields["forgetting"]))
+        return ActiveReader(int(fields["pid"]), int(fields["forgetting"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return LivingReader(0, 0)
+        return ActiveReader(0, 0)

@@ -1,6 +1,6 @@
-"""For authors of backends and of programs around memagent: the contract suite, and models without weights.
+"""Test backends and programs: the contract suite, a random language model, and models without weights.
 
-Public as ``memagent.testing``. Needs pytest (``pip install 'memagent[testing]'``).
+Public as ``memagent.testing``. Needs pytest (``pip install 'memagent[test]'``).
 
     # test_mine.py
     from memagent.testing import BackendContract

@@ -1,12 +1,12 @@
-"""The contract that every backend keeps, as a class of tests to subclass.
+"""The contract of a backend as a class of tests. Subclass it to test a backend.
 
     from memagent.testing import BackendContract
 
     class TestMine(BackendContract):
         backend = "mine"
 
-Most cases need a model only to run, so a backend that works inside one is given a tiny random model. Where a recollection
-is judged (``RecallCases``), it is given ``recall_model()``: return a real one there.
+Most cases work with any model, so a backend that needs one gets a tiny random model. The cases that judge what is recalled
+(``RecallCases``) use ``recall_model()``: return a real model there.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ import pytest
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.models.embedding import HashingEmbedder
-from memagent.agent.testing.cases_of_channel import ChannelCases
-from memagent.agent.testing.cases_of_contract import FlagCases
-from memagent.agent.testing.cases_of_recall import RecallCases
-from memagent.agent.testing.cases_of_state import StateCases
+from memagent.agent.testing.channel_cases import ChannelCases
+from memagent.agent.testing.flag_cases import FlagCases
+from memagent.agent.testing.recall_cases import RecallCases
+from memagent.agent.testing.state_cases import StateCases
 from memagent.agent.testing.tiny_model import tiny_model
 from memagent.backends import registry
 from memagent.backends.protocol import Embedder, LocalModel
 
 OpenMemory = Callable[..., Memory]
+"""Opens a memory: ``open_memory(user, backend, **options of Memory.open)``, all optional."""
 
 
 class BackendContract(RecallCases, StateCases, FlagCases, ChannelCases):
-    """Every case that one installed backend has to pass.
+    """All cases that an installed backend has to pass.
 
     Attributes:
         backend: the name of its entry point.
-        settings: what to open it with.
-        recalls: False for a control that remembers nothing.
+        settings: its hyper-parameters as text, by field name.
+        recalls: False for a control that recalls nothing.
     """
 
     backend: ClassVar[str] = ""
@@ -45,11 +46,11 @@ class BackendContract(RecallCases, StateCases, FlagCases, ChannelCases):
     recalls: ClassVar[bool] = True
 
     def embedder(self) -> Embedder:
-        """Return what texts are embedded with; word hashing by default, which needs no weights."""
+        """Return the embedder; by default one that hashes words and needs no weights."""
         return HashingEmbedder()
 
     def model(self) -> LocalModel:
-        """Return the language model of cases that judge no answer; a tiny random one by default."""
+        """Return the language model of cases that do not judge what is recalled; by default a tiny random one."""
         return tiny_model()
 
     def recall_model(self) -> LocalModel:
@@ -58,7 +59,7 @@ class BackendContract(RecallCases, StateCases, FlagCases, ChannelCases):
 
     @pytest.fixture
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
-        """An empty home that the environment names too."""
+        """An empty home; the environment variables name it too."""
         home = Home(tmp_path / "home", tmp_path / "models")
         for name, value in (
             ("MEMAGENT_HOME", str(home.root)),
@@ -72,12 +73,12 @@ class BackendContract(RecallCases, StateCases, FlagCases, ChannelCases):
 
     @pytest.fixture
     def open_memory(self, home: Home) -> Iterator[OpenMemory]:
-        """Open the backend as ``open_memory(user, **options of Memory.open)``; what stays open is closed at the end."""
+        """A function that opens the backend with ``model()``; its memories are closed after the case."""
         yield from self._opening(home, self.model)
 
     @pytest.fixture
     def open_to_recall(self, home: Home) -> Iterator[OpenMemory]:
-        """The same with the model of ``recall_model()``."""
+        """The same with ``recall_model()``."""
         yield from self._opening(home, self.recall_model)
 
     def _opening(self, home: Home, make_model: Callable[[], LocalModel]) -> Iterator[OpenMemory]:

@@ -1,4 +1,4 @@
-"""A language model with random weights, small enough to be made in a second: for tests that need a model, not an answer."""
+"""A language model with random weights that is built in a second, for tests that do not judge its output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ _SAMPLE = (
 
 @dataclass
 class TinyModel:
-    """A ``LocalModel`` of three layers; ``model`` is a Llama, ``tokenizer`` writes any text."""
+    """A ``LocalModel`` of three layers.
+
+    Attributes:
+        name: name of the model.
+        digest: identifies the weights.
+        model: a transformers Llama model.
+        tokenizer: a byte-level tokenizer, which encodes any text.
+    """
 
     name: str
     digest: str
@@ -25,7 +32,11 @@ class TinyModel:
 
 @cache
 def tiny_model(seed: int = 0) -> TinyModel:
-    """Return a shared model with random weights in float32; leave it as it is."""
+    """Return a model with random float32 weights. All callers share it, so do not change it.
+
+    Args:
+        seed: seed of the weights.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

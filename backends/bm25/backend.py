@@ -11,16 +11,8 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Fingerprint,
-    Hit,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, turn_seq
 from memagent.backends.shared.full_text import FullTextIndex, content_words, query_words
 from memagent.backends.shared.store_errors import comes_from, translate_errors

@@ -14,15 +14,8 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import (
-    BackendStats,
-    Fingerprint,
-    Hit,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 from memagent.backends.shared.turns import turn_fields, turn_from_fields
 
 _FORMAT = 2

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-from memagent.backends.protocol import (
-    BackendStats,
-    Fingerprint,
-    Hit,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,12 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Fingerprint,
-    Hit,
-    MemoryBackend,
-    Resources,
-    Turn,
-    Vectors,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Vectors
 from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.rag.relevance import Evidence, RelevanceFilter, is_question
 from memagent.backends.rag.vectors import VectorIndex, new_store_folder
 from memagent.backends.rag.views import chunk_key, views
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.full_text import content_words, query_words
 from memagent.backends.shared.fusion import reciprocal_rank_fusion

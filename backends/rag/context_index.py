@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS, Chunk
 from memagent.backends.shared.full_text import FullTextIndex
 

@@ -16,18 +16,8 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, SettingError
-from memagent.backends.protocol import (
-    BackendStats,
-    ConsolidationReport,
-    Fingerprint,
-    Hit,
-    Injection,
-    LocalModel,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.addressing import CalibratedHeads
 from memagent.backends.rope_map.chunk_table import ChunkTable
@@ -91,6 +81,7 @@ class RopeMap(MemoryBackend):
     Config: ClassVar[type[RopeMapConfig]] = RopeMapConfig
     needs: ClassVar[frozenset[str]] = frozenset({"local_model"})
     exact_forget: ClassVar[bool] = True
+    consolidates: ClassVar[bool] = True
     model_channel: ClassVar[bool] = True
     costly: ClassVar[bool] = True
 

@@ -22,7 +22,8 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 
-from memagent.backends.protocol import LocalModel, Progress, Turn
+from memagent.backends.protocol import LocalModel, Progress
+from memagent.backends.records import Turn
 from memagent.backends.rope_map import calibration_data, fitting
 from memagent.backends.rope_map.addressing import CalibratedHeads, QueryHead
 from memagent.backends.rope_map.chunk_table import ChunkTable

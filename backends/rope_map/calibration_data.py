@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.rope_map.tuning import Tuning
 
 SOURCE = Path(__file__).with_name("calibration.yaml")

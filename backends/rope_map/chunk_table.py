@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.attention.chunks import Chunk, TurnTokenizer
 from memagent.backends.shared.turns import turn_fields, turn_from_fields
 

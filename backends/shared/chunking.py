@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 
 MAX_CHUNK_CHARS = 800
 """Longest chunk in characters. The default embedder reads 256 word pieces, about 1,000 characters of English."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from memagent.backends.errors import CheckpointError, StorageError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import Chunk
 
 _CHUNKS = """

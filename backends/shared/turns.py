@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 
 def turn_fields(turn: Turn) -> dict[str, Any]:

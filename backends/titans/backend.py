@@ -18,17 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import (
-    BackendStats,
-    Fingerprint,
-    Hit,
-    Injection,
-    LocalModel,
-    MemoryBackend,
-    Resources,
-    Turn,
-    WriteResult,
-)
+from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
+from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 from memagent.backends.shared.attention.hooks import attention_hook
 from memagent.backends.shared.tensors import save_tensors
 from memagent.backends.shared.text import normalize as normalize_text

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.turns import turn_fields, turn_from_fields
 from memagent.backends.titans.write_statistics import WriteStatistics
 

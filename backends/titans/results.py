@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memagent.backends.protocol import Hit, WriteResult
+from memagent.backends.records import Hit, WriteResult
 from memagent.backends.titans.chunks import Chunk
 
 

@@ -60,8 +60,8 @@ def _handle(line: str, conversation: Conversation, console: Console) -> None:
         return
     with _interruptible(conversation):
         for event in conversation.send(line):
-            if isinstance(event, Recalled) and event.shown:
-                count = len(event.shown)
+            if isinstance(event, Recalled) and event.in_view:
+                count = len(event.in_view)
                 console.print(
                     f"({count} recollection{'' if count == 1 else 's'}, {event.seconds * 1000:.0f} ms; /why)",
                     style="dim",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -34,7 +33,12 @@ def doctor(
 
     findings = list(examine(home(), mend=mend, open_beside=lambda user: open_beside(user, None)))
     if output is Output.JSON:
-        as_json([asdict(finding) for finding in findings])
+        as_json(
+            [
+                {"area": finding.area, "level": finding.level, "said": finding.message, "mend": finding.mend}
+                for finding in findings
+            ]
+        )
     else:
         from rich.text import Text
 
@@ -45,7 +49,8 @@ def doctor(
         for finding in findings:
             mark, style = marks[finding.level]
             out.print(
-                Text.assemble((mark, style), one_line(f" {finding.area:<8} {finding.said}")), soft_wrap=True
+                Text.assemble((mark, style), one_line(f" {finding.area:<8} {finding.message}")),
+                soft_wrap=True,
             )
             if finding.mend:
                 out.print(Text(one_line(f"               -> {finding.mend}"), style="dim"), soft_wrap=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from memagent.agent.journal import Journal, NewAttachment
     from memagent.agent.journal.export import ExportResult
     from memagent.agent.models.hub import Report
-    from memagent.backends.protocol import Turn
+    from memagent.backends.records import Turn
 
 
 def remember(

@@ -13,7 +13,7 @@ from memagent.cli.rendering.output import indented, one_line
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Session
-    from memagent.backends.protocol import Recollection, Turn
+    from memagent.backends.records import Recollection, Turn
 
 
 def print_recollections(recollections: Sequence[Recollection], on: Console | None = None) -> None:

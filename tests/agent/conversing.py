@@ -22,18 +22,18 @@ ATTACHED: ContextVar[str] = ContextVar("attached", default="nothing")
 
 
 class FailingModel(EchoModel):
-    """Breaks after the given pieces."""
+    """Fails after the given tokens."""
 
-    def __init__(self, *pieces: str) -> None:
-        self._pieces = pieces
+    def __init__(self, *tokens: str) -> None:
+        self._tokens = tokens
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
-        yield from self._pieces
+        yield from self._tokens
         raise ModelError("the model broke")
 
 
 class ClosingModel(EchoModel):
-    """Speaks forever, and notes when its stream was closed."""
+    """Generates forever, and records that its stream was closed."""
 
     closed = False
 
@@ -54,7 +54,7 @@ class LocalScriptedModel(ScriptedModel):
 
 
 class WithChannel(InMemory):
-    """Has a model channel that notes when it is open."""
+    """Has a model channel that records when it is opened and closed."""
 
     log: ClassVar[list[str]] = []
     model_channel: ClassVar[bool] = True
@@ -79,14 +79,14 @@ def send(conversation: Conversation, text: str) -> tuple[Recalled, TurnEnded]:
 
 
 def until_token(events: Iterator[Event], count: int = 1) -> list[str]:
-    """Listen until so many pieces of the reply have come."""
-    heard: list[str] = []
+    """Read events until so many tokens of the reply have come."""
+    tokens: list[str] = []
     for event in events:
         if isinstance(event, Token):
-            heard.append(event.text)
-            if len(heard) == count:
+            tokens.append(event.text)
+            if len(tokens) == count:
                 break
-    return heard
+    return tokens
 
 
 def journal_of(memory: Memory) -> list[tuple[str, str]]:
@@ -95,5 +95,5 @@ def journal_of(memory: Memory) -> list[tuple[str, str]]:
 
 def memory_holds(memory: Memory) -> list[str]:
     """What was handed to the backend, oldest first."""
-    found = memory.recall("dog Biscuit", limit=99)
-    return [item.text for item in sorted(found, key=lambda item: item.seqs)]
+    recollections = memory.recall("dog Biscuit", limit=99)
+    return [item.text for item in sorted(recollections, key=lambda item: item.seqs)]

@@ -15,7 +15,8 @@ from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.agent.memory.workspace import Scratch
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory, InMemoryConfig
-from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Turn, WriteResult
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
+from memagent.backends.records import Turn, WriteResult
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is the dog called?"

@@ -40,11 +40,11 @@ def tighten(place: Home) -> None:
 
 
 def look(place: Home, *areas: str, mend: bool = False) -> list[Finding]:
-    return [one for one in examine(place, mend=mend) if not areas or one.area in areas]
+    return [finding for finding in examine(place, mend=mend) if not areas or finding.area in areas]
 
 
 def wrong(place: Home) -> list[str]:
-    return [one.said for one in look(place) if one.level == "wrong"]
+    return [finding.message for finding in look(place) if finding.level == "wrong"]
 
 
 def files_of(root: Path) -> dict[str, tuple[int, bytes]]:
@@ -65,15 +65,15 @@ def store_of(place: Home) -> CheckpointStore:
 def test_a_healthy_home_is_good_throughout(place: Home) -> None:
     fill(place)
     assert wrong(place) == []
-    noted, proved, journal, backend = look(place, "journal", "backend")
-    assert noted.said == "ana: in_memory was stored up to turn 2"
-    assert proved.said == "ana: the chain of digests proves every turn and forgetting"
-    assert (journal.level, journal.said) == ("good", "ana: 2 turns in 2 sessions")
-    assert (backend.level, backend.said) == (
+    checkpoint, chain, journal, backend = look(place, "journal", "backend")
+    assert checkpoint.message == "ana: in_memory was stored up to turn 2"
+    assert chain.message == "ana: the chain of digests proves every turn and forgetting"
+    assert (journal.level, journal.message) == ("good", "ana: 2 turns in 2 sessions")
+    assert (backend.level, backend.message) == (
         "good",
         "in_memory of ana: stored up to turn 2, 0 to read at next use",
     )
-    assert [one.level for one in look(place, "version")] == ["good"]
+    assert [finding.level for finding in look(place, "version")] == ["good"]
 
 
 def test_a_home_as_memagent_writes_it_is_healthy(place: Home) -> None:
@@ -86,7 +86,9 @@ def test_a_home_as_memagent_writes_it_is_healthy(place: Home) -> None:
 def test_a_memory_without_a_stored_state_is_good(place: Home) -> None:
     fill(place, stored=False)
     assert wrong(place) == []
-    assert [(one.level, "nothing stored" in one.said) for one in look(place, "backend")] == [("good", True)]
+    assert [(finding.level, "nothing stored" in finding.message) for finding in look(place, "backend")] == [
+        ("good", True)
+    ]
 
 
 def test_turns_beyond_the_stored_state_are_counted(place: Home) -> None:
@@ -94,7 +96,7 @@ def test_turns_beyond_the_stored_state_are_counted(place: Home) -> None:
     with open_journal(place, "ana") as journal:
         journal.extend([NewTurn("monday", "user", f"turn {place}") for place in range(3)])
     (backend,) = look(place, "backend")
-    assert backend.said.endswith("stored up to turn 2, 3 to read at next use")
+    assert backend.message.endswith("stored up to turn 2, 3 to read at next use")
 
 
 @pytest.mark.parametrize("mend", [False, True])
@@ -111,16 +113,16 @@ def test_looking_at_a_healthy_home_changes_nothing(mend: bool, place: Home) -> N
 
 def test_a_home_that_is_not_there_is_noted_and_not_made(place: Home) -> None:
     (home,) = look(place, "home")
-    assert (home.level, "does not exist yet" in home.said) == ("note", True)
+    assert (home.level, "does not exist yet" in home.message) == ("note", True)
     assert wrong(place) == []
     assert not place.root.exists()
 
 
 def test_default_models_that_are_not_here_are_noted_with_the_command(place: Home) -> None:
-    found = look(place, "model")
-    assert {one.level for one in found} == {"note"}
-    assert len(found) == 2
-    assert all(one.mend.startswith("memagent models pull ") for one in found)
+    findings = look(place, "model")
+    assert {finding.level for finding in findings} == {"note"}
+    assert len(findings) == 2
+    assert all(finding.mend.startswith("memagent models pull ") for finding in findings)
 
 
 @pytest.mark.parametrize(
@@ -137,12 +139,14 @@ def test_loose_modes_are_found_and_mended(loose: str, bits: int, place: Home) ->
     fill(place)
     path = place.root / loose
     path.chmod(stat.S_IMODE(path.stat().st_mode) | bits)
-    found = [one for one in look(place, "home") if one.level == "wrong"]
-    assert len(found) == 1
-    assert found[0].said == f"1 files or folders are readable for others, such as {path}"
-    assert found[0].mend == "memagent doctor --mend"
+    findings = [finding for finding in look(place, "home") if finding.level == "wrong"]
+    assert len(findings) == 1
+    assert findings[0].message == f"1 files or folders are readable for others, such as {path}"
+    assert findings[0].mend == "memagent doctor --mend"
     assert stat.S_IMODE(path.stat().st_mode) & bits
-    assert [one.level for one in look(place, "home", mend=True) if "readable" in one.said] == ["note"]
+    assert [finding.level for finding in look(place, "home", mend=True) if "readable" in finding.message] == [
+        "note"
+    ]
     assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
     assert wrong(place) == []
 
@@ -154,10 +158,10 @@ def test_a_damaged_checkpoint_is_wrong_and_mended_by_removing_it(place: Home) ->
     before = files_of(place.root)
     (backend,) = look(place, "backend")
     assert (backend.level, backend.mend) == ("wrong", "memagent backends rebuild in_memory --user ana")
-    assert "turns.json" in backend.said
+    assert "turns.json" in backend.message
     assert files_of(place.root) == before
     (backend,) = look(place, "backend", mend=True)
-    assert (backend.level, "removed" in backend.said) == ("note", True)
+    assert (backend.level, "removed" in backend.message) == ("note", True)
     assert not state.exists()
     assert wrong(place) == []
     with Memory.open(place, "ana", "in_memory") as memory:
@@ -175,7 +179,7 @@ def test_a_broken_pointer_is_wrong_and_mended(place: Home) -> None:
 def test_working_files_left_behind_are_noted_and_removed_by_mending(place: Home) -> None:
     fill(place)
     (make_private(scratch_of(place).make()) / "left").touch(mode=0o600)
-    notes = [one.said for one in look(place, "backend") if one.level == "note"]
+    notes = [finding.message for finding in look(place, "backend") if finding.level == "note"]
     assert notes == ["in_memory of ana: working files of a process that was killed"]
     assert scratch_of(place).exists()
     look(place, mend=True)
@@ -190,7 +194,7 @@ def test_a_damaged_journal_is_reported_and_left_untouched(place: Home) -> None:
     for mend in (False, True):
         (journal,) = look(place, "journal", mend=mend)
         assert journal.level == "wrong"
-        assert journal.said.startswith("ana: The journal ")
+        assert journal.message.startswith("ana: The journal ")
         assert "Put a newer backup in its place" in journal.mend
         assert "memagent accept-loss --user ana" in journal.mend
         assert place.journal_file("ana").read_bytes() == garbage
@@ -199,7 +203,7 @@ def test_a_damaged_journal_is_reported_and_left_untouched(place: Home) -> None:
 def test_a_damaged_journal_with_a_stored_state_is_reported(place: Home) -> None:
     fill(place)
     place.journal_file("ana").write_bytes(b"garbage" * 1000)
-    assert any("not a database" in said for said in wrong(place))
+    assert any("not a database" in message for message in wrong(place))
 
 
 def test_a_damaged_page_of_a_journal_is_reported(place: Home) -> None:
@@ -210,7 +214,7 @@ def test_a_damaged_page_of_a_journal_is_reported(place: Home) -> None:
     middle = len(content) // 2 // 4096 * 4096
     content[middle : middle + 4096] = b"\xa5" * 4096
     file.write_bytes(content)
-    assert [one.level for one in look(place, "journal")] == ["wrong"]
+    assert [finding.level for finding in look(place, "journal")] == ["wrong"]
     assert file.read_bytes() == bytes(content)
 
 
@@ -219,7 +223,7 @@ def test_one_users_damaged_journal_does_not_hide_anothers(place: Home) -> None:
         journal.append("monday", "user", "hello")
     fill(place, stored=False)
     place.journal_file("ana").write_bytes(b"garbage" * 1000)
-    assert [(one.level, one.said.split(":")[0]) for one in look(place, "journal")] == [
+    assert [(finding.level, finding.message.split(":")[0]) for finding in look(place, "journal")] == [
         ("wrong", "ana"),
         ("good", "bob"),
         ("good", "bob"),
@@ -231,7 +235,7 @@ def test_a_memory_in_use_is_noted_with_its_holder(place: Home) -> None:
         memory.remember("monday", "user", "hello")
         (backend,) = look(place, "backend", mend=True)
         assert backend.level == "note"
-        assert "in_memory of ana: in use by process " in backend.said
+        assert "in_memory of ana: in use by process " in backend.message
         assert scratch_of(place).exists()
 
 
@@ -239,8 +243,10 @@ def test_a_backend_that_is_not_installed_is_noted_and_kept(place: Home) -> None:
     fill(place)
     folder = make_private(place.backend_folder("ana", "somebodys"))
     (folder / "CURRENT").touch(mode=0o600)
-    notes = [one for one in look(place, "backend", mend=True) if one.level == "note"]
-    assert [one.said for one in notes] == ["somebodys of ana: no installed package offers somebodys."]
+    notes = [finding for finding in look(place, "backend", mend=True) if finding.level == "note"]
+    assert [finding.message for finding in notes] == [
+        "somebodys of ana: no installed package offers somebodys."
+    ]
     assert (folder / "CURRENT").exists()
 
 
@@ -255,16 +261,17 @@ def test_mending_rewrites_a_journal_that_still_holds_forgotten_bytes(
         journal.extend([NewTurn("monday", "user", f"The sea is warm {number}. " * 50) for number in range(9)])
         with pytest.raises(UnpurgedError, match="may still be in the journal's file"):
             journal.forget([2, 3])
-    (note,) = [one for one in look(place, "journal") if one.level == "note"]
+    (note,) = [finding for finding in look(place, "journal") if finding.level == "note"]
     assert (
-        note.said == "ana: a forgetting is unfinished: the journal's file may still hold what was forgotten."
+        note.message
+        == "ana: a forgetting is unfinished: the journal's file may still hold what was forgotten."
     )
     assert note.mend == "memagent doctor --mend"
     look(place, mend=True)
     assert all(
         b"sea is warm 1" not in path.read_bytes() for path in place.user_folder("ana").glob("journal*")
     )
-    assert {one.level for one in look(place, "journal")} == {"good"}
+    assert {finding.level for finding in look(place, "journal")} == {"good"}
 
 
 def test_looking_makes_no_journals(place: Home) -> None:

@@ -93,11 +93,11 @@ def test_a_name_with_a_lone_surrogate_is_refused(name: str) -> None:
         folder_name(name)
 
 
-@pytest.mark.parametrize(("longest", "encoded"), [("a" * 120, 120), ("A" * 40, 120), ("é" * 20, 120)])
-def test_a_name_is_as_long_as_its_encoded_form(longest: str, encoded: int) -> None:
-    assert len(folder_name(longest)) == encoded
+@pytest.mark.parametrize(("name", "encoded"), [("a" * 120, 120), ("A" * 40, 120), ("é" * 20, 120)])
+def test_a_name_is_as_long_as_its_encoded_form(name: str, encoded: int) -> None:
+    assert len(folder_name(name)) == encoded
     with pytest.raises(InputError, match="too long"):
-        folder_name(longest + longest[0])
+        folder_name(name + name[0])
 
 
 def test_users_are_listed_by_their_own_names(home: Home) -> None:
@@ -120,8 +120,8 @@ def test_backends_of_a_user_are_listed_once_they_have_a_folder(home: Home) -> No
 def test_folders_are_made_private_with_all_missing_ones_above(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir(mode=0o755)
-    made = make_private(there / "a" / "b" / "c")
-    assert [mode(folder) for folder in (made, made.parent, made.parent.parent)] == [0o700] * 3
+    folder = make_private(there / "a" / "b" / "c")
+    assert [mode(path) for path in (folder, folder.parent, folder.parent.parent)] == [0o700] * 3
     assert mode(there) == 0o755
 
 
@@ -191,8 +191,8 @@ def test_empty_and_relative_variables_have_a_meaning(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MEMAGENT_HOME", "relative")
     monkeypatch.setenv("MEMAGENT_MODELS", "")
     monkeypatch.setenv("MEMAGENT_JOURNAL", "")
-    found = Home.from_environment()
-    assert found.root == tmp_path / "relative"
-    assert found.models.is_absolute()
-    assert found.models.name == "models"
-    assert found.journal_url is None
+    home = Home.from_environment()
+    assert home.root == tmp_path / "relative"
+    assert home.models.is_absolute()
+    assert home.models.name == "models"
+    assert home.journal_url is None

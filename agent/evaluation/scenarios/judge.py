@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from memagent.agent.evaluation.scenarios.expect import Expectation, Matcher
 from memagent.agent.evaluation.scenarios.patterns import SEARCH_SECONDS, matches_anywhere
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 
 def judge_recall(expect: Expectation, recollections: Sequence[Recollection], seconds: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 
 @dataclass(frozen=True)

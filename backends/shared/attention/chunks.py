@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.tokens import TextTokenizer
 
 MAX_CHUNK_TOKENS = 128

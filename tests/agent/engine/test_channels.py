@@ -55,13 +55,13 @@ def test_a_model_channel_needs_a_local_model(with_channel: Memory) -> None:
     assert Conversation(with_channel, EchoModel(), "monday").channel == "text"
 
 
-@pytest.mark.parametrize(("wanted", "used"), [("auto", "model"), ("model", "model"), ("both", "both")])
+@pytest.mark.parametrize(("channel", "used"), [("auto", "model"), ("model", "model"), ("both", "both")])
 def test_a_local_model_answers_with_the_channel_attached(
-    wanted: Channel, used: Channel, with_channel: Memory
+    channel: Channel, used: Channel, with_channel: Memory
 ) -> None:
     with_channel.remember("monday", "user", FACT)
     model = LocalScriptedModel(["It is Biscuit."])
-    conversation = Conversation(with_channel, model, "tuesday", Settings(channel=wanted))
+    conversation = Conversation(with_channel, model, "tuesday", Settings(channel=channel))
     assert conversation.channel == used
     send(conversation, QUESTION)
     assert WithChannel.log == [f"attached to {QUESTION}", "detached"]
@@ -117,8 +117,9 @@ def test_replies_told_in_turns_on_one_model_do_not_see_each_others_memory(
         Conversation(open_memory(user), model, "monday", Settings(channel="model")) for user in ("ana", "bob")
     )
     plain = Conversation(open_memory("cleo"), model, "monday", Settings(channel="text"))
-    told = [one.probe(text) for one, text in ((ana, "of Ana"), (bob, "of Bob"), (plain, "of Cleo"))]
-    events = [event for turn in zip(*told, strict=True) for event in turn]
+    questions = ((ana, "of Ana"), (bob, "of Bob"), (plain, "of Cleo"))
+    streams = [conversation.probe(text) for conversation, text in questions]
+    events = [event for turn in zip(*streams, strict=True) for event in turn]
     replies = [event.reply for event in events if isinstance(event, TurnEnded)]
     assert replies == ["of Ana of Ana of Ana", "of Bob of Bob of Bob", "nothing nothing nothing"]
     assert ATTACHED.get() == "nothing"

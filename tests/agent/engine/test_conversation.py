@@ -26,7 +26,7 @@ from tests.agent.conversing import (
 
 def test_events_come_in_order(memory: Memory) -> None:
     events = list(Conversation(memory, ScriptedModel(["Nice to know."]), "monday").send(FACT))
-    asked, answered = memory.journal.turns()
+    message, reply = memory.journal.turns()
     assert [type(event) for event in events] == [
         TurnBegan,
         Recalled,
@@ -37,18 +37,18 @@ def test_events_come_in_order(memory: Memory) -> None:
         Remembered,
         TurnEnded,
     ]
-    assert events[0] == TurnBegan(asked)
+    assert events[0] == TurnBegan(message)
     assert [event.text for event in events if isinstance(event, Token)] == ["Nice ", "to ", "know."]
-    taken = [(event.turn, event.taken) for event in events if isinstance(event, Remembered)]
-    assert taken == [(asked, True), (answered, True)]
+    remembered = [event for event in events if isinstance(event, Remembered)]
+    assert [(event.turn, event.journal_only) for event in remembered] == [(message, False), (reply, False)]
 
 
 def test_the_journal_holds_both_sides_after_a_turn(memory: Memory) -> None:
     send(Conversation(memory, ScriptedModel(["  Nice to know.\n"]), "monday"), FACT)
-    asked, answered = memory.journal.turns()
-    assert (asked.session, asked.role, asked.text, asked.in_view) == ("monday", "user", FACT, ())
-    assert (answered.session, answered.role, answered.text) == ("monday", "assistant", "Nice to know.")
-    assert (answered.in_view, answered.derived) == ((1,), False)
+    message, reply = memory.journal.turns()
+    assert (message.session, message.role, message.text, message.in_view) == ("monday", "user", FACT, ())
+    assert (reply.session, reply.role, reply.text) == ("monday", "assistant", "Nice to know.")
+    assert (reply.in_view, reply.derived) == ((1,), False)
     assert memory.position.seq == 2
 
 
@@ -117,7 +117,7 @@ def test_a_fact_of_another_session_is_recalled_and_shown(memory: Memory) -> None
     model = ScriptedModel(["Biscuit."])
     conversation = Conversation(memory, model, "tuesday")
     recalled, ended = send(conversation, QUESTION)
-    assert [item.text for item in recalled.shown] == [FACT]
+    assert [item.text for item in recalled.in_view] == [FACT]
     assert conversation.last_recalled == recalled
     assert model.prompts[0][-1].content.startswith("<memory>\n- [")
     assert model.prompts[0][-1].content.endswith(f"user] {FACT}\n</memory>\n\n{QUESTION}")
@@ -140,12 +140,12 @@ def test_what_is_typed_is_journalled_as_typed_and_is_no_memory_for_the_model(mem
 def test_what_was_recalled_is_not_remembered_again(memory: Memory) -> None:
     memory.remember("monday", "user", FACT)
     events = list(Conversation(memory, EchoModel(), "tuesday").send(QUESTION))
-    answered = memory.journal.get([3])[0]
-    assert "Biscuit" in answered.text
-    assert answered.derived
-    kept = [event for event in events if isinstance(event, Remembered)]
-    assert [(event.turn.seq, event.taken) for event in kept] == [(2, True), (3, False)]
-    assert "journal only" in kept[1].why
+    reply = memory.journal.get([3])[0]
+    assert "Biscuit" in reply.text
+    assert reply.derived
+    remembered = [event for event in events if isinstance(event, Remembered)]
+    assert [(event.turn.seq, event.journal_only) for event in remembered] == [(2, False), (3, True)]
+    assert "journal only" in remembered[1].why
     assert [item.text for item in memory.recall("Biscuit")] == [FACT]
     memory.rebuild()
     assert [item.text for item in memory.recall("Biscuit")] == [FACT]
@@ -157,7 +157,7 @@ def test_a_reply_after_a_derived_one_is_derived_too(memory: Memory) -> None:
     conversation = Conversation(memory, ScriptedModel(["It is Biscuit.", "Yes, Biscuit."]), "tuesday")
     send(conversation, QUESTION)
     recalled, _ = send(conversation, "Sure?")
-    assert recalled.shown == ()
+    assert recalled.in_view == ()
     last = memory.journal.get([5])[0]
     assert (last.derived, last.in_view, last.recalled) == (True, (2, 3, 4), ())
     assert [item.text for item in memory.recall("Biscuit")] == [FACT]
@@ -165,7 +165,7 @@ def test_a_reply_after_a_derived_one_is_derived_too(memory: Memory) -> None:
 
 def test_the_message_itself_is_not_recalled(memory: Memory) -> None:
     recalled, _ = send(Conversation(memory, ScriptedModel(["Noted."]), "monday"), FACT)
-    assert recalled.found == ()
+    assert recalled.recollections == ()
 
 
 def test_turns_of_this_session_in_the_prompt_are_not_recalled_again(memory: Memory) -> None:
@@ -173,7 +173,7 @@ def test_turns_of_this_session_in_the_prompt_are_not_recalled_again(memory: Memo
     conversation = Conversation(memory, model, "monday")
     send(conversation, FACT)
     recalled, _ = send(conversation, QUESTION)
-    assert recalled.found == ()
+    assert recalled.recollections == ()
     assert sum(message.content.count("Biscuit") for message in model.prompts[1]) == 1
 
 
@@ -182,7 +182,7 @@ def test_turns_of_this_session_that_no_longer_fit_are_recalled(memory: Memory) -
     conversation = Conversation(memory, ScriptedModel(["Noted.", "Biscuit."]), "monday", settings)
     send(conversation, FACT)
     recalled, _ = send(conversation, QUESTION)
-    assert [item.text for item in recalled.shown] == [FACT]
+    assert [item.text for item in recalled.in_view] == [FACT]
 
 
 def test_at_most_limit_recollections_are_found(memory: Memory) -> None:
@@ -192,17 +192,17 @@ def test_at_most_limit_recollections_are_found(memory: Memory) -> None:
         memory.remember("new", "user", f"dog talk {place}")
     conversation = Conversation(memory, ScriptedModel(["ok"]), "new", Settings(limit=4))
     recalled, _ = send(conversation, "dog")
-    assert [item.session for item in recalled.found] == ["old"] * 4
+    assert [item.session for item in recalled.recollections] == ["old"] * 4
 
 
 def test_found_but_not_shown_when_the_budget_is_small(memory: Memory) -> None:
     memory.remember("monday", "user", FACT)
     settings = Settings(budget=Budget(recollections=0))
     recalled, ended = send(Conversation(memory, ScriptedModel(["ok"]), "tuesday", settings), QUESTION)
-    assert ([item.text for item in recalled.found], recalled.shown) == ([FACT], ())
+    assert ([item.text for item in recalled.recollections], recalled.in_view) == ([FACT], ())
     assert ended.usage.recollection_tokens == 0
-    answered = memory.journal.get([3])[0]
-    assert (answered.derived, answered.in_view) == (False, (2,))
+    reply = memory.journal.get([3])[0]
+    assert (reply.derived, reply.in_view) == (False, (2,))
 
 
 def test_many_turns_in_sight_do_not_hide_a_fact_of_another_session(memory: Memory) -> None:
@@ -210,7 +210,7 @@ def test_many_turns_in_sight_do_not_hide_a_fact_of_another_session(memory: Memor
     for place in range(12):
         memory.remember("new", "user", f"dog talk {place}")
     recalled, _ = send(Conversation(memory, ScriptedModel(["ok"]), "new"), "dog")
-    assert [item.text for item in recalled.shown] == ["The dog is called Biscuit."]
+    assert [item.text for item in recalled.in_view] == ["The dog is called Biscuit."]
 
 
 def test_a_tool_turn_of_this_session_is_shown_or_recalled(memory: Memory) -> None:
@@ -244,14 +244,14 @@ def test_a_bad_session_name_is_refused(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pieces", "kept"), [((), []), (("Half ", "a "), [("assistant", "Half a")]), ((" ",), [])]
+    ("tokens", "stored"), [((), []), (("Half ", "a "), [("assistant", "Half a")]), ((" ",), [])]
 )
 def test_the_message_stays_when_the_model_fails_with_what_it_had_said(
-    pieces: tuple[str, ...], kept: list[tuple[str, str]], memory: Memory
+    tokens: tuple[str, ...], stored: list[tuple[str, str]], memory: Memory
 ) -> None:
     with pytest.raises(ModelError, match="the model broke"):
-        list(Conversation(memory, FailingModel(*pieces), "monday").send(FACT))
-    assert journal_of(memory) == [("user", FACT), *kept]
+        list(Conversation(memory, FailingModel(*tokens), "monday").send(FACT))
+    assert journal_of(memory) == [("user", FACT), *stored]
     assert [item.text for item in memory.recall(QUESTION)] == [FACT]
 
 

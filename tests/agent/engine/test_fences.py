@@ -172,8 +172,8 @@ def test_nothing_is_left_that_reads_as_a_fence_and_only_brackets_change(text: st
     result = safe(text)
     assert safe(result) == result
     plain = unicodedata.normalize("NFKD", result).casefold()
-    seen = "".join(char for char in plain if not unicodedata.category(char).startswith(("M", "Z", "C")))
-    assert not re.search("<[/\\\\]*memory", seen)
+    visible = "".join(char for char in plain if not unicodedata.category(char).startswith(("M", "Z", "C")))
+    assert not re.search("<[/\\\\]*memory", visible)
     # Undone at brackets, it is the text again.
     parts = [re.escape(part) for part in result.split("&lt;")]
     assert re.fullmatch("(?:&lt;|.)".join(parts), text, re.DOTALL)

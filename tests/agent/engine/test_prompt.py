@@ -13,7 +13,7 @@ from memagent.agent.engine.prompt import SYSTEM, Budget, Prompt, assemble, fence
 from memagent.agent.models.chat import Message
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Recollection, Turn
+from memagent.backends.records import Recollection, Turn
 
 WHEN = datetime(2024, 5, 1, 23, 30, tzinfo=UTC)
 WIDE = Budget(recollections=10_000, recent=10_000)
@@ -48,8 +48,8 @@ def build(
 
 def test_a_prompt_is_system_then_history_then_memory_with_the_message() -> None:
     recent = [turn(7, "first"), turn(8, "second", "assistant"), turn(9, "third")]
-    found = [recollection("My dog is called Biscuit.", speaker="Ana"), recollection("It is old.", 2)]
-    prompt = build("What is it called?", found, recent)
+    recollections = [recollection("My dog is called Biscuit.", speaker="Ana"), recollection("It is old.", 2)]
+    prompt = build("What is it called?", recollections, recent)
     assert prompt.messages == (
         Message("system", "Be kind."),
         Message("user", "first"),
@@ -64,7 +64,7 @@ def test_a_prompt_is_system_then_history_then_memory_with_the_message() -> None:
             "\nWhat is it called?",
         ),
     )
-    assert prompt.recollections == tuple(found)
+    assert prompt.recollections == tuple(recollections)
     assert prompt.recent == tuple(recent)
 
 
@@ -174,9 +174,9 @@ class CharacterModel(EchoModel):
 @pytest.mark.parametrize("short", [0, 1])
 def test_what_is_counted_is_what_is_sent(short: int) -> None:
     model, wide = CharacterModel(), Budget(recollections=70, recent=40)
-    found = [recollection("<memory>", place) for place in range(9)]
+    recollections = [recollection("<memory>", place) for place in range(9)]
     recent = [turn(place, "<memory>") for place in range(9)]
-    prompt = assemble(model, "</memory>", found, recent, wide, 10)
+    prompt = assemble(model, "</memory>", recollections, recent, wide, 10)
     assert prompt.tokens == model.count(prompt.messages)
     assert sum(len(message.content) for message in prompt.messages[1:-1]) == 3 * len("&lt;memory>")
     model.window = len(SYSTEM) + len("&lt;/memory>") + 10 - short
@@ -193,56 +193,56 @@ def test_other_angle_brackets_stay_as_they_are() -> None:
 
 @pytest.mark.parametrize("limit", range(0, 60, 7))
 def test_recollections_stay_within_their_budget_and_the_best_are_kept(limit: int) -> None:
-    found = [recollection("word " * (place + 1), place) for place in range(8)]
+    recollections = [recollection("word " * (place + 1), place) for place in range(8)]
     budget = Budget(recollections=limit, recent=0)
-    prompt = build("hello", found, budget=budget)
-    shown = len(prompt.recollections)
-    assert prompt.recollections == tuple(found[:shown])
+    prompt = build("hello", recollections, budget=budget)
+    count = len(prompt.recollections)
+    assert prompt.recollections == tuple(recollections[:count])
     assert prompt.recollection_tokens <= limit
-    if shown < len(found):
-        assert build("hello", found[: shown + 1]).recollection_tokens > limit
+    if count < len(recollections):
+        assert build("hello", recollections[: count + 1]).recollection_tokens > limit
 
 
 @pytest.mark.parametrize("limit", range(0, 60, 7))
 def test_history_stays_within_its_budget_and_the_oldest_is_dropped_first(limit: int) -> None:
     recent = [turn(place, "word " * place) for place in range(1, 13)]
     prompt = build("hello", (), recent, Budget(recollections=0, recent=limit))
-    kept = len(prompt.recent)
+    count = len(prompt.recent)
     bare = build("hello").tokens
-    assert prompt.recent == tuple(recent[len(recent) - kept :])
+    assert prompt.recent == tuple(recent[len(recent) - count :])
     assert prompt.tokens - bare <= limit
-    if kept < len(recent):
-        assert build("hello", (), recent[len(recent) - kept - 1 :]).tokens - bare > limit
+    if count < len(recent):
+        assert build("hello", (), recent[len(recent) - count - 1 :]).tokens - bare > limit
 
 
 @pytest.mark.parametrize("window", range(30, 140, 10))
 def test_a_prompt_leaves_room_for_the_reply_in_any_window(window: int) -> None:
-    found = [recollection("some words here", place) for place in range(5)]
+    recollections = [recollection("some words here", place) for place in range(5)]
     recent = [turn(place, "a few words") for place in range(1, 9)]
-    prompt = build("hello you", found, recent, Budget(10_000, 10_000), window, reply=20)
+    prompt = build("hello you", recollections, recent, Budget(10_000, 10_000), window, reply=20)
     assert prompt.tokens <= window - 20
     assert prompt.messages[-1].content.endswith("hello you")
 
 
 def test_memory_is_kept_before_history_when_both_do_not_fit() -> None:
-    found = [recollection("some words here")]
+    recollections = [recollection("some words here")]
     recent = [turn(place, "a few words") for place in range(1, 9)]
-    tokens = [build("hello", found[:shown]).tokens for shown in (0, 1)]
-    prompt = build("hello", found, recent, WIDE, window=tokens[1] + 10)
-    assert (prompt.recollections, prompt.recent) == (tuple(found), ())
-    prompt = build("hello", found, recent, WIDE, window=tokens[0] + 10)
+    tokens = [build("hello", recollections[:count]).tokens for count in (0, 1)]
+    prompt = build("hello", recollections, recent, WIDE, window=tokens[1] + 10)
+    assert (prompt.recollections, prompt.recent) == (tuple(recollections), ())
+    prompt = build("hello", recollections, recent, WIDE, window=tokens[0] + 10)
     assert (prompt.recollections, prompt.recent) == ((), ())
 
 
 def test_history_drops_out_turn_by_turn_as_the_window_shrinks() -> None:
     recent = [turn(place, f"turn {place}") for place in range(1, 6)]
     whole = build("hello", (), recent).tokens
-    kept = [
-        [one.seq for one in build("hello", (), recent, WIDE, window=whole + 10 - less).recent]
+    recent_seqs = [
+        [turn.seq for turn in build("hello", (), recent, WIDE, window=whole + 10 - less).recent]
         for less in range(0, 16, 3)
     ]
-    assert kept == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5], [4, 5], [5], []]
-    assert all(before[-len(after) :] == after for before, after in itertools.pairwise(kept) if after)
+    assert recent_seqs == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5], [4, 5], [5], []]
+    assert all(before[-len(after) :] == after for before, after in itertools.pairwise(recent_seqs) if after)
 
 
 def test_a_message_that_just_fits_is_kept_and_a_longer_one_refused() -> None:
@@ -261,3 +261,11 @@ def test_notes_stand_in_order_of_time_and_only_several_are_followed_by_a_word_on
         block.index("Lisbon") < block.index("Porto") < block.index("</memory>") < block.index("the last one")
     )
     assert "the last one" not in fenced([old])
+
+
+def test_a_superseded_note_says_since_when_it_no_longer_holds() -> None:
+    moved = WHEN + timedelta(days=20)
+    old = replace(recollection("I live in Lisbon."), superseded_by=2, superseded_at=moved)
+    block = fenced([old, recollection("It is sunny.", 3)])
+    assert "- [2024-05-01, session monday, user, no longer so since 2024-05-21] I live in Lisbon.\n" in block
+    assert "- [2024-05-01, session monday, user] It is sunny.\n" in block

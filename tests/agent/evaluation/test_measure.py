@@ -18,7 +18,7 @@ from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Hit, Turn, WriteResult
+from memagent.backends.records import Hit, Turn, WriteResult
 from tests.agent.evaluation.datasets.files import LOCOMO, locomo_file, write
 
 Kind = TypeVar("Kind", bound=Row)

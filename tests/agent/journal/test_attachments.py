@@ -19,7 +19,7 @@ from memagent.agent.journal.chain import turn_leaf
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS, MAX_TURN_ATTACHMENT_BYTES
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import InputError, NotFoundError, StorageError
-from memagent.backends.protocol import Attachment
+from memagent.backends.records import Attachment
 from tests.conftest import OpenMemory
 
 PATTERN = bytes.fromhex("d1e5f00dc0ffee11235813213455899a")

@@ -20,7 +20,7 @@ from memagent.agent.journal.chain import GENESIS, new_salt, turn_leaf
 from memagent.agent.journal.export import export, load, open_source
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import JournalDamagedError
-from memagent.backends.protocol import Attachment, Turn
+from memagent.backends.records import Attachment, Turn
 
 WORD = "xyzzy-plugh-7319"
 

@@ -20,7 +20,7 @@ from memagent.agent.journal.proof import Proof
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, Tombstone
 from memagent.agent.memory.forgetting import replies_that_saw
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from tests.conftest import OpenMemory
 
 PHOTO = NewAttachment("image/png", b"\x89PNG\r\n\x1a\n photo")

@@ -179,7 +179,7 @@ def test_reading_changes_no_old_journal_and_says_what_does(home: Home, old: Path
     ):
         open_journal(home, "ana", read_only=True)
     notes = [
-        finding.said for finding in examine(home) if finding.area == "journal" and finding.level == "note"
+        finding.message for finding in examine(home) if finding.area == "journal" and finding.level == "note"
     ]
     assert len(notes) == 1
     assert "schema version 1" in notes[0]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memagent.agent.journal import Extent
-from memagent.agent.memory import checkpoint
+from memagent.agent.memory import checkpoint as checkpoint_module
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, Position
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Fingerprint
@@ -41,10 +41,10 @@ def write(
 
 
 def verify(store: CheckpointStore) -> Checkpoint | None:
-    found = store.inspect()
-    if found is not None:
-        found.check_fingerprint(FINGERPRINT)
-    return found
+    checkpoint = store.inspect()
+    if checkpoint is not None:
+        checkpoint.check_fingerprint(FINGERPRINT)
+    return checkpoint
 
 
 def generations(store: CheckpointStore) -> list[str]:
@@ -56,8 +56,8 @@ def sign(store: CheckpointStore, manifest: bytes) -> None:
     (store.folder / "CURRENT").write_text(f"000001 {hashlib.sha256(manifest).hexdigest()}")
 
 
-def edit_manifest(made: Checkpoint, **changed: object) -> bytes:
-    path = made.directory / "manifest.json"
+def edit_manifest(checkpoint: Checkpoint, **changed: object) -> bytes:
+    path = checkpoint.directory / "manifest.json"
     fields: dict[str, Any] = json.loads(path.read_text())
     content = json.dumps(fields | changed).encode()
     path.write_bytes(content)
@@ -69,20 +69,20 @@ def test_nothing_is_stored_at_first(store: CheckpointStore) -> None:
 
 
 def test_what_was_written_is_verified(store: CheckpointStore) -> None:
-    made = write(store)
-    found = verify(CheckpointStore(store.folder))
-    assert found == made
-    assert found.position == Position(7, 2)
-    assert (found.user, dict(found.fingerprint)) == ("ana", FINGERPRINT)
-    assert (found.directory / "index" / "deep" / "vectors.bin").read_bytes() == bytes(range(256)) * 300
-    assert len(found.manifest_sha256) == 64
+    stored = write(store)
+    checkpoint = verify(CheckpointStore(store.folder))
+    assert checkpoint == stored
+    assert checkpoint.position == Position(7, 2)
+    assert (checkpoint.user, dict(checkpoint.fingerprint)) == ("ana", FINGERPRINT)
+    assert (checkpoint.directory / "index" / "deep" / "vectors.bin").read_bytes() == bytes(range(256)) * 300
+    assert len(checkpoint.manifest_sha256) == 64
 
 
 def test_a_backend_that_saves_no_file_has_a_state_too(store: CheckpointStore) -> None:
     write(store, seq=3, how=lambda directory: None)
-    found = verify(store)
-    assert found is not None
-    assert found.position.seq == 3
+    checkpoint = verify(store)
+    assert checkpoint is not None
+    assert checkpoint.position.seq == 3
 
 
 @pytest.mark.parametrize("file", ["turns.json", "index/deep/vectors.bin"])
@@ -128,8 +128,8 @@ def test_a_missing_manifest_or_generation_is_refused(store: CheckpointStore) -> 
     (write(store).directory / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="manifest"):
         verify(store)
-    made = write(store)
-    (store.folder / "CURRENT").write_text(f"000099 {made.manifest_sha256}")
+    checkpoint = write(store)
+    (store.folder / "CURRENT").write_text(f"000099 {checkpoint.manifest_sha256}")
     with pytest.raises(CheckpointError, match="manifest"):
         verify(store)
 
@@ -164,7 +164,7 @@ def test_a_broken_pointer_is_refused(content: bytes, store: CheckpointStore) -> 
 
 
 @pytest.mark.parametrize(
-    ("now", "said"),
+    ("now", "message"),
     [
         ({**FINGERPRINT, "model": "xyz"}, "its model is 'abc', now it is 'xyz'"),
         ({**FINGERPRINT, "format": 2}, "its format is 1, now it is 2"),
@@ -173,9 +173,9 @@ def test_a_broken_pointer_is_refused(content: bytes, store: CheckpointStore) -> 
     ],
 )
 def test_the_state_of_another_fingerprint_is_refused_with_the_difference(
-    now: Fingerprint, said: str, store: CheckpointStore
+    now: Fingerprint, message: str, store: CheckpointStore
 ) -> None:
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         write(store).check_fingerprint(now)
 
 
@@ -228,28 +228,28 @@ def test_a_switch_that_cannot_be_synced_leaves_the_new_state_whole(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(store, seq=1)
-    sync = checkpoint._sync
+    sync = checkpoint_module._sync
 
     def failing(path: Path) -> None:
         if path == store.folder and (store.folder / "CURRENT").read_text().startswith("000002"):
             raise OSError(errno.EIO, "Input/output error")
         sync(path)
 
-    monkeypatch.setattr(checkpoint, "_sync", failing)
+    monkeypatch.setattr(checkpoint_module, "_sync", failing)
     with pytest.raises(StorageError, match="Input/output error"):
         write(store, seq=2)
-    found = verify(store)
-    assert found is not None
-    assert found.position.seq == 2
+    checkpoint = verify(store)
+    assert checkpoint is not None
+    assert checkpoint.position.seq == 2
 
 
 def test_a_new_state_replaces_the_old_one(store: CheckpointStore) -> None:
     names = [write(store, seq).directory.name for seq in (1, 2, 3)]
     assert names == ["000001", "000002", "000003"]
     assert generations(store) == ["000003"]
-    found = verify(store)
-    assert found is not None
-    assert found.position.seq == 3
+    checkpoint = verify(store)
+    assert checkpoint is not None
+    assert checkpoint.position.seq == 3
     assert sorted(path.name for path in store.folder.iterdir()) == ["000003", "CURRENT"]
 
 

@@ -259,10 +259,10 @@ def test_a_costly_state_that_cannot_be_opened_is_kept_and_the_command_that_finis
     control = open_memory(backend="none", make_model=no_model if model is None else lambda: model)
     done = control.forget([1])
     assert (done.turns, done.discarded) == ((1,), ())
-    (left,) = done.remaining
-    assert left.backend == "in_memory"
-    assert left.command.startswith("memagent backends rebuild in_memory --user ana --model ")
-    assert [one.backend for one in control.journal.unfinished()] == ["in_memory"]
+    (remaining,) = done.remaining
+    assert remaining.backend == "in_memory"
+    assert remaining.command.startswith("memagent backends rebuild in_memory --user ana --model ")
+    assert [step.backend for step in control.journal.unfinished()] == ["in_memory"]
     assert control.forget([]).remaining == done.remaining
     control.close()
     # Whoever opens it with its model finishes it.
@@ -277,10 +277,10 @@ def test_the_state_of_a_backend_that_is_not_installed_is_removed(home: Home, ope
     memory.remember("monday", "user", SECRET)
     memory.checkpoint()
     folder = home.backend_folder("ana", "in_memory")
-    gone = folder.with_name("uninstalled")
-    (gone / "000001").mkdir(parents=True)
-    (gone / "CURRENT").write_text(f"000001 {0:064x}")
-    (gone / "000001" / "state").write_text(SECRET)
+    uninstalled = folder.with_name("uninstalled")
+    (uninstalled / "000001").mkdir(parents=True)
+    (uninstalled / "CURRENT").write_text(f"000001 {0:064x}")
+    (uninstalled / "000001" / "state").write_text(SECRET)
     assert memory.forget([1]).discarded == ("uninstalled",)
     assert files_with(WORD, home.root) == []
 
@@ -313,9 +313,9 @@ def test_a_memory_that_is_in_use_forgets_at_its_next_call(
     busy.remember("monday", "user", SECRET)
     busy.checkpoint()
     done = open_memory(backend="none").forget([1])
-    (left,) = done.remaining
-    assert (left.backend, left.command) == ("in_memory", "")
-    assert "in use by process" in left.reason
+    (remaining,) = done.remaining
+    assert (remaining.backend, remaining.command) == ("in_memory", "")
+    assert "in use by process" in remaining.reason
     assert files_with(WORD, home.root) != []
     assert busy.recall("secret word") == []
     assert files_with(WORD, home.root) == []
@@ -357,7 +357,7 @@ def test_a_forgetting_that_was_cut_off_is_finished_by_the_next_opening(
         with pytest.raises(KeyboardInterrupt):
             memory.forget([1])
     assert files_with(WORD, home.backend_folder("ana", "in_memory")) != []
-    assert {one.backend for one in memory.journal.unfinished()} == {"", "in_memory"}
+    assert {step.backend for step in memory.journal.unfinished()} == {"", "in_memory"}
     with monkeypatch.context() as patched:
         patched.setattr(Follower, "close", Follower.abandon)
         memory.close()
@@ -373,9 +373,9 @@ def test_what_a_reader_has_copied_is_unfinished_until_it_ends(home: Home, open_m
     reader = open_memory(read_only=True)
     place = reader.followers[0].resources.workspace
     (place / "copy").write_text(SECRET)
-    (left,) = memory.forget([1]).remaining
-    assert (left.backend, left.command) == ("in_memory", "")
-    assert [one.backend for one in memory.journal.unfinished()] == ["in_memory"]
+    (remaining,) = memory.forget([1]).remaining
+    assert (remaining.backend, remaining.command) == ("in_memory", "")
+    assert [step.backend for step in memory.journal.unfinished()] == ["in_memory"]
     reader.close()
     assert memory.forget([]).remaining == ()
     assert memory.journal.unfinished() == []
@@ -386,10 +386,10 @@ def test_what_a_killed_reader_left_is_removed(home: Home, open_memory: OpenMemor
     memory = open_memory()
     memory.remember("monday", "user", SECRET)
     memory.checkpoint()
-    left = home.backend_folder("ana", "in_memory") / "readers" / ("0" * 32)
-    left.mkdir(parents=True)
-    left.with_suffix(".lock").touch()
-    (left / "copy").write_text(SECRET)
+    reader_folder = home.backend_folder("ana", "in_memory") / "readers" / ("0" * 32)
+    reader_folder.mkdir(parents=True)
+    reader_folder.with_suffix(".lock").touch()
+    (reader_folder / "copy").write_text(SECRET)
     assert memory.forget([1]).remaining == ()
     assert files_with(WORD, home.root) == []
 

@@ -115,14 +115,14 @@ def test_the_lock_can_be_taken_again_and_again(folder: Path) -> None:
 
 
 def test_releasing_what_is_not_held_leaves_the_holder_alone(folder: Path) -> None:
-    held, other = lock_of(folder), lock_of(folder)
-    held.acquire(wait_seconds=0)
+    lock, other = lock_of(folder), lock_of(folder)
+    lock.acquire(wait_seconds=0)
     other.release()
     assert f"process {os.getpid()} " in other.holder()
     with pytest.raises(BusyError):
         other.acquire(wait_seconds=0)
-    held.release()
-    held.release()
+    lock.release()
+    lock.release()
     other.acquire(wait_seconds=0)
     other.release()
 
@@ -138,20 +138,20 @@ def test_different_folders_do_not_wait_for_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b'{"pid": 1}'])
 def test_an_unknown_holder_is_another_process(content: bytes | None, folder: Path) -> None:
-    held = lock_of(folder)
-    held.acquire(wait_seconds=0)
+    lock = lock_of(folder)
+    lock.acquire(wait_seconds=0)
     (folder / "holder.json").unlink()
     if content is not None:
         (folder / "holder.json").write_bytes(content)
     with pytest.raises(BusyError, match="in use by another process"):
         lock_of(folder).acquire(wait_seconds=0)
-    held.release()
+    lock.release()
 
 
 def test_the_lock_is_released_from_another_thread_too(folder: Path) -> None:
-    held = lock_of(folder)
-    held.acquire(wait_seconds=0)
-    thread = threading.Thread(target=held.release)
+    lock = lock_of(folder)
+    lock.acquire(wait_seconds=0)
+    thread = threading.Thread(target=lock.release)
     thread.start()
     thread.join()
     lock_of(folder).acquire(wait_seconds=0)

@@ -12,7 +12,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.memory.checkpoint import Position
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Turn, WriteResult
+from memagent.backends.records import Turn, WriteResult
 from tests.agent.memories import (
     FACT,
     QUESTION,
@@ -66,11 +66,11 @@ def test_a_checkpoint_is_read_and_the_tail_after_it(
     read: list[list[int]] = []
     remember = InMemory.remember
 
-    def watched(backend: InMemory, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+    def recording(backend: InMemory, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         read.append([turn.seq for turn in turns])
         return remember(backend, turns)
 
-    monkeypatch.setattr(InMemory, "remember", watched)
+    monkeypatch.setattr(InMemory, "remember", recording)
     again = open_memory()
     assert read == [[1], [2]]  # first what the checkpoint holds, then what the journal has beyond it
     assert texts(again) == [FACT, "The dog is old."]
@@ -146,12 +146,12 @@ def test_derived_turns_never_reach_the_backend(open_memory: OpenMemory) -> None:
 
 def test_a_long_journal_is_read_in_batches_under_a_progress(home: Home, open_memory: OpenMemory) -> None:
     tell(home, 700)
-    seen: list[tuple[int | None, str]] = []
+    calls: list[tuple[int | None, str]] = []
 
     def progress(items: object, *, total: int | None, label: str) -> object:
-        seen.append((total, label))
+        calls.append((total, label))
         return items
 
     memory = open_memory(progress=progress)
     assert memory.stats().items == 700
-    assert seen == [(3, "Reading the journal into in_memory")]
+    assert calls == [(3, "Reading the journal into in_memory")]

@@ -15,7 +15,7 @@ from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.lock import backend_lock
 from memagent.backends.errors import BusyError, NotFoundError, SettingError, StorageError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Turn, WriteResult
+from memagent.backends.records import Turn, WriteResult
 from tests.agent.memories import (
     FACT,
     QUESTION,
@@ -68,9 +68,9 @@ def test_rebuilding_reads_everything_again_and_stores_it(home: Home, open_memory
     before = memory.recall(QUESTION)
     memory.rebuild()
     assert memory.recall(QUESTION) == before
-    found = store_of(home).inspect()
-    assert found is not None
-    assert found.position == memory.position == Position(2, 0)
+    checkpoint = store_of(home).inspect()
+    assert checkpoint is not None
+    assert checkpoint.position == memory.position == Position(2, 0)
 
 
 def test_consolidating_stores_the_state(home: Home, open_memory: OpenMemory) -> None:
@@ -98,14 +98,14 @@ def test_the_threshold_counts_from_the_last_checkpoint(home: Home, open_memory: 
     open_memory().close()
     tell(home, 63)
     open_memory().close()
-    found = store_of(home).inspect()
-    assert found is not None
-    assert found.position.seq == 64
+    checkpoint = store_of(home).inspect()
+    assert checkpoint is not None
+    assert checkpoint.position.seq == 64
     tell(home, 1)
     open_memory().close()
-    found = store_of(home).inspect()
-    assert found is not None
-    assert found.position.seq == 128
+    checkpoint = store_of(home).inspect()
+    assert checkpoint is not None
+    assert checkpoint.position.seq == 128
 
 
 def test_closing_twice_is_harmless_and_leaves_no_working_files(home: Home, open_memory: OpenMemory) -> None:
@@ -238,9 +238,9 @@ def test_a_backend_that_failed_halfway_is_read_again(
         memory.journal.forget([1])
     with pytest.raises(MemoryError):
         memory.catch_up()
-    wanted = {1, 2, 3, 4} if where == "remember" else {2}
+    expected_seqs = {1, 2, 3, 4} if where == "remember" else {2}
     memory.checkpoint()  # of what was stored before, not of what is left of the change
-    assert {seq for item in memory.recall("sea", limit=9) for seq in item.seqs} == wanted
+    assert {seq for item in memory.recall("sea", limit=9) for seq in item.seqs} == expected_seqs
     memory.close()
     again = open_memory(wait_seconds=0)
-    assert {seq for item in again.recall("sea", limit=9) for seq in item.seqs} == wanted
+    assert {seq for item in again.recall("sea", limit=9) for seq in item.seqs} == expected_seqs

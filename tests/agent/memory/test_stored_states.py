@@ -64,17 +64,17 @@ def test_a_state_its_backend_cannot_load_is_rebuilt(
     home: Home, open_memory: OpenMemory, notices: list[str]
 ) -> None:
     store = store_of(home)
-    found = store.inspect()
-    assert found is not None
+    checkpoint = store.inspect()
+    assert checkpoint is not None
 
     def save_nonsense(folder: Path) -> None:
         (folder / "turns.json").write_text("{}[")
 
     store.write(
         save_nonsense,
-        user=found.user,
-        fingerprint=found.fingerprint,
-        extent=found.extent,
+        user=checkpoint.user,
+        fingerprint=checkpoint.fingerprint,
+        extent=checkpoint.extent,
     )
     assert texts(open_memory(notify=notices.append)) == [FACT]
     assert "turns.json cannot be read" in notices[0]
@@ -100,9 +100,9 @@ def test_a_forgetting_that_failed_is_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(InMemory, "forget", fail)
-        (left,) = memory.forget([1]).remaining
-        assert (left.backend, "no space" in left.reason) == ("in_memory", True)
-        assert [one.backend for one in memory.journal.unfinished()] == ["in_memory"]
+        (remaining,) = memory.forget([1]).remaining
+        assert (remaining.backend, "no space" in remaining.reason) == ("in_memory", True)
+        assert [step.backend for step in memory.journal.unfinished()] == ["in_memory"]
     assert memory.recall("What is my dog called?") == []
     assert memory.journal.unfinished() == []
 

@@ -27,7 +27,7 @@ from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
 from memagent.backends.errors import StorageError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import Hit
+from memagent.backends.records import Hit
 from tests.agent.memories import FACT, offer, store_of
 from tests.conftest import OpenMemory
 
@@ -48,8 +48,8 @@ def in_a_thread(call: Callable[[], Result]) -> Result:
 def test_a_memory_is_used_and_closed_from_other_threads(backend: str, open_memory: OpenMemory) -> None:
     memory = open_memory(backend=backend)
     in_a_thread(lambda: memory.remember("monday", "user", FACT))
-    found = in_a_thread(lambda: memory.recall(QUESTION))
-    assert [item.text for item in found] == ([] if backend == "none" else [FACT])
+    recollections = in_a_thread(lambda: memory.recall(QUESTION))
+    assert [item.text for item in recollections] == ([] if backend == "none" else [FACT])
     in_a_thread(memory.checkpoint)
     in_a_thread(memory.stats)
     assert in_a_thread(lambda: memory.forget([1])).turns == (1,)
@@ -123,7 +123,7 @@ def test_a_reply_in_progress_lets_others_use_the_memory(open_memory: OpenMemory)
             yield "two"
 
     memory, model = open_memory(), Waiting()
-    heard: list[str] = []
+    tokens: list[str] = []
 
     def use() -> None:
         memory.remember("tuesday", "user", FACT)
@@ -132,10 +132,10 @@ def test_a_reply_in_progress_lets_others_use_the_memory(open_memory: OpenMemory)
 
     for event in Conversation(memory, model, "monday").send("hello"):
         if isinstance(event, Token):
-            heard.append(event.text)
-            if len(heard) == 1:
+            tokens.append(event.text)
+            if len(tokens) == 1:
                 threading.Thread(target=use).start()
-    assert heard == ["one ", "two"]
+    assert tokens == ["one ", "two"]
     assert memory.journal.count() == 3
 
 
@@ -172,15 +172,15 @@ def test_a_closed_memory_says_so(open_memory: OpenMemory) -> None:
 def test_readers_see_everything_beside_a_writer_and_store_nothing(
     backend: str, home: Home, open_memory: OpenMemory
 ) -> None:
-    writer = open_memory(backend=backend)
-    writer.remember("monday", "user", FACT)
-    writer.checkpoint()
-    writer.remember("monday", "user", "The dog called Crumb is old.")
+    memory = open_memory(backend=backend)
+    memory.remember("monday", "user", FACT)
+    memory.checkpoint()
+    memory.remember("monday", "user", "The dog called Crumb is old.")
     stored = store_of(home, backend).current()
     with open_memory(backend=backend, read_only=True) as reader:
-        wanted = {item.text for item in writer.recall(QUESTION)}
-        assert {item.text for item in reader.recall(QUESTION)} == wanted
-        assert reader.stats().items == writer.stats().items
+        expected_texts = {item.text for item in memory.recall(QUESTION)}
+        assert {item.text for item in reader.recall(QUESTION)} == expected_texts
+        assert reader.stats().items == memory.stats().items
         for change in (
             lambda: reader.remember("monday", "user", "no"),
             lambda: reader.forget([1]),
@@ -190,10 +190,10 @@ def test_readers_see_everything_beside_a_writer_and_store_nothing(
         ):
             with pytest.raises(StorageError, match="reading only"):
                 change()
-        writer.remember("monday", "user", "My dog is called Max now.")
-        writer.forget([1])
+        memory.remember("monday", "user", "My dog is called Max now.")
+        memory.forget([1])
         assert FACT not in {item.text for item in reader.recall(QUESTION)}
-        assert reader.position == writer.position
+        assert reader.position == memory.position
     assert store_of(home, backend).current() != stored  # by the writer's forgetting
     assert not list((home.backend_folder("ana", backend) / "readers").iterdir())
 
@@ -215,19 +215,19 @@ def test_a_reader_of_a_damaged_state_reads_the_journal_and_leaves_the_state(
 def test_a_reader_starts_over_when_the_state_is_replaced_under_it(
     home: Home, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, notices: list[str]
 ) -> None:
-    writer = open_memory()
-    writer.remember("monday", "user", FACT)
-    writer.checkpoint()
+    memory = open_memory()
+    memory.remember("monday", "user", FACT)
+    memory.checkpoint()
     read = CheckpointStore.read
     replaced = False
 
     def replaced_meanwhile(store: CheckpointStore) -> object:
         nonlocal replaced
-        found = read(store)
+        checkpoint = read(store)
         if not replaced:
             replaced = True
-            writer.checkpoint()
-        return found
+            memory.checkpoint()
+        return checkpoint
 
     monkeypatch.setattr(CheckpointStore, "read", replaced_meanwhile)
     with open_memory(read_only=True, notify=notices.append) as reader:

@@ -16,7 +16,8 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends import registry
 from memagent.backends.bm25 import Bm25, Bm25Config
 from memagent.backends.errors import CheckpointError, SettingError, StorageError
-from memagent.backends.protocol import Resources, Turn
+from memagent.backends.protocol import Resources
+from memagent.backends.records import Turn
 
 FACTS = [
     "My dog is called Biscuit.",

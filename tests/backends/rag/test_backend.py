@@ -13,9 +13,10 @@ import pytest
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError, StorageError
-from memagent.backends.protocol import Resources, Turn
+from memagent.backends.protocol import Resources
 from memagent.backends.rag import Rag, RagConfig
 from memagent.backends.rag.context_index import ContextIndex
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS
 
 FACTS = [

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from memagent.backends.protocol import Turn
 from memagent.backends.rag.context_index import ContextIndex
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import split_turn
 from memagent.backends.shared.full_text import content_words, query_words
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memagent.backends.protocol import Turn
 from memagent.backends.rag.views import chunk_key, views
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import Chunk, split_turn
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from memagent.backends.protocol import Resources, Turn
+from memagent.backends.protocol import Resources
+from memagent.backends.records import Turn
 from memagent.backends.rope_map import calibration_data
 from memagent.backends.rope_map.addressing import CalibratedHeads, QueryHead
 from memagent.backends.rope_map.backend import RopeMap, RopeMapConfig

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS, split_turn
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import split_turn
 from memagent.backends.shared.full_text import FullTextIndex, IndexCounts, content_words, query_words
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memagent.backends.protocol import Turn
+from memagent.backends.records import Turn
 from memagent.backends.shared.turns import turn_fields, turn_from_fields
 
 TURN = Turn(3, "0" * 32, "monday", "user", "ä\u2028 text", datetime(2026, 3, 1, 12, tzinfo=UTC), "Ana")

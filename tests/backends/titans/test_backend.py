@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Attachment, Resources, Turn
+from memagent.backends.protocol import Resources
+from memagent.backends.records import Attachment, Turn
 from memagent.backends.titans import Titans, TitansMemoryConfig
 from memagent.backends.titans.chunks import split_text
 

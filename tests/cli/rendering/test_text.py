@@ -18,7 +18,7 @@ from rich.text import Text
 
 from memagent.agent.fields import recollection_fields
 from memagent.agent.journal import Session
-from memagent.backends.protocol import Attachment, Recollection, Turn
+from memagent.backends.records import Attachment, Recollection, Turn
 from memagent.cli.rendering.console import Console, Table
 from memagent.cli.rendering.output import one_line, printable
 from memagent.cli.rendering.text import print_recollections, print_sessions, print_turns

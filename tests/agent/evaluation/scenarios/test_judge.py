@@ -10,7 +10,7 @@ import pytest
 
 from memagent.agent.evaluation.scenarios.expect import Expectation
 from memagent.agent.evaluation.scenarios.judge import contains_words, judge_recall, judge_reply
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 
 def recollection(text: str, **fields: Any) -> Recollection:

@@ -23,7 +23,8 @@ from memagent.agent.models.fakes import EchoModel, ScriptedModel
 from memagent.backends import registry
 from memagent.backends.errors import InputError, NotFoundError, SettingError
 from memagent.backends.in_memory import InMemory
-from memagent.backends.protocol import ConsolidationReport, MemoryBackend
+from memagent.backends.protocol import MemoryBackend
+from memagent.backends.records import ConsolidationReport
 from tests.conftest import OpenMemory
 
 FACT, QUESTION = "My dog is called Biscuit.", "What is my dog called?"
@@ -275,7 +276,7 @@ def test_probing_answers_as_sending_would_and_stores_nothing(open_memory: OpenMe
     before = journalled(conversation)
     events = list(conversation.probe(QUESTION))
     assert isinstance(events[0], Recalled)
-    assert [item.text for item in events[0].found] == [FACT]
+    assert [item.text for item in events[0].recollections] == [FACT]
     assert {type(event) for event in events[1:-1]} == {Token}
     assert isinstance(events[-1], TurnEnded)
     assert journalled(conversation) == before

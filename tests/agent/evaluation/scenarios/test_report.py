@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from memagent.agent.evaluation.scenarios import ProbeResult, ScenarioResult
 from memagent.agent.evaluation.scenarios.report import explain, fields
-from memagent.backends.protocol import Recollection
+from memagent.backends.records import Recollection
 
 WHEN = datetime(2026, 1, 5, 9, tzinfo=UTC)
 FOUND = (

@@ -1,4 +1,4 @@
-"""Cases of the contract for backends with a model channel: what they do inside a model ends when it should."""
+"""Contract cases of the model channel: a memory changes a model only while it is attached, and in its own context."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 
-from memagent.agent.testing.cases_of_contract import backend_of, tell
-from memagent.agent.testing.cases_of_recall import QUESTION
+from memagent.agent.testing.flag_cases import add_turns, backend_of
+from memagent.agent.testing.recall_cases import QUESTION
 from memagent.agent.testing.tiny_model import tiny_model
 from memagent.backends import registry
 from memagent.backends.protocol import ModelMemory
@@ -22,7 +22,11 @@ _PROMPT = tuple(range(5, 17))
 
 
 def logits(model: Any) -> Any:
-    """Return the logits ``[tokens, vocabulary]`` of a fixed prompt."""
+    """Return the logits ``[tokens, vocabulary]`` of a fixed prompt.
+
+    Args:
+        model: a transformers model.
+    """
     import torch
 
     with torch.inference_mode():
@@ -30,14 +34,14 @@ def logits(model: Any) -> Any:
 
 
 class ChannelCases:
-    """Attached, a memory changes what the model computes in its own context; afterwards nothing of it is left."""
+    """A memory changes the model's logits while it is attached, in its own context; afterwards the model is unchanged."""
 
     backend: ClassVar[str]
     settings: ClassVar[Mapping[str, str]]
 
     @pytest.fixture
     def channel(self, open_memory: OpenMemory) -> ModelMemory:
-        """The backend after it has read a few turns, without abstention where it has any."""
+        """The backend after it has read a few turns; a backend that abstains does not here."""
         kind = registry.get(self.backend)
         if not kind.model_channel:
             pytest.skip("it has no model channel")
@@ -45,10 +49,11 @@ class ChannelCases:
         if hasattr(kind.Config(), "abstain"):
             settings["abstain"] = "false"
         memory = open_memory(settings=settings)
-        tell(memory, 5)
+        add_turns(memory, 5)
         return cast(ModelMemory, backend_of(memory))
 
     def test_changes_the_model_while_it_is_attached(self, channel: ModelMemory) -> None:
+        """The logits differ while turns are attached, and only then."""
         import torch
 
         local = tiny_model()
@@ -59,7 +64,8 @@ class ChannelCases:
         assert torch.equal(before, during) == (not injection.seqs)
         assert torch.equal(before, logits(local.model))
 
-    def test_nothing_is_left_after_an_exception(self, channel: ModelMemory) -> None:
+    def test_an_exception_restores_the_model(self, channel: ModelMemory) -> None:
+        """After an exception, the model computes what it computed before."""
         import torch
 
         local = tiny_model()
@@ -68,7 +74,8 @@ class ChannelCases:
             raise ZeroDivisionError
         assert torch.equal(before, logits(local.model))
 
-    def test_what_is_excluded_is_not_attended(self, channel: ModelMemory) -> None:
+    def test_excluded_turns_do_not_change_the_model(self, channel: ModelMemory) -> None:
+        """Excluded turns are not attached and do not change the logits."""
         import torch
 
         local = tiny_model()
@@ -78,15 +85,16 @@ class ChannelCases:
         assert torch.equal(during, logits(local.model))
 
     def test_other_contexts_do_not_see_it(self, channel: ModelMemory) -> None:
+        """Forward passes of other threads and contexts do not use the memory."""
         import torch
 
         local = tiny_model()
         before = logits(local.model)
         outside = copy_context()
-        seen: list[Any] = []
+        logits_elsewhere: list[Any] = []
         with channel.attached(local, QUESTION):
-            other = Thread(target=lambda: seen.append(logits(local.model)))
+            other = Thread(target=lambda: logits_elsewhere.append(logits(local.model)))
             other.start()
             other.join()
-            seen.append(outside.run(logits, local.model))
-        assert all(torch.equal(before, one) for one in seen)
+            logits_elsewhere.append(outside.run(logits, local.model))
+        assert all(torch.equal(before, after) for after in logits_elsewhere)

@@ -1,4 +1,4 @@
-"""Cases of the contract that hold a backend's flags and the shape of its answers against what it does."""
+"""Contract cases of flags, results and pictures: a backend does what its class declares."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
-from memagent.agent.testing.cases_of_recall import FACT, QUESTION, texts
+from memagent.agent.testing.recall_cases import FACT, QUESTION, texts
 from memagent.backends import registry
 from memagent.backends.errors import SettingError
 from memagent.backends.picture import Grid, Series, Table
-from memagent.backends.protocol import MemoryBackend, ModelMemory, Use, WriteResult
+from memagent.backends.protocol import MemoryBackend, ModelMemory
+from memagent.backends.records import Use, WriteResult
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,24 +25,29 @@ _FEW, _MANY = 3, 60
 
 
 def backend_of(memory: Memory) -> MemoryBackend:
-    """Return the one backend of a memory."""
+    """Return the backend of a memory that was opened with one backend."""
     return memory.followers[0].backend
 
 
 def overridden(kind: type[MemoryBackend]) -> set[str]:
-    """Return the names that a backend's class, or a class between, defines anew."""
+    """Return the names that a backend's class defines itself or inherits from a class below ``MemoryBackend``."""
     return {name for base in kind.__mro__ if base not in MemoryBackend.__mro__ for name in vars(base)}
 
 
-def tell(memory: Memory, count: int) -> None:
-    """Let a memory read statements and one fact."""
+def add_turns(memory: Memory, count: int) -> None:
+    """Add statements and one fact to a memory.
+
+    Args:
+        memory: an open memory.
+        count: number of statements.
+    """
     for number in range(count):
         memory.remember("chat", "user", f"The ferry number {number} leaves at {number % 24} o'clock.")
     memory.remember("monday", "user", FACT)
 
 
 class FlagCases:
-    """A backend does what its flags say, and recalling changes nothing."""
+    """A backend does what its flags declare, and recall changes nothing."""
 
     backend: ClassVar[str]
 
@@ -49,7 +55,8 @@ class FlagCases:
         """Return the backend's class."""
         return registry.get(self.backend)
 
-    def test_is_what_its_class_says(self) -> None:
+    def test_flags_fit_the_class(self) -> None:
+        """Name, needs and flags fit what the class implements, and the class has a docstring."""
         kind = self.kind()
         assert kind.name == self.backend
         assert issubclass(kind, MemoryBackend)
@@ -61,8 +68,10 @@ class FlagCases:
         assert (kind.__doc__ or "").strip()
 
     def test_uses_only_the_models_it_needs(self, open_memory: OpenMemory) -> None:
+        """The backend builds no model that ``needs`` does not name."""
+
         def refuse() -> Any:
-            raise AssertionError("the backend does not say that it needs this model")
+            raise AssertionError("the backend builds a model that ``needs`` does not name")
 
         memory = open_memory()
         resources = memory.followers[0].resources
@@ -70,13 +79,14 @@ class FlagCases:
             resources.make_embedder = refuse
         if "local_model" not in self.kind().needs:
             resources.make_model = refuse
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         memory.recall(QUESTION)
         memory.checkpoint()
 
-    def test_says_what_became_of_each_turn(self, open_memory: OpenMemory) -> None:
+    def test_returns_a_result_for_each_turn(self, open_memory: OpenMemory) -> None:
+        """``remember`` returns a result for each turn, and stores no turn twice."""
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         turns = list(memory.journal.turns())
         fresh = open_memory("bob")
         results = backend_of(fresh).remember(turns)
@@ -89,57 +99,63 @@ class FlagCases:
         assert fresh.stats().items == items
 
     def test_recalling_is_a_pure_read(self, open_memory: OpenMemory) -> None:
+        """Recall and pictures change nothing: repeated recalls give the same, and so does a rebuilt memory."""
         memory = open_memory()
-        tell(memory, _FEW)
-        first, figures = memory.recall(QUESTION), memory.stats().items
+        add_turns(memory, _FEW)
+        first, items = memory.recall(QUESTION), memory.stats().items
         for _ in range(3):
             assert memory.recall(QUESTION) == first
             memory.picture(QUESTION)
-        assert memory.stats().items == figures
+        assert memory.stats().items == items
         memory.rebuild()
         assert texts(memory.recall(QUESTION)) == texts(first)
 
-    @pytest.mark.parametrize("at_hand", [True, False], ids=["content at hand", "only numbers"])
-    def test_forgets_single_turns_if_it_says_so(self, open_memory: OpenMemory, at_hand: bool) -> None:
+    @pytest.mark.parametrize("with_content", [True, False], ids=["with content", "seqs only"])
+    def test_forgets_single_turns_if_it_says_so(self, open_memory: OpenMemory, with_content: bool) -> None:
+        """``forget`` returns True exactly if ``exact_forget`` is set, and then recalls no forgotten turn."""
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         turns = list(memory.journal.turns())
         before = memory.stats().items
-        done = backend_of(memory).forget([turns[-1].seq, 999], turns[-1:] if at_hand else [])
-        if at_hand or not self.kind().exact_forget:
-            assert done == self.kind().exact_forget
-        if done:
+        removed = backend_of(memory).forget([turns[-1].seq, 999], turns[-1:] if with_content else [])
+        if with_content or not self.kind().exact_forget:
+            assert removed == self.kind().exact_forget
+        if removed:
             assert all(turns[-1].seq not in hit.seqs for hit in backend_of(memory).recall(QUESTION, limit=50))
             assert memory.stats().items <= before
 
     def test_consolidating_loses_nothing_that_it_does_not_say(self, open_memory: OpenMemory) -> None:
+        """The report of ``consolidate`` agrees with ``stats``."""
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         report = memory.consolidate()
         assert report.summary.endswith(".")
         assert report.after == memory.stats().items
         assert report.after <= report.before
 
     def test_a_fixed_size_stays(self, tmp_path: Path, open_memory: OpenMemory) -> None:
+        """The stored state of a ``fixed_size`` backend does not grow with the number of turns."""
         if not self.kind().fixed_size:
             pytest.skip("it grows")
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         few = self._stored_bytes(memory, tmp_path / "few")
-        tell(memory, _MANY)
+        add_turns(memory, _MANY)
         assert self._stored_bytes(memory, tmp_path / "many") <= few * 1.05 + 64
 
     def test_only_a_backend_that_says_so_regenerates(self, open_memory: OpenMemory) -> None:
+        """Recollections are marked as regenerated only if ``regenerates`` is set."""
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         if not self.kind().regenerates:
             assert not any(item.regenerated for item in memory.recall(QUESTION))
 
-    def test_the_use_of_a_forgotten_reply_is_taken_back(self, open_memory: OpenMemory) -> None:
+    def test_forgetting_a_reply_undoes_its_use(self, open_memory: OpenMemory) -> None:
+        """Forgetting a reply undoes what ``note_use`` changed for it."""
         if not self.kind().follows_use:
-            pytest.skip("it does not ask for use")
+            pytest.skip("it does not follow use")
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         turns = list(memory.journal.turns())
         before = backend_of(memory).stats()
         backend_of(memory).note_use([Use(turns[-1].seq + 1, (turns[-1].seq,), turns[-1].created_at)])
@@ -148,8 +164,9 @@ class FlagCases:
 
     @pytest.mark.parametrize("query", ["", QUESTION], ids=["memory", "recall"])
     def test_pictures_are_plain_data(self, open_memory: OpenMemory, query: str) -> None:
+        """Pictures are tables, grids or series, and JSON can represent them."""
         memory = open_memory()
-        tell(memory, _FEW)
+        add_turns(memory, _FEW)
         pictures = memory.picture(query)
         assert pictures
         for picture in pictures:
@@ -157,6 +174,7 @@ class FlagCases:
             assert json.loads(json.dumps(asdict(picture)))["title"] == picture.title
 
     def test_training_is_announced(self, open_memory: OpenMemory) -> None:
+        """A trainable backend has a plan; another one refuses to train."""
         resources = open_memory().followers[0].resources
         kind = self.kind()
         if kind.trainable:

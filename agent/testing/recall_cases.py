@@ -1,4 +1,4 @@
-"""Cases of the contract in which what is recalled is judged."""
+"""Contract cases of recall: the right facts are recalled, with provenance, also after a restart."""
 
 from __future__ import annotations
 
@@ -12,47 +12,54 @@ if TYPE_CHECKING:
 
     from memagent.agent.home import Home
     from memagent.agent.testing.contract import OpenMemory
-    from memagent.backends.protocol import Recollection
+    from memagent.backends.records import Recollection
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is my dog called?"
 
 
 def texts(recollections: list[Recollection]) -> list[str]:
-    """Return what recollections say."""
+    """Return the texts of recollections."""
     return [recollection.text for recollection in recollections]
 
 
 def bytes_of(folder: Path) -> bytes:
-    """Return the content of all files below a folder."""
+    """Return the content of all files in a folder and its subfolders."""
     return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 class RecallCases:
-    """Facts are found again, with provenance, after restarts; nothing is found where nothing fits."""
+    """Facts are recalled with provenance, also after a restart; nothing is recalled if nothing is relevant."""
 
     backend: ClassVar[str]
     settings: ClassVar[Mapping[str, str]]
     recalls: ClassVar[bool]
 
     def expected(self, *facts: str) -> list[str]:
-        """Return what should be recalled: nothing by a control."""
+        """Return the facts that the backend should recall; a control recalls none.
+
+        Args:
+            facts: texts that a memory should recall.
+        """
         return list(facts) if self.recalls else []
 
     def test_recalls_with_provenance(self, open_to_recall: OpenMemory) -> None:
+        """The fact is the first recollection, with session, role, speaker and time from the journal."""
         memory = open_to_recall()
         for day in range(20):
             memory.remember("chat", "user", f"The weather on day {day} was grey.")
         turn = memory.remember("monday", "user", FACT, speaker="Ana")
-        found = memory.recall(QUESTION, limit=3)
-        assert texts(found)[:1] == self.expected(FACT)
-        for first in found[:1]:
+        recollections = memory.recall(QUESTION, limit=3)
+        assert texts(recollections)[:1] == self.expected(FACT)
+        for first in recollections[:1]:
             assert (first.seqs, first.session, first.role) == ((turn.seq,), "monday", "user")
             assert (first.speaker, first.created_at) == ("Ana", turn.created_at)
             assert first.why.endswith(".")
-            assert [item.score for item in found] == sorted((item.score for item in found), reverse=True)
+            scores = [item.score for item in recollections]
+            assert scores == sorted(scores, reverse=True)
 
     def test_recalls_nothing_for_nothing(self, open_to_recall: OpenMemory) -> None:
+        """An empty memory, a blank query and an unrelated query recall nothing, and ``limit`` is kept."""
         memory = open_to_recall()
         assert memory.recall(QUESTION) == []
         for number in range(12):
@@ -63,6 +70,7 @@ class RecallCases:
 
     @pytest.mark.parametrize("stored", [False, True], ids=["not stored", "stored"])
     def test_survives_a_restart(self, open_to_recall: OpenMemory, stored: bool) -> None:
+        """A memory that is opened again recalls the same."""
         memory = open_to_recall()
         memory.remember("monday", "user", FACT)
         if stored:
@@ -76,14 +84,16 @@ class RecallCases:
         assert bool(before[0]) == self.recalls
 
     def test_forgetting_leaves_the_others(self, open_to_recall: OpenMemory) -> None:
+        """Forgetting a turn removes that turn only."""
         memory = open_to_recall()
-        kept = memory.remember("monday", "user", FACT)
+        fact = memory.remember("monday", "user", FACT)
         forgotten = memory.remember("monday", "user", "My cat is called Marmalade.")
         memory.forget([forgotten.seq, 12345])
         assert texts(memory.recall(QUESTION)) == self.expected(FACT)
-        assert [turn.seq for turn in memory.journal.turns()] == [kept.seq]
+        assert [turn.seq for turn in memory.journal.turns()] == [fact.seq]
 
-    def test_a_damaged_state_is_rebuilt_and_said(self, home: Home, open_to_recall: OpenMemory) -> None:
+    def test_a_damaged_state_is_rebuilt_with_a_notice(self, home: Home, open_to_recall: OpenMemory) -> None:
+        """A damaged stored state is rebuilt from the journal, with a notice."""
         with open_to_recall() as memory:
             memory.remember("monday", "user", FACT)
             memory.checkpoint()
@@ -113,6 +123,7 @@ class RecallCases:
         ids=["long word", "long text", "every plane", "marks", "injection", "lines"],
     )
     def test_takes_any_text(self, open_to_recall: OpenMemory, text: str) -> None:
+        """Any text can be remembered and used as a query."""
         with open_to_recall() as memory:
             memory.remember("monday", "user", text)
             memory.remember("monday", "user", FACT)
@@ -122,13 +133,14 @@ class RecallCases:
         assert next(memory.journal.turns()).text == text
         assert (FACT in texts(memory.recall(QUESTION))) == self.recalls
 
-    def test_several_memories_are_opened_as_one(self, open_to_recall: OpenMemory) -> None:
+    def test_works_beside_another_backend(self, open_to_recall: OpenMemory) -> None:
+        """The backend can be opened together with another one; the hits are fused."""
         other = "none" if self.backend == "in_memory" else "in_memory"
         settings = {f"{self.backend}.{key}": value for key, value in self.settings.items()}
         memory = open_to_recall(backend=f"{self.backend}+{other}", settings=settings)
         turn = memory.remember("monday", "user", FACT)
         memory.remember("monday", "user", "The sea at Tavira is warm in June.")
-        (found,) = memory.recall(QUESTION, limit=1)
-        assert (found.text, found.seqs, found.session) == (FACT, (turn.seq,), "monday")
+        (recollection,) = memory.recall(QUESTION, limit=1)
+        assert (recollection.text, recollection.seqs, recollection.session) == (FACT, (turn.seq,), "monday")
         memory.forget([turn.seq])
         assert FACT not in texts(memory.recall(QUESTION))

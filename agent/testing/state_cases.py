@@ -1,4 +1,4 @@
-"""Cases of the contract about what is stored: it follows from the journal, belongs to one user, and forgets."""
+"""Contract cases of stored state: it follows from the journal, belongs to one user, and loses forgotten text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from memagent.agent.testing.cases_of_recall import FACT, bytes_of, texts
+from memagent.agent.testing.recall_cases import FACT, bytes_of, texts
 from memagent.backends import registry
 from memagent.backends.errors import InputError, NotFoundError, SettingError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from memagent.agent.home import Home
     from memagent.agent.testing.contract import OpenMemory
 
-_WRITER = """
+_WRITING_PROCESS = """
 import sys
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
@@ -31,11 +31,12 @@ for number in range(5):
 
 
 class StateCases:
-    """The same journal gives the same memory; users are isolated; what was forgotten is in no file."""
+    """The same journal gives the same memory, users are isolated, and no file contains forgotten text."""
 
     backend: ClassVar[str]
 
     def test_a_rebuilt_memory_is_the_same(self, open_memory: OpenMemory) -> None:
+        """A memory that is rebuilt from the journal recalls the same."""
         memory = open_memory()
         for number in range(90):
             text = f"My colleague number {number} keeps {number * 3} bees in town {number}."
@@ -46,19 +47,21 @@ class StateCases:
         assert [texts(memory.recall(query)) for query in queries] == before
 
     def test_users_are_isolated(self, home: Home, open_memory: OpenMemory) -> None:
+        """A memory recalls no turn of another user, and forgetting does not change the files of another user."""
         with open_memory("bob") as memory:
             memory.remember("monday", "user", "The parrot of Bob is called Quetzal.")
             memory.checkpoint()
         before = bytes_of(home.user_folder("bob"))
         memory = open_memory("ana")
         turn = memory.remember("monday", "user", FACT)
-        found = texts(memory.recall("Is my parrot called Quetzal?", limit=10))
-        assert not any("Quetzal" in text for text in found)
+        recalled_texts = texts(memory.recall("Is my parrot called Quetzal?", limit=10))
+        assert not any("Quetzal" in text for text in recalled_texts)
         memory.forget([turn.seq])
         memory.close()
         assert bytes_of(home.user_folder("bob")) == before
 
     def test_forgotten_text_is_nowhere(self, home: Home, open_memory: OpenMemory) -> None:
+        """No file, recollection or rebuilt memory contains forgotten text."""
         memory = open_memory()
         for number in range(30):
             memory.remember("chat", "user", f"Filler sentence number {number} about gardens.")
@@ -67,8 +70,8 @@ class StateCases:
             memory.remember("chat", "assistant", f"I see, garden number {number}.")
         memory.checkpoint()
         memory.forget([secret.seq])
-        found = texts(memory.recall("What is my secret garden word?", limit=10))
-        assert not any("zyxgrabl" in text for text in found)
+        recalled_texts = texts(memory.recall("What is my secret garden word?", limit=10))
+        assert not any("zyxgrabl" in text for text in recalled_texts)
         assert b"zyxgrabl" not in bytes_of(home.root)
         memory.consolidate()
         memory.close()
@@ -81,15 +84,18 @@ class StateCases:
     @pytest.mark.parametrize(
         "text", ["", "  \n", "\ud800", "a\0b"], ids=["empty", "blank", "surrogate", "NUL"]
     )
-    def test_what_cannot_be_kept_is_refused(self, open_memory: OpenMemory, text: str) -> None:
+    def test_invalid_text_is_refused(self, open_memory: OpenMemory, text: str) -> None:
+        """A text that the journal cannot store is refused, and nothing is stored."""
         memory = open_memory()
         with pytest.raises(InputError):
             memory.remember("monday", "user", text)
         assert memory.journal.count() == 0
 
     def test_two_processes_keep_both_histories(self, home: Home, open_memory: OpenMemory) -> None:
+        """Turns of two processes that write at the same time are all there."""
         running = [
-            subprocess.Popen([sys.executable, "-c", _WRITER, self.backend, name]) for name in ("one", "two")
+            subprocess.Popen([sys.executable, "-c", _WRITING_PROCESS, self.backend, name])
+            for name in ("one", "two")
         ]
         assert [process.wait(timeout=120) for process in running] == [0, 0]
         memory = open_memory()
@@ -98,6 +104,7 @@ class StateCases:
         assert memory.position.seq == 10
 
     def test_settings_are_checked(self, open_memory: OpenMemory) -> None:
+        """Unknown settings and values of the wrong type are refused."""
         with pytest.raises(NotFoundError, match="nonsense"):
             open_memory(settings={"nonsense": "1"})
         for name, value in vars(registry.get(self.backend).Config()).items():
