@@ -58,7 +58,8 @@ class BackendContract(RecallCases, StateCases, FlagCases, ChannelCases):
         return self.model()
 
     @pytest.fixture(scope="session")
-    def models_folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def models_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         """Return a folder that all cases share, for what is derived from a model once."""
         return tmp_path_factory.mktemp("models")
 
