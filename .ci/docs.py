@@ -31,8 +31,8 @@ Every command explains itself with `--help`. Exit codes: 0 done, 1 error, 2 wron
 """
 _SETTINGS = """# Settings of the memories
 
-Give a setting as `--set NAME=VALUE`, several times if needed. A benchmark or scenario of several memories takes
-`--set MEMORY.NAME=VALUE`. `memagent backends show MEMORY` prints the same in the terminal.
+Give a setting as `--set NAME=VALUE`, several times if needed. With several memories, also in benchmarks and scenarios, it
+is `--set MEMORY.NAME=VALUE`. `memagent backends show MEMORY` prints the same in the terminal.
 """
 
 

@@ -73,12 +73,13 @@ def percentage(outcomes: Iterable[bool]) -> float:
     return 100 * sum(listed) / len(listed)
 
 
-def rates(backend: MemoryBackend, data: dict[str, Any]) -> list[float]:
+def rates(backend: MemoryBackend, data: dict[str, Any], turns: list[Turn]) -> list[float]:
     """Return the percentages of one row: hits by class of unanswerable messages, hits in all, plain and paraphrased facts kept."""
+    seqs = {turn.text: turn.seq for turn in turns}
     hits = [[bool(backend.recall(text)) for text in texts] for texts in data["unanswerable"].values()]
     kept = [
         percentage(
-            any(item.text == fact["text"] for item in backend.recall(fact["questions"][kind]))
+            any(seqs[fact["text"]] in hit.seqs for hit in backend.recall(fact["questions"][kind]))
             for fact in data["facts"]
         )
         for kind in (0, 1)
@@ -104,7 +105,7 @@ def main() -> None:
             backend = filled_backend(name, config, Path(folder), turns)
             table.add_row(
                 *(f"{getattr(config, threshold):.2f}" for threshold in THRESHOLDS[name]),
-                *(f"{rate:.0f}" for rate in rates(backend, data)),
+                *(f"{rate:.0f}" for rate in rates(backend, data, turns)),
                 style="bold" if config == type(config)() else "",
             )
             backend.close()

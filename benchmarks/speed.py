@@ -3,6 +3,7 @@
     python benchmarks/speed.py help                     start-up of the command, against a bare interpreter
     python benchmarks/speed.py remember                 adding a turn at 10,000 stored turns, against an empty memory
     python benchmarks/speed.py recall --sizes 1000 10000 100000     against scanning everything in numpy and Python
+    python benchmarks/speed.py recall --backend bm25 --hashing      the same of another memory
     python benchmarks/speed.py first-token              with memory against without, on the default model
 
 Statements are generated from a seed: persons, things, places and numbers, some fifteen words each.
@@ -176,12 +177,12 @@ def timed(action: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - start
 
 
-def reopen(home: Home, user: str, embedder: Embedder) -> None:
-    Memory.open(home, user, "rag", {"abstain": "false"}, make_embedder=lambda: embedder).close()
+def reopen(home: Home, user: str, embedder: Embedder, backend: str) -> None:
+    Memory.open(home, user, backend, {"abstain": "false"}, make_embedder=lambda: embedder).close()
 
 
 @contextmanager
-def memory_of(count: int, embedder: Embedder) -> Iterator[Memory]:
+def memory_of(count: int, embedder: Embedder, backend: str) -> Iterator[Memory]:
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder), Home.from_environment().models)
         with open_journal(home, "ana") as journal:
@@ -191,7 +192,7 @@ def memory_of(count: int, embedder: Embedder) -> Iterator[Memory]:
                     [NewTurn(f"s{(start + place) // 50}", "user", text) for place, text in enumerate(texts)]
                 )
         with Memory.open(
-            home, "ana", "rag", {"abstain": "false"}, make_embedder=lambda: embedder, progress=track
+            home, "ana", backend, {"abstain": "false"}, make_embedder=lambda: embedder, progress=track
         ) as memory:
             yield memory
 
@@ -213,11 +214,11 @@ def measure_help() -> None:
     )
 
 
-def measure_remember(embedder: Embedder, stored: int, repeats: int) -> None:
+def measure_remember(embedder: Embedder, backend: str, stored: int, repeats: int) -> None:
     counting = CountingEmbedder(embedder)
     medians = {}
     for count in (0, stored):
-        with memory_of(count, counting) as memory:
+        with memory_of(count, counting, backend) as memory:
             fresh = statements(repeats, seed=2)
             memory.remember("new", "user", "Warm up.")
             before = counting.calls
@@ -232,22 +233,22 @@ def measure_remember(embedder: Embedder, stored: int, repeats: int) -> None:
     print(f"ratio {stored:,} / 0 stored turns: {medians[stored] / medians[0]:.2f}")
 
 
-def measure_recall(embedder: Embedder, sizes: Sequence[int], repeats: int) -> None:
+def measure_recall(embedder: Embedder, backend: str, sizes: Sequence[int], repeats: int) -> None:
     table = Table(title="recall, medians of one question; limit 10")
     for heading in (
         "turns",
-        "rag ms",
+        f"{backend} ms",
         "of it embedding ms",
         "scan ms",
-        "scan / rag",
-        "rag / rag at first size",
+        f"scan / {backend}",
+        f"{backend} / {backend} at first size",
         "open s",
         "MB stored",
     ):
         table.add_column(heading, justify="right")
     first_size = 0.0
     for size in sizes:
-        with memory_of(size, embedder) as memory:
+        with memory_of(size, embedder, backend) as memory:
             memory.checkpoint()
             queries = questions(repeats)
             memory.recall(queries[0], limit=10)
@@ -268,7 +269,7 @@ def measure_recall(embedder: Embedder, sizes: Sequence[int], repeats: int) -> No
             stored = memory.stats().bytes_on_disk / 1e6
             home, user = memory.home, memory.user
             memory.close()
-            opening = timed(reopen, home, user, embedder)
+            opening = timed(reopen, home, user, embedder, backend)
         first_size = first_size or ours
         cells = (
             1000 * ours,
@@ -318,6 +319,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("help", "remember", "recall", "first-token"))
+    parser.add_argument("--backend", choices=("rag", "bm25"), default="rag", help="of remember and recall")
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument(
@@ -334,9 +336,9 @@ def main() -> None:
     if arguments.what == "help":
         measure_help()
     elif arguments.what == "remember":
-        measure_remember(embedder, max(arguments.sizes), arguments.repeats)
+        measure_remember(embedder, arguments.backend, max(arguments.sizes), arguments.repeats)
     elif arguments.what == "recall":
-        measure_recall(embedder, arguments.sizes, arguments.repeats)
+        measure_recall(embedder, arguments.backend, arguments.sizes, arguments.repeats)
     else:
         measure_first_token(arguments.repeats)
 

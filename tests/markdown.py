@@ -10,7 +10,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-_MARK = re.compile(r"<!-- (not run|pending): (.+?) -->\s*$", re.DOTALL)
+_NOT_RUN = re.compile(r"<!-- not run: .+? -->\s*$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Snippet:
     Attributes:
         place: ``file:line`` of its first line.
         language: the word after the fence; empty for none.
-        mark: ``not run`` or ``pending`` if a comment right before the fence says so, else empty.
+        runs: False if a comment ``<!-- not run: REASON -->`` stands right before the fence.
     """
 
     place: str
     language: str
     text: str
-    mark: str
+    runs: bool
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Page:
         code: inline code, as written between the backticks.
         links: targets of links and images.
         anchors: what ``#name`` may say, as GitHub makes it of the headings.
-        pending: words of the comments ``<!-- pending: ... -->``: what is coming, and cannot be checked yet.
     """
 
     path: Path
@@ -45,15 +44,12 @@ class Page:
     code: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     anchors: set[str] = field(default_factory=set)
-    pending: frozenset[str] = frozenset()
 
 
 def read(path: Path) -> Page:
     """Read a Markdown file."""
-    text = path.read_text(encoding="utf-8")
-    comments = re.findall(r"<!-- pending: (.+?) -->", text, re.DOTALL)
-    page = Page(path, pending=frozenset(" ".join(comments).replace(",", " ").split()))
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    page = Page(path)
+    tokens = MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8"))
     for place, token in enumerate(tokens):
         if token.type in ("fence", "code_block"):
             page.snippets.append(_snippet(path, token, tokens[place - 1] if place else None))
@@ -65,11 +61,16 @@ def read(path: Path) -> Page:
 def _snippet(path: Path, token: Token, before: Token | None) -> Snippet:
     assert token.map is not None
     first, _ = token.map
-    marked = before is not None and before.type == "html_block" and before.map is not None
-    mark = (
-        _MARK.search(before.content) if marked and before and before.map and before.map[1] == first else None
-    )
-    return Snippet(f"{path.name}:{first + 1}", token.info.strip(), token.content, mark[1] if mark else "")
+    comment = ""
+    if (
+        before is not None
+        and before.type == "html_block"
+        and before.map is not None
+        and before.map[1] == first
+    ):
+        comment = before.content
+    runs = _NOT_RUN.search(comment) is None
+    return Snippet(f"{path.name}:{first + 1}", token.info.strip(), token.content, runs)
 
 
 def _read_inline(page: Page, token: Token, *, heading: bool) -> None:

@@ -2,13 +2,14 @@
 
 Each page is read from top to bottom in an empty home and folder: what an earlier snippet wrote, a later one finds. The
 model is ``echo``, embeddings are hashed words, and nothing is downloaded. A snippet after ``<!-- not run: REASON -->`` is
-checked only; one after ``<!-- pending: WHAT -->`` is about something that is not there yet.
+checked only. The package of docs/writing_a_backend.md is installed and passes its own test.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -16,7 +17,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from memagent.agent.evaluation.scenarios import read as read_scenarios
 from memagent.agent.home import Home
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
-from memagent.backends.protocol import Resources
-from memagent.backends.records import Turn
 from memagent.cli.main import app
 from tests.cli.running import Run, run  # noqa: F401 - a fixture
 from tests.markdown import Page, Snippet, read
@@ -68,7 +66,7 @@ def reader(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @every_page
 def test_snippets_run(page: Page, reader: Path, run: Run) -> None:  # noqa: F811
     for snippet in page.snippets:
-        if snippet.mark:
+        if not snippet.runs:
             continue
         if snippet.language == "sh":
             for line in lines(snippet.text):
@@ -120,26 +118,37 @@ def redirected(words: list[str]) -> tuple[list[str], dict[str, str]]:
     return [word for word in words if word not in files and word not in files.values()], files
 
 
-def test_the_backend_that_docs_show_keeps_its_promises(reader: Path) -> None:
+def test_the_backend_that_docs_show_keeps_the_contract(tmp_path: Path) -> None:
     page = next(page for page in PAGES if page.path.name == "writing_a_backend.md")
-    names: dict[str, Any] = {"__name__": "__main__"}
-    exec(page.snippets[0].text, names)  # noqa: S102
-    backend, config = names["Latest"], names["LatestConfig"]()
-    resources = Resources(reader, make_embedder=lambda: pytest.fail("it needs no embedder"))
-    memory = backend(config, resources)
-    memory.remember(
-        [
-            Turn(number, f"{number:032x}", "monday", "user", text, datetime(2026, 1, number, tzinfo=UTC))
-            for number, text in enumerate(["my dog is called Biscuit", "my dog is called Rex"], start=1)
-        ]
+    names = ("latest_memory.py", "pyproject.toml", "test_latest_memory.py")
+    for name, snippet in zip(names, page.snippets, strict=False):
+        (tmp_path / name).write_text(snippet.text, encoding="utf-8")
+    install(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_latest_memory.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))},
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert [item.seqs for item in memory.recall("what is my dog called")] == [(2,), (1,)]
-    assert memory.recall("anything else") == []
-    assert memory.forget([2, 7]) is True
-    memory.save(reader)
-    assert "Rex" not in (reader / "turns.json").read_text(encoding="utf-8")
-    again = backend.load(reader, config, resources)
-    assert [item.text for item in again.recall("what is my dog called")] == ["my dog is called Biscuit"]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def install(folder: Path) -> None:
+    """Make the package in a folder known to Python by its entry points, as pip does."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    metadata = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8"
+    )
+    groups = [
+        "\n".join((f"[{group}]", *(f"{name} = {place}" for name, place in points.items())))
+        for group, points in project["entry-points"].items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(groups) + "\n", encoding="utf-8")
 
 
 # What is there
@@ -169,11 +178,11 @@ def is_indented_command(snippet: Snippet) -> bool:
 def test_commands_and_options_exist(page: Page) -> None:
     commands = [shlex.split(code) for code in page.code if is_command(code)]
     for snippet in page.snippets:
-        if snippet.mark != "pending" and (snippet.language == "sh" or is_indented_command(snippet)):
+        if snippet.language == "sh" or is_indented_command(snippet):
             commands += [words for line in lines(snippet.text) for words in pipeline(line)]
     for words in commands:
         problem = problem_of(words)
-        assert not problem or problem in page.pending, f"{name_of(page)}: {shlex.join(words)}: {problem}"
+        assert not problem, f"{name_of(page)}: {shlex.join(words)}: {problem}"
 
 
 def is_command(code: str) -> bool:
@@ -232,7 +241,7 @@ def test_named_files_and_python_names_exist(page: Page) -> None:
     path = re.compile(rf"({'|'.join(map(re.escape, FOLDERS))})/[\w./*-]*")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for code in page.code:
-        if code in page.pending or "NAME" in code:
+        if "NAME" in code:
             continue
         message = f"{name_of(page)}: there is no {code}"
         if path.fullmatch(code):
@@ -240,7 +249,7 @@ def test_named_files_and_python_names_exist(page: Page) -> None:
         elif re.fullmatch(r"memagent(\.\w+)+", code):
             assert imported(code), message
         elif extra := re.search(r"(?:memagent|\.)\[(\w+)\]", code):
-            assert extra[0] in page.pending or extra[1] in project["optional-dependencies"], message
+            assert extra[1] in project["optional-dependencies"], message
 
 
 def imported(name: str) -> bool:

@@ -1,12 +1,15 @@
-"""memagent: conversational agents whose long-term memory is a backend behind one contract.
+"""Long-term memory for chat agents: each memory is a backend behind one contract.
 
     >>> from memagent import Agent
-    >>> with Agent.open(user="ana", backend="rag", model="qwen2.5-coder-0.5b") as agent:  # doctest: +SKIP
+    >>> with Agent.open(user="ana", backend="rag") as agent:  # doctest: +SKIP
     ...     agent.ask("My dog is called Biscuit.", session="monday")
+    ...     print(agent.ask("What is my dog called?", session="tuesday").text)
 
-Names are imported on first use, so that ``import memagent`` loads neither torch nor a database.
+``Agent`` is a chat model with a memory, ``Memory`` a memory alone, ``MemoryBackend`` what a backend implements.
+``memagent.testing`` has the contract's tests and models without weights.
 
-Notices, such as that a stored state is rebuilt, go to the logger ``memagent``.
+Names are imported on first use, so that ``import memagent`` loads neither torch nor a database. Notices, such as that a
+stored state is rebuilt, go to the logger ``memagent``.
 """
 
 from __future__ import annotations
