@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from memagent.agent.memory import Memory
     from memagent.agent.memory.forgetting import OpenBeside
     from memagent.agent.models.chat import ChatModel
+    from memagent.agent.models.models import Models
 
 
 def parse_pairs(pairs: list[str] | None) -> dict[str, str]:
@@ -55,16 +56,21 @@ def home() -> Home:
 
 
 @cache
+def shared_models() -> Models:
+    """Return the models of this installation, with progress bars and notices for a person at a terminal."""
+    from memagent.agent.models.models import Models
+    from memagent.cli.rendering.progress import bytes_reporter
+
+    return Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
+
+
 def load_model(name: str | None) -> ChatModel:
     """Load a chat model once: for the conversation, and for a memory that works inside it.
 
     Args:
         name: as after ``--model``; None: as the settings say.
     """
-    from memagent.agent.models.loader import load_chat_model
-    from memagent.cli.rendering.progress import bytes_reporter
-
-    return load_chat_model(name or user_settings().model, home().models, notify=say, report=bytes_reporter())
+    return shared_models().chat(name or user_settings().model)
 
 
 def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
@@ -75,9 +81,7 @@ def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
         model: as after ``--model``; None: as the settings say.
         chat: whether the chat model is needed even if no backend works inside it.
     """
-    from memagent.agent.models.fetching import fetch_models as fetch
     from memagent.backends import registry
-    from memagent.cli.rendering.progress import bytes_reporter
 
     installed = set(registry.names())
     needs = {
@@ -86,15 +90,7 @@ def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
         if installed.issuperset(name.split(registry.SEPARATOR))
         for need in registry.needs(name)
     }
-    settings = user_settings()
-    fetch(
-        needs | ({"local_model"} if chat else set()),
-        home().models,
-        embedder=settings.embedder,
-        chat_model=model or settings.model,
-        notify=say,
-        report=bytes_reporter(),
-    )
+    shared_models().fetch(needs | ({"local_model"} if chat else set()), model or user_settings().model)
 
 
 def open_memory(
@@ -116,27 +112,19 @@ def open_memory(
         stored: settings as a stored state names them, in place of all others.
         options: see ``Memory.open``. One that takes the lock itself has its models fetched first.
     """
-    from memagent.agent.memory import Memory
-    from memagent.agent.models.embedding import load_embedder
-    from memagent.agent.models.loader import as_local
-    from memagent.cli.rendering.progress import bytes_reporter, track
+    from memagent.agent.memory.composition import open_memory as open_
+    from memagent.cli.rendering.progress import track
 
-    folders = home()
-    settings = backend_settings(backend, pairs) if stored is None else stored
-    if not options.get("read_only") and "lock" not in options:
-        fetch_models(backend, model=model)
-    return Memory.open(
-        folders,
+    return open_(
+        home(),
+        shared_models(),
         user,
         backend,
-        settings,
-        make_embedder=lambda: load_embedder(
-            folders.models, user_settings().embedder, notify=say, report=bytes_reporter()
-        ),
-        make_model=lambda: as_local(load_model(model)),
+        backend_settings(backend, pairs) if stored is None else stored,
+        model=model or user_settings().model,
         notify=say,
         progress=track,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
 
 

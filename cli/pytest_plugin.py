@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from memagent.agent.evaluation.scenarios import LocatedScenario, Models, ScenarioResult
+    from memagent.agent.evaluation.scenarios import LocatedScenario, ScenarioResult
+    from memagent.agent.models.models import Models
 
 # So that a failing case of the contract suite says what it compared.
 pytest.register_assert_rewrite("memagent.agent.testing")
@@ -144,7 +145,7 @@ def _backends(config: pytest.Config) -> list[str]:
 @cache
 def _models() -> Models:
     """Return the models of this test run, loaded once."""
-    from memagent.agent.evaluation.scenarios import Models
     from memagent.agent.home import Home
+    from memagent.agent.models.models import Models
 
     return Models.shared(Home.from_environment().models)

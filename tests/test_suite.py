@@ -8,8 +8,9 @@ from importlib.metadata import version
 import pytest
 from packaging.version import Version
 
-from memagent.agent.evaluation.scenarios import LocatedScenario, Models, Options, read_all, run, suite
+from memagent.agent.evaluation.scenarios import LocatedScenario, Options, read_all, run, suite
 from memagent.agent.home import Home
+from memagent.agent.models.models import Models
 
 SCENARIOS = read_all(suite())
 # Fair, and beyond what `rag` or the small default model can do today.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,11 +12,11 @@ from memagent.agent.engine.conversation import Conversation, Settings, remembere
 from memagent.agent.engine.events import Event, Recalled, Remembered, Seconds, TurnEnded, Usage
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
+from memagent.agent.memory.composition import open_memory
 from memagent.agent.memory.forgetting import Forgotten
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel
-from memagent.agent.models.fetching import fetch_models
-from memagent.agent.models.loader import as_local, load_chat_model
+from memagent.agent.models.models import Models
 from memagent.backends import registry
 from memagent.backends.records import Recollection
 
@@ -83,13 +83,13 @@ class Agent:
             MemagentError: see ``Memory.open`` and ``load_chat_model``.
         """
         home = home or Home.from_environment()
-        chat = load_chat_model(model, home.models, notify=_LOG.info) if isinstance(model, str) else model
-        fetch_models(registry.needs(backend), home.models, notify=_LOG.info)
-        return cls(
-            Memory.open(home, user, backend, backend_settings, make_model=lambda: as_local(chat)),
-            chat,
-            settings,
-        )
+        models = Models.shared(home.models)
+        if not isinstance(model, str):
+            models = replace(models, chat={model.name: model}.__getitem__)
+            models.fetch(registry.needs(backend) - {"local_model"}, None)
+        name = model if isinstance(model, str) else model.name
+        chat = models.chat(name)
+        return cls(open_memory(home, models, user, backend, backend_settings, model=name), chat, settings)
 
     def __enter__(self) -> Self:
         return self

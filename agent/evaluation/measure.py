@@ -11,8 +11,9 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from typing import Any
 
 from memagent.agent.engine.agent import collect
 from memagent.agent.engine.conversation import Conversation, Settings
@@ -21,13 +22,13 @@ from memagent.agent.evaluation.datasets.dataset import Case, Question
 from memagent.agent.evaluation.metrics import distinct, token_f1
 from memagent.agent.evaluation.rows import JudgeRow, RankRow, Row, Scores, SizeRow, WriteRow
 from memagent.agent.evaluation.run import Plan, Run
-from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory
+from memagent.agent.memory.composition import open_memory
 from memagent.agent.models.chat import ChatModel, Sampling
-from memagent.agent.models.loader import as_local
+from memagent.agent.models.models import Models
 from memagent.backends import registry
-from memagent.backends.protocol import Embedder, LocalModel, Vectors
+from memagent.backends.protocol import Embedder, Vectors
 
 _RANKING_LIMIT = 50
 _ABSTENTION_LIMIT = 5
@@ -97,11 +98,12 @@ class _CountedModels:
         return _CountingEmbedder(self._models.embedder(), self._count)
 
     @cached_property
-    def local_model(self) -> LocalModel:
-        model = as_local(self._models.chat(self._chat))
+    def chat_model(self) -> ChatModel:
+        model: Any = self._models.local(self._chat)
         # Before, as a pass may end early; inside, as a backend may call the layers without the head.
         model.model.base_model.register_forward_pre_hook(self._count)
-        return model
+        counted: ChatModel = model
+        return counted
 
     def _count(self, *_: object) -> None:
         self.calls += 1
@@ -150,14 +152,11 @@ class _Measurement:
         shutil.rmtree(home.user_folder(self.case.id), ignore_errors=True)
 
     def _open(self, home: Home, settings: Mapping[str, str]) -> Memory:
-        return Memory.open(
-            home,
-            self.case.id,
-            self.backend,
-            settings,
-            make_embedder=lambda: self.counted.embedder,
-            make_model=lambda: self.counted.local_model,
-            seed=self.plan.seed,
+        counted = replace(
+            self.models, embedder=lambda: self.counted.embedder, chat=lambda name: self.counted.chat_model
+        )
+        return open_memory(
+            home, counted, self.case.id, self.backend, settings, model=self.plan.model, seed=self.plan.seed
         )
 
     def _settings_without_abstention(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from memagent.cli.opening import choose_backends, home
+from memagent.cli.opening import choose_backends, home, shared_models
 from memagent.cli.options import (
     MAX_INTEGER,
     BackendsOption,
@@ -19,13 +19,12 @@ from memagent.cli.options import (
     Output,
     OutputOption,
     SetOption,
-    user_settings,
 )
 from memagent.cli.rendering.output import as_json, say
 
 if TYPE_CHECKING:
     from memagent.agent.evaluation.run import Plan, Run
-    from memagent.agent.evaluation.scenarios import Models
+    from memagent.agent.models.models import Models
 
 
 class Benchmark(StrEnum):
@@ -110,9 +109,7 @@ def bench(
     from memagent.agent.evaluation.datasets import LOADERS
     from memagent.agent.evaluation.report import summarise
     from memagent.agent.evaluation.run import Plan, Run
-    from memagent.agent.evaluation.scenarios import Models
     from memagent.agent.models.catalogue import DEFAULT_MODEL
-    from memagent.cli.rendering.progress import bytes_reporter
 
     if plot is not None:
         from memagent.agent.evaluation.plot import check_matplotlib, check_path
@@ -120,7 +117,7 @@ def bench(
         check_path(plot)
         check_matplotlib()
     dataset = LOADERS[name.value](path)
-    models = Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
+    models = shared_models()
     embedder = models.embedder()
     plan = Plan(
         dataset,

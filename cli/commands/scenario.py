@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError
-from memagent.cli.opening import choose_backends, home
+from memagent.cli.opening import choose_backends, shared_models
 from memagent.cli.options import (
     BackendsOption,
     ChannelName,
@@ -18,9 +18,8 @@ from memagent.cli.options import (
     OutputOption,
     SeedOption,
     SetOption,
-    user_settings,
 )
-from memagent.cli.rendering.output import as_json, printable, say, write
+from memagent.cli.rendering.output import as_json, printable, write
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -72,12 +71,12 @@ def run(
 
       memagent scenario run tests/ --recall-only --output json
     """
-    from memagent.agent.evaluation.scenarios import Models, Options
+    from memagent.agent.evaluation.scenarios import Options
     from memagent.agent.evaluation.scenarios import run as run_
     from memagent.agent.evaluation.scenarios.report import fields
     from memagent.agent.models.catalogue import DEFAULT_MODEL
     from memagent.backends.registry import CONTROL
-    from memagent.cli.rendering.progress import bytes_reporter, track
+    from memagent.cli.rendering.progress import track
 
     chosen = choose_backends(backend, set_)
     pairs = [
@@ -88,7 +87,7 @@ def run(
     ]
     if not pairs:
         raise InputError(f"None of the scenarios is meant for {' or '.join(chosen)}: nothing was played.")
-    models = Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
+    models = shared_models()
     results = [
         run_(
             located,

@@ -38,9 +38,9 @@ def spoken(home: Home) -> Iterator[None]:
     """A user who has said something, and a model that is not kept from one test to the next."""
     done = CliRunner().invoke(app, ["remember", "My dog is called Biscuit.", "--backend", "in_memory"])
     assert done.exit_code == 0
-    common.load_model.cache_clear()
+    common.shared_models.cache_clear()
     yield
-    common.load_model.cache_clear()
+    common.shared_models.cache_clear()
 
 
 @pytest.fixture

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cache
-from pathlib import Path
-from typing import Self
 
 from memagent.agent.engine.agent import collect
 from memagent.agent.engine.conversation import Channel, Conversation, Settings
@@ -27,14 +24,13 @@ from memagent.agent.evaluation.scenarios.schema import (
 )
 from memagent.agent.home import Home
 from memagent.agent.journal.records import NewTurn
-from memagent.agent.memory import Memory, Notify
+from memagent.agent.memory import Memory
+from memagent.agent.memory.composition import open_memory
 from memagent.agent.models.catalogue import DEFAULT_MODEL
-from memagent.agent.models.chat import ChatModel, Sampling
-from memagent.agent.models.embedding import load_embedder
-from memagent.agent.models.hub import Report, quiet
-from memagent.agent.models.loader import as_local, load_chat_model
+from memagent.agent.models.chat import Sampling
+from memagent.agent.models.models import Models
 from memagent.backends.errors import InputError
-from memagent.backends.protocol import Embedder, Progress, silent
+from memagent.backends.protocol import Progress, silent
 
 _LOG = logging.getLogger("memagent")
 _BETWEEN_TURNS = timedelta(minutes=1)
@@ -59,30 +55,6 @@ class Options:
     settings: Mapping[str, str] = field(default_factory=dict)
     recall_only: bool = False
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Models:
-    """The folder of the models, and the models, each loaded once and on first use."""
-
-    folder: Path
-    embedder: Callable[[], Embedder]
-    chat: Callable[[str], ChatModel]
-
-    @classmethod
-    def shared(
-        cls, folder: Path, embedder: str | None = None, *, notify: Notify = _LOG.info, report: Report = quiet
-    ) -> Self:
-        """The models that the environment and the options name.
-
-        Args:
-            embedder: the embedder's name; None: as the environment says.
-        """
-        return cls(
-            folder,
-            cache(lambda: load_embedder(folder, embedder, notify=notify, report=report)),
-            cache(lambda name: load_chat_model(name, folder, notify=notify, report=report)),
-        )
 
 
 @dataclass(frozen=True)
@@ -139,13 +111,13 @@ class Player:
         return clock
 
     def _open(self, home: Home, user: str) -> Memory:
-        return Memory.open(
+        return open_memory(
             home,
+            self.models,
             user,
             self.backend,
             self.options.settings,
-            make_embedder=self.models.embedder,
-            make_model=lambda: as_local(self.models.chat(self.options.model)),
+            model=self.options.model,
             seed=self.options.seed,
             progress=self.progress,
         )

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from memagent.agent.evaluation.scenarios.player import Models, Options, Player
+from memagent.agent.evaluation.scenarios.player import Options, Player
 from memagent.agent.evaluation.scenarios.reader import LocatedScenario
 from memagent.agent.evaluation.scenarios.results import ProbeResult, ScenarioResult
 from memagent.agent.evaluation.scenarios.schema import Scenario, Step, WaitStep
 from memagent.agent.home import Home
+from memagent.agent.models.models import Models
 from memagent.backends.errors import MemagentError, StorageError
 from memagent.backends.protocol import Progress, silent
 

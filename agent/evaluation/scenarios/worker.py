@@ -8,9 +8,10 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from memagent.agent.evaluation.scenarios.player import Models, Options, Player
+from memagent.agent.evaluation.scenarios.player import Options, Player
 from memagent.agent.evaluation.scenarios.runner import PROBES, STEPS
 from memagent.agent.home import Home
+from memagent.agent.models.models import Models
 from memagent.backends.errors import MemagentError
 
 

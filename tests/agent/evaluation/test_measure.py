@@ -14,8 +14,8 @@ from memagent.agent.evaluation.datasets.locomo import load
 from memagent.agent.evaluation.measure import count_steps, measure, selected_questions
 from memagent.agent.evaluation.rows import JudgeRow, RankRow, Row, SizeRow, WriteRow
 from memagent.agent.evaluation.run import REFERENCE, Plan, Run
-from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
+from memagent.agent.models.models import Models
 from memagent.backends import registry
 from memagent.backends.in_memory import InMemory
 from memagent.backends.records import Hit, Turn, WriteResult

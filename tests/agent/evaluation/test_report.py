@@ -13,8 +13,8 @@ from memagent.agent.evaluation.measure import measure
 from memagent.agent.evaluation.report import summarise
 from memagent.agent.evaluation.rows import JudgeRow, RankRow, Scores, SizeRow, WriteRow
 from memagent.agent.evaluation.run import Plan, Run
-from memagent.agent.evaluation.scenarios.player import Models
 from memagent.agent.home import Home
+from memagent.agent.models.models import Models
 from tests.agent.evaluation.datasets.files import locomo_file
 
 

@@ -13,13 +13,14 @@ from pydantic import TypeAdapter
 from memagent.agent.engine.agent import collect
 from memagent.agent.engine.conversation import Conversation
 from memagent.agent.engine.events import Recalled, Token, TurnEnded
-from memagent.agent.evaluation.scenarios import Models, Options, ProbeResult
+from memagent.agent.evaluation.scenarios import Options, ProbeResult
 from memagent.agent.evaluation.scenarios.player import Player
 from memagent.agent.evaluation.scenarios.schema import Step
 from memagent.agent.home import Home
 from memagent.agent.memory import open_journal
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.models.fakes import EchoModel, ScriptedModel
+from memagent.agent.models.models import Models
 from memagent.backends import registry
 from memagent.backends.errors import InputError, NotFoundError, SettingError
 from memagent.backends.in_memory import InMemory

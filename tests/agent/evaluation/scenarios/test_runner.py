@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from memagent.agent.evaluation.scenarios import Models, Options, ScenarioResult, run
+from memagent.agent.evaluation.scenarios import Options, ScenarioResult, run
 from memagent.agent.evaluation.scenarios.runner import by_session
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.models.fakes import EchoModel
+from memagent.agent.models.models import Models
 from memagent.backends import registry
 from memagent.backends.errors import StorageError
 from memagent.backends.in_memory import InMemory
