@@ -316,7 +316,7 @@ class MemoryBackend(ABC):
     def train(cls, config: Any, resources: Resources) -> None:
         """Train the backend's weights and write them to ``resources.cache``.
 
-        After an interruption, the next call continues where training stopped.
+        After an interruption, the next call continues where training stopped, unless the plan says otherwise.
 
         Args:
             config: an instance of ``Config``.

@@ -152,12 +152,14 @@ class TrainingPlan:
         minutes: estimated duration on this machine.
         bytes: size of the files that training writes.
         done: True if the weights exist already.
+        resumable: True if an interrupted training continues where it stopped; else it starts again.
     """
 
     summary: str
     minutes: float
     bytes: int
     done: bool = False
+    resumable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

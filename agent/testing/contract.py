@@ -57,10 +57,15 @@ class BackendContract(RecallCases, StateCases, FlagCases, ChannelCases):
         """Return the language model of cases that judge what is recalled; by default ``model()``."""
         return self.model()
 
+    @pytest.fixture(scope="session")
+    def models_folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return a folder that all cases share, for what is derived from a model once."""
+        return tmp_path_factory.mktemp("models")
+
     @pytest.fixture
-    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    def home(self, tmp_path: Path, models_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         """An empty home; the environment variables name it too."""
-        home = Home(tmp_path / "home", tmp_path / "models")
+        home = Home(tmp_path / "home", models_folder)
         for name, value in (
             ("MEMAGENT_HOME", str(home.root)),
             ("MEMAGENT_MODELS", str(home.models)),

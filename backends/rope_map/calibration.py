@@ -57,6 +57,11 @@ def fingerprint(local: LocalModel, context: int, tuning: Tuning = DEFAULT_TUNING
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
+def calibration_path(cache: Path, local: LocalModel, context: int) -> Path:
+    """Return the file of a model's calibration in the cache folder."""
+    return cache / f"rope_map-{fingerprint(local, context)}.safetensors"
+
+
 def load_or_calibrate(
     local: LocalModel,
     encoder: AttentionEncoder,
@@ -75,7 +80,7 @@ def load_or_calibrate(
         cache: where it is None or cannot be written to, every start calibrates anew.
         progress: wraps the loop over dialogues.
     """
-    path = None if cache is None else cache / f"rope_map-{fingerprint(local, context)}.safetensors"
+    path = None if cache is None else calibration_path(cache, local, context)
     heads = None if path is None else load(path)
     if heads is None:
         heads = calibrate(encoder, tokenizer, context, progress)

@@ -1,13 +1,14 @@
-"""memagent backends: list, show, rebuild, consolidate, stats."""
+"""memagent backends: list, show, rebuild, train, consolidate, stats."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import MISSING, asdict, fields
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from memagent.cli.opening import home, open_memory, require_user
+from memagent.cli.opening import backend_settings, home, open_memory, require_user, shared_models
 from memagent.cli.options import (
     DEFAULT_USER,
     BackendArgument,
@@ -16,8 +17,9 @@ from memagent.cli.options import (
     OutputOption,
     SetOption,
     UserOption,
+    user_settings,
 )
-from memagent.cli.rendering.output import as_json, one_line, write
+from memagent.cli.rendering.output import as_json, confirm, one_line, say, write
 
 app = typer.Typer(
     help="List memories, show their settings and contents, rebuild and consolidate them.",
@@ -120,6 +122,48 @@ def rebuild(
         memory.checkpoint()
         turns = memory.journal.count()
     write(f"Rebuilt {name} from {turns} turns.")
+
+
+@app.command()
+def train(
+    name: BackendArgument,
+    set_: SetOption = None,
+    model: ModelOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Train the weights that a memory needs for a model; says first how long it takes.
+
+    Examples:
+
+      memagent backends train rope_map
+
+      memagent backends train rope_map --model smollm2-135m --yes
+    """
+    from memagent.agent.memory.training import open_training
+    from memagent.cli.rendering.progress import track
+
+    with open_training(
+        home(),
+        shared_models(),
+        name,
+        backend_settings(name, set_),
+        model=model or user_settings().model,
+        progress=track,
+    ) as training:
+        plan = training.plan
+        if not plan.done:
+            say(
+                f"{plan.summary} About {max(1, round(plan.minutes))} min here; it writes {plan.bytes / 1e6:.1f} MB. "
+                + ("Interrupted, it continues." if plan.resumable else "Interrupted, it starts again.")
+            )
+            if not yes and sys.stdin.isatty() and not confirm("Start?"):
+                raise typer.Exit(1)
+            training.run()
+    if output is Output.JSON:
+        as_json({"backend": name, "trained": not plan.done, **asdict(plan)})
+    else:
+        write("It is trained already." if plan.done else f"Trained {name}.")
 
 
 @app.command()
