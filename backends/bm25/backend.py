@@ -15,7 +15,7 @@ from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, turn_seq
 from memagent.backends.shared.full_text import FullTextIndex, content_words, query_words
-from memagent.backends.shared.store_errors import comes_from, translate_errors
+from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 
 _FORMAT = 1
 _INDEX_FILE = "turns.sqlite3"
@@ -134,15 +134,8 @@ class Bm25(MemoryBackend):
         except (FileNotFoundError, ValueError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources)
-        try:
-            counts = backend._counts()
-            if counts != expected:
-                raise CheckpointError(f"it holds {counts}, expected {expected}")
-        except BaseException as error:
-            backend.close()
-            if comes_from(error, _STORES):
-                raise CheckpointError(f"its content cannot be used ({error})") from error
-            raise
+        with closed_after_errors(backend, _STORES):
+            check_counts(backend._counts(), expected)
         return backend
 
     def close(self) -> None:

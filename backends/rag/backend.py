@@ -21,7 +21,7 @@ from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Tu
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.full_text import content_words, query_words
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
-from memagent.backends.shared.store_errors import comes_from, translate_errors
+from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.text import normalize
 
 _FORMAT = 3
@@ -200,16 +200,9 @@ class Rag(MemoryBackend):
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources, chroma)
-        try:
-            counts = backend._counts()
-            if counts != expected:
-                raise CheckpointError(f"it holds {counts}, expected {expected}")
+        with closed_after_errors(backend, _STORES):
+            check_counts(backend._counts(), expected)
             backend._repair_server()
-        except BaseException as error:
-            backend.close()
-            if comes_from(error, _STORES):
-                raise CheckpointError(f"its content cannot be used ({error})") from error
-            raise
         return backend
 
     def close(self) -> None:
