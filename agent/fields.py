@@ -19,7 +19,7 @@ def escape_json(text: str) -> str:
 
     JSON allows them inside strings only, so every occurrence can be escaped. The result parses to the same value.
     """
-    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return UNSAFE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
 
 
 def recollection_fields(item: Recollection) -> dict[str, Any]:

@@ -8,7 +8,18 @@ import sys
 import typer
 
 from memagent.backends.errors import MemagentError
-from memagent.cli.commands import backends, bench, chat, config, doctor, memory, models, scenario, sessions
+from memagent.cli.commands import (
+    backends,
+    bench,
+    chat,
+    config,
+    doctor,
+    journal,
+    memory,
+    models,
+    scenario,
+    sessions,
+)
 from memagent.cli.rendering import output
 
 # click's UsageError, of which newer versions of typer hold a copy that has no public name.
@@ -30,10 +41,10 @@ app.command("remember")(memory.remember)
 app.command("recall")(memory.recall)
 app.command("forget")(memory.forget)
 app.add_typer(sessions.app, name="sessions")
-app.command("export")(memory.export)
-app.command("import")(memory.import_)
-app.command("backup")(memory.backup)
-app.command("accept-loss")(memory.accept_loss)
+app.command("export")(journal.export)
+app.command("import")(journal.import_)
+app.command("backup")(journal.backup)
+app.command("accept-loss")(journal.accept_loss)
 app.add_typer(backends.app, name="backends")
 app.add_typer(models.app, name="models")
 app.add_typer(scenario.app, name="scenario")

@@ -12,7 +12,7 @@ from contextlib import closing
 from memagent.agent.evaluation.datasets.dataset import Case, Question
 from memagent.agent.evaluation.metrics import KS, chance_recall_at
 from memagent.agent.evaluation.rows import RankRow, Scores
-from memagent.backends.shared.full_text import match_any, query_words
+from memagent.backends.shared.full_text import any_word_query, query_words
 
 CHANCE = "chance"
 SESSION_BM25 = "bm25_sessions"
@@ -40,7 +40,7 @@ class SessionSearch:
             return []
         rows = self._database.execute(
             "SELECT rowid FROM sessions WHERE sessions MATCH ? ORDER BY bm25(sessions), rowid LIMIT ?",
-            (match_any(words), limit),
+            (any_word_query(words), limit),
         )
         return [place for (place,) in rows]
 

@@ -42,7 +42,8 @@ def bootstrap_difference(
     with replacement 10,000 times, each with both of its values.
 
     Args:
-        ours, theirs: values of both methods, question by question; not empty.
+        ours: values of one method, question by question; not empty.
+        theirs: those of the other method, of the same questions in the same order.
         seed: for the resampling.
 
     Returns:

@@ -148,12 +148,12 @@ def _costs(axes: Any, results: Sequence[Result], styles: Mapping[str, Any]) -> N
             axes.barh(place + shift, value, 0.36, color=fill, edgecolor=color, hatch=hatch)
             axes.text(value, place + shift, f"  {label} {_milliseconds(value)}", va="center", fontsize=9)
     axes.set_yticks(range(len(costs)), [backend for backend, _ in costs])
-    longest = max(
+    max_milliseconds = max(
         (value or 0 for _, cost in costs for value in (cost.recall_ms_median, cost.write_ms_per_turn)),
         default=1,
     )
     axes.set(
-        xlim=(0, 1.9 * longest or 1),
+        xlim=(0, 1.9 * max_milliseconds or 1),
         ylim=(-0.6, len(costs) - 0.4),
         xlabel="milliseconds (recall: median)",
     )

@@ -218,17 +218,21 @@ def _by_category(scored: Sequence[tuple[RankRow, Scores]]) -> dict[str, Recall]:
 
 def _cost(run: Run, method: str) -> Cost:
     ranks, writes, sizes = run.of(RankRow, method), run.of(WriteRow, method), run.of(SizeRow, method)
-    written = sum(row.turns for row in writes)
-    stored = sum(row.turns for row in sizes)
+    turns_remembered = sum(row.turns for row in writes)
+    turns_stored = sum(row.turns for row in sizes)
     milliseconds = [1000 * row.seconds for row in ranks if row.seconds is not None]
     return Cost(
-        write_ms_per_turn=1000 * sum(row.seconds for row in writes) / written if written else None,
+        write_ms_per_turn=1000 * sum(row.seconds for row in writes) / turns_remembered
+        if turns_remembered
+        else None,
         recall_ms_median=statistics.median(milliseconds) if milliseconds else None,
         recall_ms_p95=statistics.quantiles(milliseconds, n=20, method="inclusive")[-1]
         if len(milliseconds) > 1
         else None,
-        bytes_per_turn=sum(row.bytes for row in sizes) / stored if stored else None,
-        model_calls_per_turn=sum(row.calls for row in writes) / written if written else None,
+        bytes_per_turn=sum(row.bytes for row in sizes) / turns_stored if turns_stored else None,
+        model_calls_per_turn=sum(row.calls for row in writes) / turns_remembered
+        if turns_remembered
+        else None,
         model_calls_per_recall=_mean(row.calls for row in ranks if row.calls is not None),
     )
 

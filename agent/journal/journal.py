@@ -104,8 +104,14 @@ class Journal(JournalReader):
         """Add one turn and commit it. When this returns, the turn is safe.
 
         Args:
-            session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
+            session: name of the conversation.
+            role: ``user``, ``assistant``, ``system`` or ``tool``.
+            text: the message; not empty.
+            speaker: name of the person, where the role does not identify them.
             created_at: None: the present.
+            in_view: seqs of the turns that the model saw when it wrote this reply.
+            derived: whether the reply was written with recollections in view.
+            recalled: those of ``in_view`` that are recollections.
             attachments: the turn's files, committed with it; see ``check_attachments`` for the limits.
 
         Raises:
@@ -148,7 +154,11 @@ class Journal(JournalReader):
         """Add the assistant's reply, unless a turn that it saw has been forgotten since: then it may repeat that turn.
 
         Args:
-            session, text, in_view, derived, recalled: as in ``Turn``.
+            session: name of the conversation.
+            text: the reply; not empty.
+            in_view: seqs of the turns that the model saw when it wrote the reply.
+            derived: whether it was written with recollections in view.
+            recalled: those of ``in_view`` that are recollections.
 
         Returns:
             The turn, or None if nothing was stored.

@@ -24,7 +24,7 @@ from memagent.backends.errors import InputError, MemagentError
 
 _FORMAT_WITHOUT_CHAIN = 1
 # 64 MiB for the text and all else, and the attachments in base64, which takes four bytes for three.
-_LONGEST_LINE = 64 * 2**20 + MAX_TURN_ATTACHMENT_BYTES // 3 * 4
+_MAX_LINE_BYTES = 64 * 2**20 + MAX_TURN_ATTACHMENT_BYTES // 3 * 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,10 @@ def read_lines(source: Source, proof: Proof) -> Iterator[tuple[bytes, Line]]:
     """
     try:
         source.file.seek(0)
-        while raw := source.file.readline(_LONGEST_LINE + 1):
-            if len(raw) > _LONGEST_LINE:
+        while raw := source.file.readline(_MAX_LINE_BYTES + 1):
+            if len(raw) > _MAX_LINE_BYTES:
                 raise InputError(
-                    f"{source.name}, line {proof.lines + 1}: longer than {_LONGEST_LINE:,} bytes."
+                    f"{source.name}, line {proof.lines + 1}: longer than {_MAX_LINE_BYTES:,} bytes."
                 )
             line = _parse_line(source.name, proof, raw)
             yield raw, line

@@ -207,7 +207,8 @@ class JournalReader:
         """Return how far the journal reaches, with the heads of both chains there.
 
         Args:
-            seq, forgetting: an earlier end of the turns and of the forgettings; None: the last one.
+            seq: an earlier end of the turns; None: the last one.
+            forgetting: an earlier end of the forgettings; None: the last one.
         """
         with self._connect() as connection:
             full = _read_extent(connection, self.user) or Extent(0, GENESIS.hex(), 0, GENESIS.hex())

@@ -19,7 +19,7 @@ MAX_ATTACHMENT_BYTES = 16 * 2**20
 MAX_TURN_ATTACHMENT_BYTES = 32 * 2**20
 """Most bytes that the attachments of one turn have together."""
 
-_LONGEST_NAME = 255
+_MAX_NAME_CHARACTERS = 255
 # RFC 6838, section 4.2: restricted-name "/" restricted-name. Upper case means the same, so one spelling is enough.
 _RESTRICTED_NAME = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
 _MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
@@ -175,8 +175,8 @@ def check_name(what: str, name: str) -> None:
     """
     if not name.strip():
         raise InputError(f"The {what} is empty.")
-    if len(name) > _LONGEST_NAME:
-        raise InputError(f"The {what} has {len(name)} characters; {_LONGEST_NAME} at most.")
+    if len(name) > _MAX_NAME_CHARACTERS:
+        raise InputError(f"The {what} has {len(name)} characters; {_MAX_NAME_CHARACTERS} at most.")
     if not name.isprintable():
         raise InputError(f"The {what} {name!r} holds characters that cannot be printed.")
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,8 +21,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from memagent.agent.files import make_private, make_tree_private, write_private
+from memagent.agent.files import make_private, make_tree_private
 from memagent.agent.journal.records import Extent
+from memagent.agent.memory.state_files import hash_files, remove_tree, replace_file, sync_tree
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Fingerprint
 
@@ -106,7 +106,7 @@ class Checkpoint:
             OSError: a file cannot be read.
         """
         try:
-            files = _hash_files(self.directory)
+            files = hash_files(self.directory, ignore=_MANIFEST)
         except FileNotFoundError as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         damaged = sorted(path for path in {*files, *self.files} if files.get(path) != self.files.get(path))
@@ -211,14 +211,14 @@ class CheckpointStore:
                 "extent": asdict(extent),
                 "settings": dict(settings or {}),
                 "costly": costly,
-                "files": _hash_files(directory),
+                "files": hash_files(directory, ignore=_MANIFEST),
             }
             content = json.dumps(manifest, indent=1, sort_keys=True).encode()
             digest = hashlib.sha256(content).hexdigest()
             (directory / _MANIFEST).write_bytes(content)
             make_tree_private(directory)
-            _sync_tree(directory)
-            _replace(self._current, f"{generation} {digest}")
+            sync_tree(directory)
+            replace_file(self._current, f"{generation} {digest}")
         except BaseException as error:
             if self._name() != generation:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -276,25 +276,6 @@ class CheckpointStore:
         )
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a folder with its content, or a file. A missing path is ignored.
-
-    Args:
-        path: a folder or a file.
-
-    Raises:
-        StorageError: it could not be removed completely.
-    """
-    try:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be removed: {error.strerror}. It may hold forgotten turns."
-        ) from error
-
-
 def _short(value: object) -> str:
     """Return a short text of a value for a message: of a digest, the beginning."""
     text = repr(value)
@@ -347,36 +328,3 @@ def _check_types(checkpoint: Checkpoint) -> None:
         )
     ):
         raise CheckpointError("its manifest is not one of memagent's")
-
-
-def _hash_files(directory: Path) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    for path in sorted(directory.rglob("*")):
-        if path.is_file() and path != directory / _MANIFEST:
-            with path.open("rb") as file:
-                digests[path.relative_to(directory).as_posix()] = hashlib.file_digest(
-                    file, "sha256"
-                ).hexdigest()
-    return digests
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_tree(directory: Path) -> None:
-    for path in [*directory.rglob("*"), directory, directory.parent]:
-        _sync(path)
-
-
-def _replace(target: Path, content: str) -> None:
-    """Write a small file atomically: a reader sees the old content or the new content."""
-    fresh = target.with_suffix(".new")
-    write_private(fresh, content.encode())
-    _sync(fresh)
-    fresh.replace(target)
-    _sync(target.parent)

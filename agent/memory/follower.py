@@ -17,13 +17,8 @@ from itertools import groupby, islice
 from typing import Any
 
 from memagent.agent.journal import Journal, Unfinished
-from memagent.agent.memory.checkpoint import (
-    Checkpoint,
-    CheckpointStore,
-    ForeignStateError,
-    Position,
-    remove_tree,
-)
+from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError, Position
+from memagent.agent.memory.state_files import remove_tree
 from memagent.agent.memory.workspace import remove_dead_readers
 from memagent.backends.errors import CheckpointError, MemagentError, StorageError
 from memagent.backends.protocol import MemoryBackend, Resources

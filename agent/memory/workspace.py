@@ -21,7 +21,7 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from memagent.agent.files import make_private
-from memagent.agent.memory.checkpoint import remove_tree
+from memagent.agent.memory.state_files import remove_tree
 from memagent.backends.errors import StorageError
 
 

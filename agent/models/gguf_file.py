@@ -22,8 +22,8 @@ _STRING, _ARRAY = 8, 9
 _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _DEEPEST_ARRAY = 4
 _MOST_DIMENSIONS = 4
-_LONGEST_NAME = 1000
-_LONGEST_QUOTE = 80
+_MAX_NAME_BYTES = 1000
+_MAX_QUOTE_CHARACTERS = 80
 _ALIGNMENT = 32
 
 Value = int | float | str | None
@@ -74,7 +74,7 @@ class _DamageError(Exception):
 
 def _quoted(name: str) -> str:
     """Return a name in quotes, cut short: in a damaged file it may be any text."""
-    return repr(name if len(name) <= _LONGEST_QUOTE else name[:_LONGEST_QUOTE] + "...")
+    return repr(name if len(name) <= _MAX_QUOTE_CHARACTERS else name[:_MAX_QUOTE_CHARACTERS] + "...")
 
 
 class _Reader:
@@ -94,7 +94,7 @@ class _Reader:
         tensor_count, value_count = int(self._number("Q")), int(self._number("Q"))
         values: dict[str, Value] = {}
         for _ in range(value_count):
-            name = self._string("a name", _LONGEST_NAME)
+            name = self._string("a name", _MAX_NAME_BYTES)
             if name in values:
                 raise _DamageError(f"{_quoted(name)} stands in it a second time")
             values[name] = self._value(int(self._number("I")), name)
@@ -105,7 +105,7 @@ class _Reader:
     def _tensors(self, count: int, alignment: Value) -> dict[str, int]:
         tensors: dict[str, tuple[int, int, int]] = {}  # elements, bytes, offset
         for _ in range(count):
-            name = self._string("a tensor's name", _LONGEST_NAME)
+            name = self._string("a tensor's name", _MAX_NAME_BYTES)
             if name in tensors:
                 raise _DamageError(f"the tensor {_quoted(name)} stands in it a second time")
             dimensions = int(self._number("I"))

@@ -15,7 +15,7 @@ from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, turn_seq
 from memagent.backends.shared.full_text import FullTextIndex, content_words, query_words
-from memagent.backends.shared.store_errors import comes_from, translate_errors
+from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 
 _FORMAT = 1
 _INDEX_FILE = "turns.sqlite3"
@@ -58,16 +58,23 @@ class Bm25(MemoryBackend):
 
     @classmethod
     def fingerprint(cls, config: Bm25Config, resources: Resources) -> Fingerprint:
+        """Return the format of the index: no model and no setting takes part in it."""
         return {"format": _FORMAT}
 
     @_translated
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        """Add the texts of turns to the full-text index; speakers and dates are not searched."""
         known = self._index.known([turn.seq for turn in turns])
         self._index.add([Chunk(turn, 0, turn.text) for turn in turns if turn.seq not in known])
         return [WriteResult(turn.seq, stored=turn.seq not in known) for turn in turns]
 
     @_translated
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Return the turns with the highest BM25 scores that hold enough of the question's words.
+
+        Returns:
+            Each hit's score is the sum of its words' BM25 weights: 0 or more, without an upper bound.
+        """
         scores = self._index.search(query_words(query), limit)
         coverage = self._index.coverage(content_words(query), list(scores))
         threshold = self.config.threshold if self.config.abstain else 0.0
@@ -83,6 +90,7 @@ class Bm25(MemoryBackend):
 
     @_translated
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
+        """Remove turns from the index and rewrite its file, in time proportional to the size of the index."""
         known = self._index.known(seqs)
         if known:
             self._index.forget(known)
@@ -97,6 +105,7 @@ class Bm25(MemoryBackend):
 
     @_translated
     def stats(self) -> BackendStats:
+        """Return the number of turns and the size of the index; nothing is held in memory."""
         return BackendStats(
             items=self._index.count().turns,
             tokens=0,
@@ -106,11 +115,17 @@ class Bm25(MemoryBackend):
 
     @_translated
     def save(self, directory: Path) -> None:
+        """Write a copy of the index, and the counts that ``load`` compares."""
         self._index.copy_to(directory / _INDEX_FILE)
         (directory / "state.json").write_text(json.dumps(self._counts()))
 
     @classmethod
     def load(cls, directory: Path, config: Bm25Config, resources: Resources) -> Self:
+        """Copy a stored index to the workspace and compare what it holds with the counts stored beside it.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the counts differ.
+        """
         from shutil import copyfile
 
         try:
@@ -119,18 +134,12 @@ class Bm25(MemoryBackend):
         except (FileNotFoundError, ValueError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources)
-        try:
-            counts = backend._counts()
-            if counts != expected:
-                raise CheckpointError(f"it holds {counts}, expected {expected}")
-        except BaseException as error:
-            backend.close()
-            if comes_from(error, _STORES):
-                raise CheckpointError(f"its content cannot be used ({error})") from error
-            raise
+        with closed_after_errors(backend, _STORES):
+            check_counts(backend._counts(), expected)
         return backend
 
     def close(self) -> None:
+        """Close the index."""
         self._index.close()
 
     def _counts(self) -> dict[str, int]:

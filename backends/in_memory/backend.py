@@ -60,14 +60,22 @@ class InMemory(MemoryBackend):
 
     @classmethod
     def fingerprint(cls, config: InMemoryConfig, resources: Resources) -> Fingerprint:
+        """Return the format of the stored turns: no model and no setting takes part in it."""
         return {"format": _FORMAT}
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        """Keep turns as they are."""
         results = [WriteResult(turn.seq, stored=turn.seq not in self.turns) for turn in turns]
         self.turns.update({turn.seq: turn for turn in turns})
         return results
 
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Return the turns that hold enough of the question's words, in time proportional to all turns.
+
+        Returns:
+            Each hit's score is the share of the question's words that its turn holds, above 0 and up to 1. Of equal ones, the
+            latest turn comes first.
+        """
         words = _content_words(query)
         if not words:
             return []
@@ -83,20 +91,28 @@ class InMemory(MemoryBackend):
         ]
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
+        """Remove turns; this costs no more than their number."""
         for seq in seqs:
             self.turns.pop(seq, None)
         return True
 
     def stats(self) -> BackendStats:
+        """Return the number of turns, and the size of their texts in UTF-8."""
         text_bytes = sum(len(turn.text.encode()) for turn in self.turns.values())
         return BackendStats(items=len(self.turns), tokens=0, bytes_on_disk=0, bytes_in_memory=text_bytes)
 
     def save(self, directory: Path) -> None:
+        """Write the turns as JSON."""
         rows = [turn_fields(turn) for turn in self.turns.values()]
         (directory / "turns.json").write_text(json.dumps(rows), encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path, config: InMemoryConfig, resources: Resources) -> Self:
+        """Read the turns that ``save`` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
         try:
             rows = json.loads((directory / "turns.json").read_text(encoding="utf-8"))
             turns = [turn_from_fields(row) for row in rows]

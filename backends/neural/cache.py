@@ -103,9 +103,10 @@ class CachedGenerationMixin(GenerationMixin):
         """Generate tokens, as `transformers.GenerationMixin.generate` does.
 
         Args:
-            args, kwargs: See `transformers.GenerationMixin.generate`.
+            *args: See `transformers.GenerationMixin.generate`.
             cache: The state of the sequence so far, which is updated. None begins a sequence.
             past_key_values: The old name of ``cache``.
+            **kwargs: See `transformers.GenerationMixin.generate`.
 
         Returns:
             See `transformers.GenerationMixin.generate`.

@@ -29,23 +29,30 @@ class NoMemory(MemoryBackend):
 
     @classmethod
     def fingerprint(cls, config: NoMemoryConfig, resources: Resources) -> Fingerprint:
+        """Return the format alone: there is no state."""
         return {"format": 1}
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        """Store nothing, and say so for each turn."""
         return [WriteResult(turn.seq, stored=False) for turn in turns]
 
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Return no hits."""
         return []
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
+        """Return True: there is nothing to remove."""
         return True
 
     def stats(self) -> BackendStats:
+        """Return zeros."""
         return BackendStats(items=0, tokens=0, bytes_on_disk=0, bytes_in_memory=0)
 
     def save(self, directory: Path) -> None:
+        """Write nothing."""
         return
 
     @classmethod
     def load(cls, directory: Path, config: NoMemoryConfig, resources: Resources) -> Self:
+        """Return a new backend."""
         return cls(config, resources)

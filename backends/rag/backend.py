@@ -21,7 +21,7 @@ from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Tu
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.full_text import content_words, query_words
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
-from memagent.backends.shared.store_errors import comes_from, translate_errors
+from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.text import normalize
 
 _FORMAT = 3
@@ -83,6 +83,7 @@ class Rag(MemoryBackend):
 
     @classmethod
     def fingerprint(cls, config: RagConfig, resources: Resources) -> Fingerprint:
+        """Return the format, the embedder with its weights' digest, and the address of the Chroma server."""
         embedder = resources.embedder
         return {
             "format": _FORMAT,
@@ -93,6 +94,10 @@ class Rag(MemoryBackend):
 
     @_translated
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        """Split turns into chunks, embed each chunk's views and add them to both indexes.
+
+        The cost is one embedding a view; the embedder reads all views of a call in batches.
+        """
         known = self._full_text.known([turn.seq for turn in turns])
         chunks = [chunk for turn in turns if turn.seq not in known for chunk in split_turn(turn)]
         if chunks:
@@ -102,6 +107,12 @@ class Rag(MemoryBackend):
 
     @_translated
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
+        """Fuse full-text and vector search, and return the best chunk of each turn that is relevant.
+
+        Returns:
+            Each hit's score is its reciprocal rank fusion, the sum of ``1 / (rrf_k + rank)`` over both rankings: above 0 and at
+            most ``2 / (rrf_k + 1)``.
+        """
         vector = self._resources.embedder.embed([query])[0]
         cosines = self._nearest(vector)
         bm25 = self._full_text.search(content_words(query) or query_words(query), self.config.candidates)
@@ -122,6 +133,7 @@ class Rag(MemoryBackend):
 
     @_translated
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
+        """Remove turns from both indexes and rewrite their files, in time proportional to the size of the indexes."""
         known = self._full_text.known(seqs)
         view_keys = _view_keys(self._full_text.fetch(self._full_text.keys(known)).values())
         if view_keys:
@@ -143,6 +155,7 @@ class Rag(MemoryBackend):
 
     @_translated
     def stats(self) -> BackendStats:
+        """Return counts and sizes; the memory is that of the vectors, float32, unless a Chroma server holds them."""
         counts = self._full_text.count()
         files = [path for path in self._resources.workspace.rglob("*") if path.is_file()]
         vectors = self._vectors.count()
@@ -161,6 +174,7 @@ class Rag(MemoryBackend):
 
     @_translated
     def save(self, directory: Path) -> None:
+        """Write a copy of both indexes, and the counts that ``load`` compares; vectors on a server stay there."""
         self._full_text.copy_to(directory / _FULL_TEXT_FILE)
         self._vectors.copy_to(directory / "chroma")
         self._prune_server()
@@ -168,6 +182,13 @@ class Rag(MemoryBackend):
 
     @classmethod
     def load(cls, directory: Path, config: RagConfig, resources: Resources) -> Self:
+        """Copy stored indexes to the workspace and compare what they hold with the counts stored beside them.
+
+        Vectors that a server has lost are embedded again.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the counts differ.
+        """
         from shutil import copyfile, copytree
 
         chroma = new_store_folder(resources.workspace)
@@ -179,19 +200,13 @@ class Rag(MemoryBackend):
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources, chroma)
-        try:
-            counts = backend._counts()
-            if counts != expected:
-                raise CheckpointError(f"it holds {counts}, expected {expected}")
+        with closed_after_errors(backend, _STORES):
+            check_counts(backend._counts(), expected)
             backend._repair_server()
-        except BaseException as error:
-            backend.close()
-            if comes_from(error, _STORES):
-                raise CheckpointError(f"its content cannot be used ({error})") from error
-            raise
         return backend
 
     def close(self) -> None:
+        """Close both indexes."""
         self._vectors.close()
         self._full_text.close()
 
@@ -227,10 +242,12 @@ class Rag(MemoryBackend):
     def _prune_server(self) -> None:
         """Remove from a Chroma server what was forgotten while its state here was lost."""
         if not self._vectors.embedded:
-            held = set(_view_keys(self._full_text.fetch(self._full_text.keys()).values()))
-            last = max(map(turn_seq, held), default=0)
+            known_keys = set(_view_keys(self._full_text.fetch(self._full_text.keys()).values()))
+            last = max(map(turn_seq, known_keys), default=0)
             # Another machine has added what is newer.
-            stray = [key for key in self._vectors.all_keys() if key not in held and turn_seq(key) <= last]
+            stray = [
+                key for key in self._vectors.all_keys() if key not in known_keys and turn_seq(key) <= last
+            ]
             self._vectors.delete(stray)
 
     def _best_chunk_per_turn(self, fused: dict[str, float], query: str, *, limit: int) -> dict[str, Chunk]:

@@ -228,8 +228,8 @@ def clear_unused_bytes(folder: Path) -> None:
 
 def _unusable(folder: Path, error: BaseException, *, stored: bool) -> CheckpointError | StorageError:
     """Return the error of a folder that Chroma cannot open: of the stored content, or of the disk."""
-    match = _SQLITE_CODE.search(str(error))
-    code = int(match[1]) & 0xFF if match else 0
+    code_text = _SQLITE_CODE.search(str(error))
+    code = int(code_text[1]) & 0xFF if code_text else 0
     if stored and code not in DISK_CODES:
         return CheckpointError(f"Chroma cannot read its files: {error}")
     return StorageError(

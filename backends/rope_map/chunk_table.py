@@ -64,8 +64,8 @@ class ChunkTable:
 
     def numbers(self, seqs: Collection[int] | None = None) -> list[int]:
         """Return the numbers of the chunks of some turns, ascending; None: of all turns."""
-        wanted = self._turns if seqs is None else seqs
-        return sorted(number for seq in wanted for number in self._turns.get(seq, ()))
+        turn_seqs = self._turns if seqs is None else seqs
+        return sorted(number for seq in turn_seqs for number in self._turns.get(seq, ()))
 
     def neighbour(self, number: int, shift: int) -> int | None:
         """Return the number of the chunk ``shift`` places after a chunk in its dialogue, or None.

@@ -77,8 +77,8 @@ class ChunkSearch:
         )
         if not self._abstain or not ranked:
             return ranked
-        least = ranked[0][1] - heads.tuning.margin
-        return [(number, score) for number, score in ranked if score >= least]
+        threshold = ranked[0][1] - heads.tuning.margin
+        return [(number, score) for number, score in ranked if score >= threshold]
 
     def _is_relevant(self, lead: float, pmi_by_chunk: Mapping[int, float]) -> bool:
         """Tell whether any chunk is relevant.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memagent.backends.records import Turn
 
 MAX_CHUNK_CHARS = 800
-"""Longest chunk in characters. The default embedder reads 256 word pieces, about 1,000 characters of English."""
+"""Longest chunk in characters. The default embedder reads 256 tokens, about 1,000 characters of English."""
 _SEARCHED_CHARS = 200
 _ENDINGS = ("\n", ". ", "! ", "? ", "。", "; ", ", ", " ")
 

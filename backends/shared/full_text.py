@@ -56,7 +56,7 @@ def content_words(query: str) -> list[str]:
     return [word for word in query_words(query) if word not in STOP_WORDS]
 
 
-def match_any(words: Iterable[str]) -> str:
+def any_word_query(words: Iterable[str]) -> str:
     """Return an FTS5 expression that any of the words satisfies.
 
     Args:
@@ -155,7 +155,7 @@ class FullTextIndex:
         hits = f"SELECT rowid AS hit, {score} AS score FROM documents WHERE documents MATCH ? ORDER BY score, rowid LIMIT ?"  # noqa: S608
         rows = self._database.execute(
             f"SELECT seq, part, -score FROM chunks JOIN ({hits}) ON chunks.rowid = hit ORDER BY score, hit",  # noqa: S608
-            (match_any(words[:MAX_QUERY_WORDS]), limit),
+            (any_word_query(words[:MAX_QUERY_WORDS]), limit),
         )
         return {f"{seq}:{part}": score for seq, part, score in rows}
 
@@ -194,15 +194,15 @@ class FullTextIndex:
         covered = dict.fromkeys(keys, 0.0)
         total = 0.0
         for word in words[:MAX_QUERY_WORDS]:
-            match = f'{self.columns[0]} : "{word}"'
+            word_query = f'{self.columns[0]} : "{word}"'
             (document_frequency,) = self._database.execute(
-                "SELECT count(*) FROM documents WHERE documents MATCH ?", (match,)
+                "SELECT count(*) FROM documents WHERE documents MATCH ?", (word_query,)
             ).fetchone()
             idf = math.log(1 + (chunk_count - document_frequency + 0.5) / (document_frequency + 0.5))
             total += idf
             candidates = ",".join(map(str, rowids.values()))
             select = f"SELECT rowid FROM documents WHERE documents MATCH ? AND rowid IN ({candidates})"  # noqa: S608 - numbers only
-            holders = {row[0] for row in self._database.execute(select, (match,))}
+            holders = {row[0] for row in self._database.execute(select, (word_query,))}
             for key, rowid in rowids.items():
                 covered[key] += idf * (rowid in holders)
         return {key: value / total if total else 0.0 for key, value in covered.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from memagent.backends.errors import MemagentError, StorageError
+from memagent.backends.errors import CheckpointError, MemagentError, StorageError
+from memagent.backends.protocol import MemoryBackend
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -50,3 +52,33 @@ def translate_errors(
         return call
 
     return decorate
+
+
+@contextmanager
+def closed_after_errors(backend: MemoryBackend, modules: Collection[str]) -> Iterator[None]:
+    """Close a backend if reading its stored state fails.
+
+    Args:
+        backend: what the state is read into.
+        modules: top-level modules of the storage libraries.
+
+    Raises:
+        CheckpointError: in place of an error of these libraries; all others pass unchanged.
+    """
+    try:
+        yield
+    except BaseException as error:
+        backend.close()
+        if comes_from(error, modules):
+            raise CheckpointError(f"its content cannot be used ({error})") from error
+        raise
+
+
+def check_counts(counts: Mapping[str, int], expected: Mapping[str, int]) -> None:
+    """Compare what a stored state holds with the counts stored beside it.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    if counts != expected:
+        raise CheckpointError(f"it holds {counts}, expected {expected}")

@@ -78,10 +78,10 @@ class TextTokenizer:
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[Offset]]:
         """Return the ids of a text, and for each the characters of the text that it stands for."""
-        found = self._bare.encode(text, add_special_tokens=False)
+        encoding = self._bare.encode(text, add_special_tokens=False)
         ids: list[int] = []
         offsets: list[Offset] = []
-        for number, (begin, end) in zip(found.ids, found.offsets, strict=True):
+        for number, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
             number = self._spaces.get(number, number)
             if self._is_control(number, text[begin:end]):
                 own = self._spelled(number, text[begin:end])
@@ -105,24 +105,24 @@ class TextTokenizer:
             return ids
         everything = "\n".join(contents)
         mark = next(mark for mark in map("\ue000{}\ue001".format, count()) if mark not in everything)
-        pieces = render(
+        parts = render(
             [
                 _marked(content, mark) if suspect else content
                 for content, suspect in zip(contents, suspects, strict=True)
             ]
         ).split(mark)
-        return self._encode_around("".join(pieces), set(accumulate(map(len, pieces[:-1]))))
+        return self._encode_around("".join(parts), set(accumulate(map(len, parts[:-1]))))
 
     def _encode_around(self, text: str, marks: Collection[int]) -> list[int]:
         """Tokenise a prompt; a stretch in which a control token has a content's letters is tokenised as text.
 
         A stretch lies between two control tokens of the template.
         """
-        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = []
         stretch: list[int] = []
         start, foreign = 0, False
-        for number, (begin, end) in zip(found["input_ids"], found["offset_mapping"], strict=True):
+        for number, (begin, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             if not self._is_control(number, text[begin:end]):
                 stretch.append(number)
             elif _crosses(marks, begin, end):
@@ -134,42 +134,42 @@ class TextTokenizer:
 
     def _is_suspect(self, content: str) -> bool:
         """Tell whether a content holds a control token, or could make one with the letters beside it."""
-        found = self._tokenizer(content, add_special_tokens=False, return_offsets_mapping=True)
-        tokens = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        encoding = self._tokenizer(content, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
         if any(self._is_control(number, content[begin:end]) for number, (begin, end) in tokens):
             return True
-        longest = max(map(len, self._names), default=0)
+        max_length = max(map(len, self._names), default=0)
         return any(
-            _begins_one(self._names, core[-length:])
-            or _begins_one(self._reversed_names, core[length - 1 :: -1])
+            _is_prefix(core[-length:], self._names)
+            or _is_prefix(core[length - 1 :: -1], self._reversed_names)
             for core in {_spaced(content).strip(), self._normal(content)}
-            for length in range(1, min(len(core), longest) + 1)
+            for length in range(1, min(len(core), max_length) + 1)
         )
 
-    def _is_control(self, number: int, letters: str) -> bool:
-        """Tell whether a token that was made of these letters is a control token."""
-        return number in self._control and not (self._writes_unknown and self._is_unknown(number, letters))
+    def _is_control(self, number: int, text: str) -> bool:
+        """Tell whether a token that was made of this text is a control token."""
+        return number in self._control and not (self._writes_unknown and self._is_unknown(number, text))
 
-    def _is_unknown(self, number: int, letters: str) -> bool:
+    def _is_unknown(self, number: int, text: str) -> bool:
         """Tell whether a token stands for letters that the vocabulary lacks, and not for its own name."""
-        return number == self._unknown and self._normal(letters) != _spaced(self._control[number])
+        return number == self._unknown and self._normal(text) != _spaced(self._control[number])
 
     def _normal(self, text: str) -> str:
         normalizer = self._bare.normalizer
         return _spaced(text if normalizer is None else normalizer.normalize_str(text)).strip()
 
-    def _spelled(self, number: int, letters: str) -> list[int]:
+    def _spelled(self, number: int, text: str) -> list[int]:
         """Return what stands for a control token: shorter tokens of the same letters.
 
         A letter that nothing but a control token stands for is left out.
         """
         token = self._bare.id_to_token(number)
         ids: list[int] = []
-        if len(token) == 1 or self._is_unknown(number, letters):
+        if len(token) == 1 or self._is_unknown(number, text):
             return ids
         for part in (token[:1], token[1:]):
-            for piece in self._bare.model.tokenize(part):
-                ids += self._spelled(piece.id, part) if self._is_control(piece.id, part) else [piece.id]
+            for subword in self._bare.model.tokenize(part):
+                ids += self._spelled(subword.id, part) if self._is_control(subword.id, part) else [subword.id]
         return ids
 
 
@@ -191,8 +191,8 @@ def _crosses(marks: Collection[int], begin: int, end: int) -> bool:
     return any(place in marks for place in range(begin + 1, end))
 
 
-def _begins_one(names: Sequence[str], part: str) -> bool:
-    """Tell whether any of these sorted names begins with ``part``."""
+def _is_prefix(part: str, names: Sequence[str]) -> bool:
+    """Tell whether any of these sorted names begins with a part."""
     place = bisect_left(names, part)
     return place < len(names) and names[place].startswith(part)
 

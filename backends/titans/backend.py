@@ -96,6 +96,7 @@ class Titans(MemoryBackend):
 
     @classmethod
     def fingerprint(cls, config: TitansMemoryConfig, resources: Resources) -> Fingerprint:
+        """Return the format, the embedder with its weights' digest, the seed and the settings that shape the networks."""
         return {
             "format": _FORMAT,
             "embedder": resources.embedder.name,
@@ -110,6 +111,12 @@ class Titans(MemoryBackend):
         }
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        """Split turns into chunks and train both networks on them, one chunk after the other.
+
+        Returns:
+            Each turn's surprise is the loss of its chunks before they are learnt: higher for what the memory could not predict.
+            Its strength says how much of that the write took away, 0 to 1.
+        """
         first = len(self._chunks)
         new = [(turn, text) for turn in turns if turn.seq not in self._seqs for text in split_text(turn.text)]
         if new:
@@ -179,6 +186,7 @@ class Titans(MemoryBackend):
         return True
 
     def stats(self) -> BackendStats:
+        """Return counts and sizes; the networks' ``memory_bytes`` stay the same however many turns they read."""
         network_bytes = self._neural_memory.bytes + self._associative_memory.bytes
         embedding_bytes = sum(embedding.nbytes for embedding in self._embeddings)
         text_bytes = sum(len(chunk.text.encode()) for chunk in self._chunks)
@@ -202,6 +210,7 @@ class Titans(MemoryBackend):
         )
 
     def save(self, directory: Path) -> None:
+        """Write the networks and embeddings as safetensors, words and chunks as JSON."""
         tensors = {f"memory.{name}": tensor for name, tensor in self._neural_memory.tensors().items()}
         if self._embeddings:
             tensors["embeddings"] = torch.stack(self._embeddings)
@@ -214,6 +223,11 @@ class Titans(MemoryBackend):
 
     @classmethod
     def load(cls, directory: Path, config: TitansMemoryConfig, resources: Resources) -> Self:
+        """Read the networks and chunks that ``save`` wrote.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or does not fit the settings.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 

@@ -38,6 +38,7 @@ class PlotCommand(TyperCommand):
     """Accepts ``--plot`` without a file name, which Typer's options cannot."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the benchmark's name as a file name after a ``--plot`` that has none."""
         if "--plot" in args:
             after = args.index("--plot") + 1
             if after == len(args) or args[after].startswith("-") or args[after].endswith(".json"):

@@ -101,7 +101,7 @@ def chat(
             memory, chat_model, name, Settings(channel=channel.value, sampling=sampling)
         )
         if message is not None:
-            _answer_one(conversation, message, output)
+            _answer(conversation, message, output)
         else:
             from memagent.cli.chat.terminal import converse
 
@@ -130,7 +130,7 @@ def _latest(journal: Journal) -> str | None:
     return sessions[-1].name if sessions else None
 
 
-def _answer_one(conversation: Conversation, message: str, output: Output) -> None:
+def _answer(conversation: Conversation, message: str, output: Output) -> None:
     from dataclasses import asdict
 
     from memagent.agent.engine.agent import collect

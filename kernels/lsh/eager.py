@@ -43,11 +43,11 @@ def bucket_rows(buckets: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
     first = offsets[buckets]
     sizes = offsets[buckets + 1] - first
     ends = sizes.cumsum(1)
-    longest = int(ends[:, -1].max()) if ends.numel() else 0
-    columns = torch.arange(longest, device=buckets.device).expand(len(buckets), -1).contiguous()
+    width = int(ends[:, -1].max()) if ends.numel() else 0
+    columns = torch.arange(width, device=buckets.device).expand(len(buckets), -1).contiguous()
     place = torch.searchsorted(ends, columns, right=True).clamp_max_(max(buckets.shape[1] - 1, 0))
     rows = columns + (first - ends + sizes).gather(1, place)
-    return rows.masked_fill_(columns >= ends[:, -1:], -1) if longest else rows
+    return rows.masked_fill_(columns >= ends[:, -1:], -1) if width else rows
 
 
 def rerank(queries: torch.Tensor, keys: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -197,5 +197,5 @@ def _take(places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     if not values.numel():
         return torch.full_like(places, -1)
     real = places.clamp_min(0)
-    taken = values[real] if values.dim() == 1 else values.gather(1, real)
-    return taken.masked_fill(places < 0, -1)
+    selection = values[real] if values.dim() == 1 else values.gather(1, real)
+    return selection.masked_fill(places < 0, -1)

@@ -48,7 +48,7 @@ def memory_attention(
         scaling: What scores are multiplied with, usually ``head_dim ** -0.5``.
         top_k: Each query of each head keeps only so many memory keys, those with the largest scores, the
             bias included; which of several equal ones is open. None: all.
-        memory_bias: ``[memory_len]`` for all samples alike or ``[batch, memory_len]`` for each its own, float32,
+        memory_bias: ``[memory_len]`` shared by all samples, or ``[batch, memory_len]`` for each its own, float32,
             in natural-log units: added after the scaling to every score of that memory key, for all heads and
             queries. The log of a weight lets a key count as that many equal ones; -inf, the log of 0, hides it.
             A memory shared by the batch may have a bias per sample. None: zeros.

@@ -144,7 +144,7 @@ class _Recurrence(torch.autograd.Function):
         starts = range(0, query.shape[1], chunk_size)
         ctx.sizes, ctx.segment = (chunk_size, block, query.shape[1], key.shape[1]), isqrt(len(starts)) + 1
         ctx.save_for_backward(query, key, value, theta, mix, read, carry, write)
-        ctx.memories, ctx.kept = [], []
+        ctx.memories, ctx.activations = [], []
         coefficients = Coefficients(mix, read, carry, write)
         output = value.new_empty(*query.shape[:2], value.shape[2])
         at_chunk = _memory(memory)
@@ -169,7 +169,7 @@ class _Recurrence(torch.autograd.Function):
                     at_block = steps.write(at_block, rows, of_block, buffer)
             at_chunk = at_block if chunk.stop <= key.shape[1] else at_chunk
             if keep:
-                ctx.kept.append((factors, chunk_hidden))
+                ctx.activations.append((factors, chunk_hidden))
         return output, *(tensor.clone() for tensors in at_chunk for tensor in tensors)
 
     @staticmethod
@@ -196,16 +196,18 @@ def _recompute(ctx: Any, segment: int, history: list[Memory]) -> list[int]:
     if not history:
         history.append(first)
     history[0] = first
-    written, chunk_starts = 0, []
-    for chunk in range(segment * ctx.segment, min((segment + 1) * ctx.segment, len(ctx.kept))):
-        chunk_starts.append(written)
+    num_blocks, chunk_starts = 0, []
+    for chunk in range(segment * ctx.segment, min((segment + 1) * ctx.segment, len(ctx.activations))):
+        chunk_starts.append(num_blocks)
         for place in _blocks(chunk * ctx.sizes[0], *ctx.sizes):
             if place.writes:
-                if written + 1 == len(history):
+                if num_blocks + 1 == len(history):
                     history.append(first.map(torch.empty_like))
-                rows = ctx.kept[chunk][0].rows(*place.key_rows)
-                steps.write(history[written], rows, place.coefficients(coefficients), history[written + 1])
-                written += 1
+                rows = ctx.activations[chunk][0].rows(*place.key_rows)
+                steps.write(
+                    history[num_blocks], rows, place.coefficients(coefficients), history[num_blocks + 1]
+                )
+                num_blocks += 1
     return chunk_starts
 
 
@@ -224,7 +226,7 @@ def _chunk_adjoint(
     """
     query, _, _, theta, *coefficients = ctx.saved_tensors
     grad_query, grad_key, grad_value, grad_theta, *grad_coefficients = grads
-    factors, chunk_hidden = ctx.kept[number]
+    factors, chunk_hidden = ctx.activations[number]
     chunk_size, _, _, keys = ctx.sizes
     chunk = slice(number * chunk_size, (number + 1) * chunk_size)
     # The writes of an incomplete chunk are read by its own queries only.

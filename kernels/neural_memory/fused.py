@@ -79,6 +79,10 @@ def neural_memory_fwd_kernel(
     TOKEN: tl.constexpr, KEEP: tl.constexpr,
     BC: tl.constexpr, BI: tl.constexpr, BH: tl.constexpr, BO: tl.constexpr,
 ):  # fmt: skip
+    """Write and read one memory's tokens, chunk by chunk: a program for each sample and head.
+
+    With KEEP, the memory at the start of every SEG chunks is stored in ``starts``, for the backward pass.
+    """
     i_n = tl.program_id(0).to(tl.int64)
     o_c, o_i, o_h, o_o = tl.arange(0, BC), tl.arange(0, BI), tl.arange(0, BH), tl.arange(0, BO)
     P = 2 * (I * H + H * O)

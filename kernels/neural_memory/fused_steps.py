@@ -14,6 +14,7 @@ import triton.language as tl  # type: ignore[import-untyped,import-not-found,unu
 
 @triton.jit
 def dot(a, b):
+    """Multiply two matrices, in full precision."""
     # "ieee": TF32 would cost float32 half its digits.
     return tl.dot(a, b, input_precision="ieee")
 
@@ -28,6 +29,7 @@ def load(p, o_r, o_c, R, C):
 
 @triton.jit
 def store(p, b, o_r, o_c, R, C):
+    """Store rows ``o_r`` below R and columns ``o_c`` below C of a matrix with C columns."""
     tl.store(p + o_r[:, None] * C + o_c[None, :], b, mask=(o_r[:, None] < R) & (o_c[None, :] < C))
 
 
@@ -43,6 +45,7 @@ def load_memory(p, o_i, o_h, o_o, I, H, O):
 
 @triton.jit
 def store_memory(p, b_w1, b_w2, b_s1, b_s2, o_i, o_h, o_o, I, H, O):
+    """Store the weights of both layers and their momentum, in this order."""
     store(p, b_w1, o_i, o_h, I, H)
     store(p + I * H, b_w2, o_h, o_o, H, O)
     store(p + I * H + H * O, b_s1, o_i, o_h, I, H)
@@ -69,6 +72,7 @@ def gradient_factors(b_k, b_v, b_t, b_w1, b_w2):
 
 @triton.jit
 def read_block(b_y, b_w, b_s, b_x, b_d, b_mix, b_rw, b_rs, TOKEN: tl.constexpr):
+    """Apply one layer, [BC, B_in] to [BC, B_out], as it is at each query; without TOKEN as it is at the block's start."""
     b_u = dot(b_y, b_w)
     if TOKEN:
         b_u = b_u * b_rw[:, None] + dot(b_y, b_s) * b_rs[:, None]
@@ -78,6 +82,7 @@ def read_block(b_y, b_w, b_s, b_x, b_d, b_mix, b_rw, b_rs, TOKEN: tl.constexpr):
 
 @triton.jit
 def write_block(b_w, b_s, b_x, b_d, keep, gain, decay, b_ww, b_ws, TOKEN: tl.constexpr):
+    """Return the weights and momentum of one layer after a block's gradient steps."""
     if TOKEN:
         b_new = keep * b_w + gain * b_s - dot(tl.trans(b_x * b_ww[:, None]), b_d)
         b_s = decay * b_s - dot(tl.trans(b_x * b_ws[:, None]), b_d)
@@ -152,6 +157,7 @@ def load_keys(k, v, theta, start, o_c, o_i, o_o, TK, C, I, O):
 
 @triton.jit
 def load_read(mix, read, i_j, o_c, C, TOKEN: tl.constexpr, BC: tl.constexpr):
+    """Load the coefficients of reading, ``mix`` [BC, BC] and both columns of ``read`` [BC]; zeros without TOKEN."""
     b_mix = tl.zeros([BC, BC], tl.float32)
     b_rw = tl.zeros([BC], tl.float32)
     b_rs = b_rw
@@ -164,6 +170,7 @@ def load_read(mix, read, i_j, o_c, C, TOKEN: tl.constexpr, BC: tl.constexpr):
 
 @triton.jit
 def load_write(carry, write, i_j, o_c, C, TOKEN: tl.constexpr, BC: tl.constexpr):
+    """Load the factors of weights and momentum, and both rows of ``write`` [BC]; zeros for these without TOKEN."""
     keep = tl.load(carry + i_j * 4)
     gain = tl.load(carry + i_j * 4 + 1)
     decay = tl.load(carry + i_j * 4 + 3)

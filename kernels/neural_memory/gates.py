@@ -40,7 +40,8 @@ def token_coefficients(eta: Tensor, alpha: Tensor, block: int) -> Coefficients:
     quotients of cumulative products do not.
 
     Args:
-        eta, alpha: ``[n, length]``, 0 to 1. The last block may be incomplete.
+        eta: Share of the momentum that stays, ``[n, length]``, 0 to 1. The last block may be incomplete.
+        alpha: Share of the weights that decays, like ``eta``.
         block: Tokens of a block.
     """
     count, length = eta.shape
@@ -63,7 +64,8 @@ def chunk_coefficients(eta: Tensor, alpha: Tensor, chunk_size: int) -> Coefficie
     """Return the coefficients for one step a chunk, with the means of eta and alpha.
 
     Args:
-        eta, alpha: ``[n, length]``, 0 to 1. An incomplete chunk takes no step.
+        eta: Share of the momentum that stays, ``[n, length]``, 0 to 1. An incomplete chunk takes no step.
+        alpha: Share of the weights that decays, like ``eta``.
         chunk_size: Tokens of a chunk.
     """
     count, length = eta.shape

@@ -67,7 +67,9 @@ def sequences(
     """Put the tokens of the state's incomplete chunk before the new tokens.
 
     Args:
-        query, key, value: ``[batch, heads, length, ...]``.
+        query: ``[batch, heads, length, d_key]``.
+        key: Like ``query``.
+        value: ``[batch, heads, length, d_value]``.
         token_gates: theta, eta and alpha, ``[batch, heads, length]`` each.
         state: The memory before the new tokens.
         chunk_size: Tokens of a chunk.

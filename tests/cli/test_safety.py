@@ -19,7 +19,7 @@ from memagent.backends import registry
 from memagent.backends.errors import InputError, ModelError
 from memagent.backends.in_memory import InMemory, InMemoryConfig
 from memagent.backends.protocol import Fingerprint, Resources
-from tests.cli.commands.test_memory import FACT, memagent
+from tests.cli.commands.remembering import FACT, memagent
 
 pytestmark = pytest.mark.usefixtures("home")
 

@@ -19,7 +19,7 @@ from memagent.agent.journal.records import NewTurn
 from memagent.backends.errors import InputError
 
 _ADVERSARIAL = 5
-_SESSION = re.compile(r"session_(\d+)")
+_SESSION = re.compile(r"session_\d+")
 _EVIDENCE = re.compile(r"D\d+:\d+")
 _DATE = "%I:%M %p on %d %B, %Y"
 
@@ -91,8 +91,8 @@ def _parse(raw: Any, where: str) -> Case:
 
 
 def _session_names(conversation: dict[str, Any]) -> list[str]:
-    matches = [match for key in conversation if (match := _SESSION.fullmatch(key))]
-    return [match[0] for match in sorted(matches, key=lambda match: int(match[1]))]
+    names = [key for key in conversation if _SESSION.fullmatch(key)]
+    return sorted(names, key=lambda name: int(name.removeprefix("session_")))
 
 
 def _turns(conversation: dict[str, Any], name: str, where: str) -> Iterator[tuple[str, NewTurn]]:

@@ -134,7 +134,7 @@ class ForgetSpec(ScenarioModel):
     session: Name | None = None
 
     @model_validator(mode="after")
-    def _has_exactly_one(self) -> ForgetSpec:
+    def _has_single_selector(self) -> ForgetSpec:
         if (self.matching is None) == (self.session is None):
             raise ValueError("expected exactly one of matching and session")
         return self

@@ -50,12 +50,12 @@ def _duration(value: object) -> object:
     """Read ``3 weeks``."""
     if not isinstance(value, str) or value.startswith("P"):  # ISO 8601, as pydantic itself writes it
         return value
-    match = _DURATION.fullmatch(value.strip())
-    if match is None:
+    amount = _DURATION.fullmatch(value.strip())
+    if amount is None:
         raise ValueError(
             f"expected a number and a unit ({', '.join(_UNITS)}), as in '3 weeks', not {shorten(value)!r}"
         )
-    return int(match[1]) * _UNITS[match[2]]
+    return int(amount[1]) * _UNITS[amount[2]]
 
 
 def _to_utc(value: datetime) -> datetime:

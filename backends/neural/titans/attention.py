@@ -85,8 +85,10 @@ class Attention(nn.Module):
         """Attend to the persistent tokens of ``cache`` and to other keys in one softmax.
 
         Args:
-            query, rotated_query: ``[batch, heads, queries, head_size]``.
-            key, value: ``[batch, heads, keys, head_size]``; keys are rotated.
+            query: ``[batch, heads, queries, head_size]``, for the persistent tokens.
+            rotated_query: Like ``query``, with its rotary positions, for the other keys.
+            key: ``[batch, heads, keys, head_size]``, rotated.
+            value: Like ``key``, not rotated.
             cache: Of the persistent tokens.
             mask: Boolean ``[queries, keys]``, True where a query may attend to a key.
 

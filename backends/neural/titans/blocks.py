@@ -111,6 +111,7 @@ class MemoryAsContext(Block):
             self.gating = Gating(config)
 
     def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """Mix segment by segment, see `Block.mix`; a segment's queries retrieve from the memory at its start."""
         outputs, start = [], 0
         while start < inputs.shape[1]:
             position = cache.attention.position % self.segment if cache.attention else 0
@@ -158,6 +159,7 @@ class MemoryAsGate(Block):
             self.gating = Gating(config)
 
     def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """Multiply the outputs of attention and memory, see `Block.mix`."""
         normed, prefix = self.norm(inputs), self.prefix(inputs)
         attention_output, attention = self.attention(normed, cache.attention or self.attention.begin(prefix))
         if not self.has_memory:
@@ -184,6 +186,7 @@ class MemoryAsLayer(Block):
         self.memory = NeuralMemory(config) if config.memory else None
 
     def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """Read memory first, then attend to its output, see `Block.mix`."""
         prefix, memory = self.prefix(inputs), cache.memory
         if self.memory is not None:
             normed = self.norm(inputs)
@@ -207,6 +210,7 @@ class MemoryAlone(Block):
         self.memory = NeuralMemory(config)
 
     def mix(self, inputs: Tensor, cache: BlockCache) -> tuple[Tensor, BlockCache]:
+        """Add the memory's output, see `Block.mix`."""
         normed = self.norm(inputs)
         if cache.memory is None:
             prefix = self.prefix(inputs)

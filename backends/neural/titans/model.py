@@ -158,13 +158,18 @@ class TitansForCausalLM(TitansPreTrainedModel, CachedGenerationMixin):  # type: 
         """Read tokens and predict each next one.
 
         Args:
-            input_ids, attention_mask, cache, inputs_embeds, use_cache, output_hidden_states, past_key_values: See
-                `TitansModel.forward`.
+            input_ids: ``[batch, length]``, the tokens after those that the cache has read.
+            attention_mask: None or all ones.
+            cache: The state of the sequence so far, which is updated. None begins a sequence.
+            inputs_embeds: ``[batch, length, hidden]``, instead of ``input_ids``.
             labels: ``[batch, length]``, usually ``input_ids``: the loss compares the prediction at a token with the next
                 label. -100 is ignored.
+            use_cache: Whether to return a cache; see `TitansModel.forward`.
+            output_hidden_states: Whether to return them; see `TitansModel.forward`.
             logits_to_keep: The number of last tokens to return logits for; 0 for all.
             num_items_in_batch: The number of labels in all steps of a gradient accumulation. The loss is then the sum over
                 this call's labels, divided by this number.
+            past_key_values: The old name of ``cache``.
 
         Returns:
             ``logits``, ``[batch, length, vocab_size]``; ``loss``, in nats per token, with labels; the cache (`CACHE_NAME`) and

@@ -60,18 +60,18 @@ class _ChunkOfEachSample:
             KeysAndValues(torch.cat([opening.keys, chunk.keys]), torch.cat([opening.values, chunk.values]))
             for chunk in chunks
         ]
-        longest = max(len(memory.keys) for memory in memories)
+        max_tokens = max(len(memory.keys) for memory in memories)
         lengths = torch.tensor([len(memory.keys) for memory in memories], device=device)
-        # [chunks, layers, kv_heads, longest, head_dim], shorter ones padded on the left
+        # [chunks, layers, kv_heads, max_tokens, head_dim], shorter ones padded on the left
         keys, values = (
-            torch.stack([_padded(getattr(memory, part), longest) for memory in memories]).to(device, dtype)
+            torch.stack([_padded(getattr(memory, part), max_tokens) for memory in memories]).to(device, dtype)
             for part in ("keys", "values")
         )
-        positions = torch.arange(-longest, 0)
+        positions = torch.arange(-max_tokens, 0)
         self._keys = rotary.rotate(keys, positions, encoder.theta).to(dtype)
         self._values = values
-        is_padding = torch.arange(longest, device=device) < longest - lengths[:, None]
-        self._bias = torch.zeros(len(chunks), longest, device=device).masked_fill(is_padding, -torch.inf)
+        is_padding = torch.arange(max_tokens, device=device) < max_tokens - lengths[:, None]
+        self._bias = torch.zeros(len(chunks), max_tokens, device=device).masked_fill(is_padding, -torch.inf)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, call: AttentionCall) -> Tensor:
         """Compute one layer's attention, see ``hooks.AttentionHook``."""
@@ -88,6 +88,6 @@ class _ChunkOfEachSample:
         )
 
 
-def _padded(tensor: Tensor, longest: int) -> Tensor:
-    """Turn ``[tokens, layers, kv_heads, head_dim]`` into ``[layers, kv_heads, longest, head_dim]``, padded on the left."""
-    return torch.nn.functional.pad(tensor.permute(1, 2, 0, 3), (0, 0, longest - len(tensor), 0))
+def _padded(tensor: Tensor, max_tokens: int) -> Tensor:
+    """Turn ``[tokens, layers, kv_heads, head_dim]`` into ``[layers, kv_heads, max_tokens, head_dim]``, padded on the left."""
+    return torch.nn.functional.pad(tensor.permute(1, 2, 0, 3), (0, 0, max_tokens - len(tensor), 0))

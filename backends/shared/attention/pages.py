@@ -205,17 +205,17 @@ class PageStore:
         """Write the chunks of some files to a new file, code for code, without deleted ones; remove the old files."""
         numbers_in = {path: self._numbers_in(path) for path in paths}
         parts: list[dict[str, Tensor]] = []
-        kept: list[tuple[int, int]] = []
+        sizes: list[tuple[int, int]] = []
         for path, numbers in numbers_in.items():
             remaining = [number for number in numbers if number not in deleted]
             locations = [self._locations[number] for number in remaining]
             if remaining:
                 with _open_page(path) as file:
                     parts.append({name: _rows(file, name, locations) for name in file.keys()})  # noqa: SIM118
-            kept += [(number, self.num_tokens(number)) for number in remaining]
+            sizes += [(number, self.num_tokens(number)) for number in remaining]
         removed = deleted & {number for numbers in numbers_in.values() for number in numbers}
-        if kept:
-            self._write_file(parts, kept)
+        if sizes:
+            self._write_file(parts, sizes)
         for number in removed:
             del self._locations[number]
         for path in paths:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from memagent.agent.journal import Extent
-from memagent.agent.memory import checkpoint as checkpoint_module
+from memagent.agent.memory import state_files
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, Position
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Fingerprint
@@ -228,14 +228,14 @@ def test_a_switch_that_cannot_be_synced_leaves_the_new_state_whole(
     store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(store, seq=1)
-    sync = checkpoint_module._sync
+    sync = state_files.sync
 
     def failing(path: Path) -> None:
         if path == store.folder and (store.folder / "CURRENT").read_text().startswith("000002"):
             raise OSError(errno.EIO, "Input/output error")
         sync(path)
 
-    monkeypatch.setattr(checkpoint_module, "_sync", failing)
+    monkeypatch.setattr(state_files, "sync", failing)
     with pytest.raises(StorageError, match="Input/output error"):
         write(store, seq=2)
     checkpoint = verify(store)

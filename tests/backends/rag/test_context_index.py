@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.records import Turn
-from memagent.backends.shared.chunking import split_turn
-from memagent.backends.shared.full_text import content_words, query_words
+from tests.backends.shared.indexed_turns import add, bytes_below, coverage, hits, search, stored_rows, turn
 
 OpenIndex = Callable[..., ContextIndex]
 
@@ -35,45 +32,6 @@ def open_index(tmp_path: Path) -> Iterator[OpenIndex]:
 @pytest.fixture
 def index(open_index: OpenIndex) -> ContextIndex:
     return open_index()
-
-
-def turn(
-    seq: int, text: str, role: str = "user", session: str = "monday", speaker: str | None = None
-) -> Turn:
-    when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
-    return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
-
-
-def add(index: ContextIndex, *turns: Turn) -> None:
-    index.add([chunk for added in turns for chunk in split_turn(added)])
-
-
-def search(index: ContextIndex, query: str, limit: int = 100) -> dict[str, float]:
-    """Search for a query's content words, or for all its words if it has none."""
-    return index.search(content_words(query) or query_words(query), limit)
-
-
-def hits(index: ContextIndex, query: str) -> set[str]:
-    return set(search(index, query))
-
-
-def coverage(index: ContextIndex, query: str, keys: Sequence[str]) -> dict[str, float]:
-    return index.coverage(content_words(query), keys)
-
-
-def stored_rows(file: Path) -> list[tuple[object, ...]]:
-    """Return everything the file says about each chunk, and the text it is found by."""
-    with sqlite3.connect(file) as database:
-        rows = database.execute(
-            "SELECT seq, part, id, session, role, speaker, created_at, chunks.text, documents.*"
-            " FROM chunks JOIN documents ON documents.rowid = chunks.rowid ORDER BY seq, part"
-        ).fetchall()
-    database.close()
-    return rows
-
-
-def bytes_below(folder: Path) -> bytes:
-    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def test_a_turn_is_found_by_its_month_and_its_speaker(index: ContextIndex) -> None:
