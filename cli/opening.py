@@ -150,7 +150,7 @@ def expand_backends(names: list[str] | None) -> list[str]:
     unique = list(dict.fromkeys(names or [DEFAULT_BACKEND]))
     for name in unique:
         if name != "all":
-            registry.get(name)
+            registry.needs(name)
     return registry.names() if "all" in unique else unique
 
 
@@ -169,12 +169,12 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
         backend, dot, field = key.partition(".")
         if dot and backend in by_backend:
             by_backend[backend][field] = value
-        elif len(by_backend) == 1 and not dot:
+        elif len(by_backend) == 1 and (not dot or registry.SEPARATOR in next(iter(by_backend))):
             next(iter(by_backend.values()))[key] = value
         else:
             raise _unclear(key, value, field if dot else key, list(by_backend))
     for name, settings in by_backend.items():
-        registry.configure(registry.get(name), settings)
+        registry.choose(name, settings)
     return {name: {**_lasting_settings(name), **settings} for name, settings in by_backend.items()}
 
 
@@ -237,8 +237,9 @@ def _unclear(key: str, value: str, field: str, backends: list[str]) -> InputErro
     """Return the error for a setting that names none of the chosen backends; it says how to write it."""
     from memagent.backends import registry
 
-    owners = [name for name in backends if field in {own.name for own in fields(registry.get(name).Config)}]
-    if not owners:
+    single = [name for name in backends if registry.SEPARATOR not in name]
+    matching = [name for name in single if field in {own.name for own in fields(registry.get(name).Config)}]
+    if not matching:
         return InputError(f"--set {key}={value}: none of {', '.join(backends)} has a setting {field!r}.")
-    example = f"--set {owners[0]}.{field}={value}"
+    example = f"--set {matching[0]}.{field}={value}"
     return InputError(f"--set {key}={value}: say which of the backends is meant, as in {example}.")

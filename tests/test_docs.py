@@ -59,7 +59,7 @@ def reader(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MEMAGENT_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("MEMAGENT_MODEL", EchoModel.name)
-    monkeypatch.setattr("memagent.agent.engine.agent.load_chat_model", lambda *_, **__: EchoModel())
+    monkeypatch.setattr("memagent.agent.models.models.load_chat_model", lambda *_, **__: EchoModel())
     return folder
 
 

@@ -71,9 +71,6 @@ SPAN_PACKAGE = "memagent.backends.shared.attention"
 
 MESSAGE_FUNCTIONS = {"debug", "error", "info", "notify", "say", "warn", "warning", "write"}
 
-PENDING = {("backends/rope_map/backend.py", "least"), ("cli/opening.py", "owners")}
-"""Names still to be replaced. An entry without such a name fails, too."""
-
 
 def words_of(name: str) -> str:
     """Split snake_case and CamelCase into lower-case words with single spaces between."""
@@ -137,16 +134,12 @@ def coined_words(source: str, where: str) -> set[tuple[int, str, str]]:
 
 
 def test_the_tree_uses_the_fields_words() -> None:
-    faults, pending = [], set()
+    faults: list[str] = []
     for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
         for line, word, better in sorted(coined_words(path.read_text(encoding="utf-8"), where)):
-            if (where, word) in PENDING:
-                pending.add((where, word))
-            else:
-                faults.append(f"{where}:{line}: {word!r}; write: {better}")
+            faults.append(f"{where}:{line}: {word!r}; write: {better}")
     assert not faults, "\n".join(faults)
-    assert pending == PENDING
 
 
 def test_no_module_has_the_name_of_a_library_it_uses() -> None:

@@ -148,7 +148,9 @@ class Conversation:
     def _choose_channel(self, channel: Channel) -> Channel:
         local = hasattr(self.model, "tokenizer")
         if channel == "auto":
-            return "model" if self.memory.has_model_channel and local else "text"
+            if not (self.memory.has_model_channel and local):
+                return "text"
+            return "model" if self.memory.all_have_model_channel else "both"
         if channel != "text" and not self.memory.has_model_channel:
             raise SettingError(f"The backend {self.memory.name} has no model channel; use --channel text.")
         if channel != "text" and not local:

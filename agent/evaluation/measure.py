@@ -241,8 +241,11 @@ class _Measurement:
     def _measure_size(self, home: Home) -> None:
         """Record the size of the stored state."""
         if not self._has("size", "state"):
-            folder = home.backend_folder(self.case.id, self.backend)
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            folders = [
+                home.backend_folder(self.case.id, name) for name in self.backend.split(registry.SEPARATOR)
+            ]
+            files = (path for folder in folders for path in folder.rglob("*") if path.is_file())
+            size = sum(path.stat().st_size for path in files)
             turns = sum(map(len, self.case.sessions))
             self.run.add(
                 SizeRow(method=self.backend, case=self.case.id, item="state", bytes=size, turns=turns)

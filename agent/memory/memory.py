@@ -305,6 +305,11 @@ class Memory:
         """True if at least one of the backends has a model channel."""
         return any(follower.backend.model_channel for follower in self.followers)
 
+    @property
+    def all_have_model_channel(self) -> bool:
+        """True if every one of the backends acts inside a local model."""
+        return all(follower.backend.model_channel for follower in self.followers)
+
     def catch_up(self) -> dict[int, WriteResult]:
         """Read the journal to its end.
 

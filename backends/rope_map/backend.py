@@ -358,8 +358,8 @@ class RopeMap(MemoryBackend):
     def _log_weights(self, scores: Sequence[float]) -> list[float]:
         """Return the logarithms of the chunks' weights in the softmax, 0 for the best chunk."""
         tuning, best = self._heads.tuning, max(scores)
-        least = log(tuning.min_chunk_weight)
-        return [max(least, tuning.score_sharpness * (score - best)) for score in scores]
+        min_log_weight = log(tuning.min_chunk_weight)
+        return [max(min_log_weight, tuning.score_sharpness * (score - best)) for score in scores]
 
     def _seqs_read_for(self, number: int) -> list[int]:
         """Return the seqs of the turns that a chunk's keys and values come from: its own and those of its context."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -37,6 +37,22 @@ class AttentionHook(Protocol):
 
         Returns:
             The layer's output ``[batch, heads, q_len, head_dim]``, or None for scaled-dot-product attention.
+        """
+        ...
+
+
+@runtime_checkable
+class JoinableHook(AttentionHook, Protocol):
+    """A hook that can do another one's work together with its own, such as two memories in one softmax."""
+
+    def join(self, outer: AttentionHook) -> AttentionHook:
+        """Return one hook for both.
+
+        Args:
+            outer: the hook that was opened before.
+
+        Raises:
+            SettingError: the two cannot be joined.
         """
         ...
 
@@ -70,12 +86,15 @@ def attention_hook(model: Any, hook: AttentionHook) -> Iterator[None]:
     """Run a hook in every attention layer of a model, in this ``contextvars`` context, while it is open.
 
     Another thread or task that uses the same model at the same time has a context of its own, where the hook does not
-    run. Within one context the hook opened last runs.
+    run. Within one context the hook opened last runs; one that can ``join`` the hook before it runs for both.
 
     Args:
         model: a causal language model of a supported family (``families.py``).
         hook: called once for each layer of each forward pass.
     """
+    outer = _hooks.get().get(id(model.config))
+    if outer is not None and isinstance(hook, JoinableHook) and isinstance(outer, JoinableHook):
+        hook = hook.join(outer)
     _name_our_function(model)
     token = _hooks.set({**_hooks.get(), id(model.config): hook})
     try:

@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from memagent.backends.errors import SettingError
 from memagent.backends.shared.attention import rotary
 from memagent.backends.shared.attention.encoder import KeysAndValues
-from memagent.backends.shared.attention.hooks import AttentionCall
+from memagent.backends.shared.attention.hooks import AttentionCall, AttentionHook
 from memagent.kernels.memory_attention import memory_attention
 
 Placement = Literal["consecutive", "fixed"]
@@ -44,6 +45,8 @@ class InjectedKeysAndValues:
         log_weights: Sequence[float] | None = None,
         top_k: int | None = None,
     ) -> None:
+        self._chunks = list(chunks)
+        self._log_weights = list(log_weights) if log_weights is not None else [0.0] * len(chunks)
         self._theta = theta.to(device)
         self._placement = placement
         self._offset = offset
@@ -81,4 +84,30 @@ class InjectedKeysAndValues:
             scaling=call.scaling,
             top_k=self._top_k,
             memory_bias=self._bias,
+        )
+
+    def join(self, outer: AttentionHook) -> InjectedKeysAndValues:
+        """Return one hook that injects the chunks of another memory before the chunks of this one.
+
+        Args:
+            outer: the other memory's hook.
+
+        Raises:
+            SettingError: one of them selects single tokens or stands at a fixed place.
+        """
+        if not isinstance(outer, InjectedKeysAndValues) or any(
+            hook._placement != "consecutive" or hook._top_k is not None for hook in (outer, self)
+        ):
+            raise SettingError(
+                "Two memories inside one model need consecutive placement and whole chunks; expected mode=chunk and "
+                "placement=consecutive. Change the setting, or use --channel text."
+            )
+        return InjectedKeysAndValues(
+            [*outer._chunks, *self._chunks],
+            self._theta,
+            self._keys.device,
+            self._keys.dtype,
+            placement="consecutive",
+            offset=0,
+            log_weights=[*outer._log_weights, *self._log_weights],
         )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from memagent.backends.errors import SettingError
 from memagent.backends.shared.attention.chunks import TokenSpan
 from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
 from memagent.backends.shared.attention.hooks import attention_hook
@@ -211,3 +212,36 @@ def test_memory_of_another_type_is_converted_to_the_models_type() -> None:
     whole = logits(local.model, [*FIRST, *SECOND])[len(FIRST) :]
     assert injected.dtype == torch.float32
     assert (injected - whole).abs().max() < 0.1 < (logits(local.model, SECOND) - whole).abs().max()
+
+
+def test_two_memories_in_one_context_are_one_list_of_keys_and_values() -> None:
+    local, cut = tiny(), 7
+    whole = logits(local.model, [*FIRST, *SECOND])[len(FIRST) :]
+    older = memory_of(local, TokenSpan([], FIRST[:cut]))
+    newer = memory_of(local, TokenSpan(FIRST[:cut], FIRST[cut:]))
+    alone = logits_with(local, older, SECOND)
+    with attention_hook(local.model, older):
+        torch.testing.assert_close(logits_with(local, newer, SECOND), whole, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits(local.model, SECOND), alone)
+    assert (alone - whole).abs().max() > 0.01
+
+
+def test_joined_memories_keep_the_weights_of_their_chunks() -> None:
+    local = tiny()
+    spans = [TokenSpan([], FIRST[:5]), TokenSpan([], FIRST[5:])]
+    weighted = memory_of(local, *spans, log_weights=[-1.0, 0.0])
+    with attention_hook(local.model, memory_of(local, spans[0], log_weights=[-1.0])):
+        joined = logits_with(local, memory_of(local, spans[1], log_weights=[0.0]), SECOND)
+    torch.testing.assert_close(joined, logits_with(local, weighted, SECOND), atol=1e-4, rtol=1e-4)
+
+
+def test_a_memory_at_a_fixed_place_is_not_joined() -> None:
+    local = tiny()
+    fixed = memory_of(local, TokenSpan([], FIRST), placement="fixed", offset=64)
+    with (
+        attention_hook(local.model, fixed),
+        pytest.raises(SettingError, match="consecutive placement"),
+        attention_hook(local.model, memory_of(local, TokenSpan([], FIRST))),
+    ):
+        pass
+    assert local.model.config._attn_implementation == "sdpa"

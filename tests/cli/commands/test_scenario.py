@@ -355,3 +355,28 @@ def test_a_setting_that_fits_no_backend_is_refused(
 def test_a_mistyped_backend_beside_all_is_refused() -> None:
     with pytest.raises(NotFoundError):
         choose_backends(["all", "nosuch"], None)
+
+
+def test_several_memories_are_played_as_one(home: Home, tmp_path: Path) -> None:
+    file = tmp_path / "one.recall.yaml"
+    file.write_text(
+        "name: a dog\nsteps:\n  - session: monday\n    say: My dog is called Biscuit.\n"
+        "  - ask: What is my dog called?\n    expect: {recalled: Biscuit}\n"
+    )
+    done = CliRunner().invoke(
+        app,
+        [
+            "scenario",
+            "run",
+            str(file),
+            "--backend",
+            "in_memory+bm25",
+            "--set",
+            "bm25.abstain=false",
+            "-o",
+            "json",
+        ],
+    )
+    assert done.exit_code == 0, done.output
+    (played,) = json.loads(done.stdout)["scenarios"]
+    assert (played["backend"], played["passed"]) == ("in_memory+bm25", True)
