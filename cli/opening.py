@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memagent.backends.errors import InputError, NotFoundError, SettingError, in_a_line
@@ -55,13 +56,23 @@ def home() -> Home:
     return Home.from_settings(user_settings())
 
 
-@cache
 def shared_models() -> Models:
     """Return the models of this installation, with progress bars and notices for a person at a terminal."""
+    return models_in(home().models, user_settings().embedder)
+
+
+@cache
+def models_in(folder: Path, embedder: str) -> Models:
+    """Return the models of a folder; each is loaded once.
+
+    Args:
+        folder: where fetched models are kept.
+        embedder: the embedder's name.
+    """
     from memagent.agent.models.models import Models
     from memagent.cli.rendering.progress import bytes_reporter
 
-    return Models.shared(home().models, user_settings().embedder, notify=say, report=bytes_reporter())
+    return Models.shared(folder, embedder, notify=say, report=bytes_reporter())
 
 
 def load_model(name: str | None) -> ChatModel:

@@ -38,9 +38,9 @@ def spoken(home: Home) -> Iterator[None]:
     """A user who has said something, and a model that is not kept from one test to the next."""
     done = CliRunner().invoke(app, ["remember", "My dog is called Biscuit.", "--backend", "in_memory"])
     assert done.exit_code == 0
-    common.shared_models.cache_clear()
+    common.models_in.cache_clear()
     yield
-    common.shared_models.cache_clear()
+    common.models_in.cache_clear()
 
 
 @pytest.fixture
