@@ -75,25 +75,26 @@ def test_the_name_of_the_attention_is_restored(implementation: str) -> None:
     assert torch.equal(logits(local.model, SECOND), before)
 
 
-def test_the_hook_opened_last_runs_and_the_first_one_runs_again_after_it() -> None:
+def test_of_hooks_that_cannot_join_the_last_one_runs_and_the_first_one_runs_again_after_it() -> None:
     local = tiny()
     memory, other = memory_of(local, TokenSpan([], FIRST)), memory_of(local, TokenSpan([], SECOND))
     alone = logits_with(local, memory, SECOND), logits_with(local, other, SECOND)
     with attention_hook(local.model, memory):
         assert torch.equal(logits(local.model, SECOND), alone[0])
-        with attention_hook(local.model, other):
+        with attention_hook(local.model, lambda *arguments: other(*arguments)):
             assert torch.equal(logits(local.model, SECOND), alone[1])
         assert torch.equal(logits(local.model, SECOND), alone[0])
     assert local.model.config._attn_implementation == "sdpa"
 
 
-def test_a_model_can_be_read_with_while_a_memory_is_logits_with() -> None:
+def test_a_model_can_be_read_with_while_a_memory_is_attached() -> None:
     local = tiny()
     memory = memory_of(local, TokenSpan([], FIRST))
     (before,) = AttentionEncoder(local).encode([TokenSpan([], SECOND)])
+    alone = logits_with(local, memory, SECOND)
     with attention_hook(local.model, memory):
         (inside,) = AttentionEncoder(local).encode([TokenSpan([], SECOND)])
-        assert torch.equal(logits(local.model, SECOND), logits_with(local, memory, SECOND))
+        assert torch.equal(logits(local.model, SECOND), alone)
     assert torch.equal(inside.keys, before.keys)
     assert torch.equal(inside.values, before.values)
 
