@@ -168,7 +168,8 @@ def expand_backends(names: list[str] | None) -> list[str]:
 def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[str, dict[str, str]]:
     """Read ``--backend`` (several, or ``all``) and ``--set``: the settings of each backend, checked.
 
-    With several backends a setting names its own: ``rag.abstain=false``.
+    With several backends a setting names its own: ``rag.abstain=false``. Backends' settings in the environment and the
+    settings file are left out, so that measurements do not depend on who runs them.
 
     Raises:
         NotFoundError, SettingError, InputError: a name or a setting does not exist or does not fit.
@@ -186,7 +187,7 @@ def choose_backends(names: list[str] | None, pairs: list[str] | None) -> dict[st
             raise _unclear(key, value, field if dot else key, list(by_backend))
     for name, settings in by_backend.items():
         registry.choose(name, settings)
-    return {name: {**_lasting_settings(name), **settings} for name, settings in by_backend.items()}
+    return by_backend
 
 
 def open_journal(user: str, *, read_only: bool = True) -> Journal:

@@ -380,3 +380,8 @@ def test_several_memories_are_played_as_one(home: Home, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     (played,) = json.loads(done.stdout)["scenarios"]
     assert (played["backend"], played["passed"]) == ("in_memory+bm25", True)
+
+
+def test_measurements_do_not_depend_on_personal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMAGENT_BACKENDS__RAG__RRF_K", "3")
+    assert choose_backends(["rag"], ["abstain=false"]) == {"rag": {"abstain": "false"}}
