@@ -16,8 +16,18 @@ Method = Callable[Arguments, Result]
 
 
 def comes_from(error: BaseException, modules: Collection[str]) -> bool:
-    """Return whether an error's class is defined in one of these top-level modules."""
-    return type(error).__module__.split(".")[0] in modules
+    """Return whether an error's class is defined, or the error was raised, in one of these top-level modules.
+
+    A library that failed halfway may raise anything: on a full disk, Chroma's client raises ``AttributeError``.
+    """
+    if type(error).__module__.split(".")[0] in modules:
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, Exception):
+        return False
+    return str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0] in modules
 
 
 def translate_errors(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 
 import pytest
@@ -31,3 +32,14 @@ def test_an_error_comes_from_the_top_level_module_of_its_class() -> None:
     assert comes_from(sqlite3.OperationalError(), {"sqlite3"})
     assert comes_from(ModuleNotFoundError(), {"builtins"})
     assert not comes_from(ValueError(), {"sqlite3"})
+
+
+@translate_errors("rag", {"json"})
+def load(text: object) -> object:
+    return json.loads(text)  # type: ignore[arg-type]
+
+
+def test_an_error_of_any_class_that_the_library_raised_is_translated() -> None:
+    """On a full disk, Chroma's client raises AttributeError while it is closed."""
+    with pytest.raises(StorageError, match="must be str"):
+        load(7)
