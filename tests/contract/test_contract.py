@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+import pytest
+
 from memagent.agent.testing import BackendContract
 from memagent.backends.protocol import LocalModel
+from memagent.backends.rope_map.calibration import calibration_path
 from tests.conftest import small_model
+
+CALIBRATIONS = Path(__file__).parents[1] / "data" / "calibrations"
 
 
 class TestNone(BackendContract):
@@ -31,5 +39,21 @@ class TestTitans(BackendContract):
 class TestRopeMap(BackendContract):
     backend = "rope_map"
 
+    @pytest.fixture(scope="session")
+    @classmethod
+    def models_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return a folder with the calibration of SmolLM2, which takes most of a minute to make.
+
+        The file's name is the fingerprint of what it depends on. `memagent backends train rope_map --model smollm2-135m`
+        makes a new one in the models' folder.
+        """
+        folder = tmp_path_factory.mktemp("models")
+        shutil.copytree(CALIBRATIONS, folder / "derived")
+        return folder
+
     def recall_model(self) -> LocalModel:
         return small_model()
+
+
+def test_the_shipped_calibration_is_todays() -> None:
+    assert calibration_path(CALIBRATIONS, small_model(), context=2).exists()
