@@ -9,7 +9,7 @@ import string
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,9 @@ def check(home: Home, expected: Expected, *, user: str = USER) -> list[str]:
         elif seq not in texts and seq not in expected.forgotten | expected.tried:
             faults.append(f"turn {seq} was acknowledged and is lost")
     faults += [f"turn {seq} was forgotten and is there" for seq in expected.forgotten & texts.keys()]
-    faults += [
-        f"doctor: {one.message}" for one in examine(home) if one.level == "wrong" and one.area != "model"
-    ]
+    # Hashing gigabytes of models after every kill would take most of the time.
+    without_models = replace(home, models=home.root / "models")
+    faults += [f"doctor: {one.message}" for one in examine(without_models) if one.level == "wrong"]
     return faults
 
 
