@@ -258,7 +258,7 @@ def test_shapes_that_do_not_fit_are_named(changes: dict[int, tuple[int, ...]], m
         ({"mask": torch.ones(1, 1, 1, 1, 9)}, r"rather than be \[1, 1, 1, 1, 9\]"),
         ({"top_k": 0}, "at least 1 rather than 0"),
         ({"memory_bias": torch.zeros(4)}, r"memory_bias is expected to be \[5\].* rather than \[4\]"),
-        ({"memory_bias": torch.zeros(1, 5)}, r"expected to be \[5\].* rather than \[1, 5\]"),
+        ({"memory_bias": torch.zeros(3, 5)}, r"expected to be \[5\].* rather than \[3, 5\]"),
         ({"memory_bias": torch.tensor(0.0)}, r"expected to be \[5\].* rather than \[\]"),
         ({"memory_bias": torch.ones(5, dtype=torch.bool)}, r"float32, logs of weights, not torch\.bool"),
     ],
