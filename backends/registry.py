@@ -126,7 +126,8 @@ def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
         MissingExtraError: a package that a backend imports is not installed.
     """
     parts = name.split(SEPARATOR)
-    if len(set(parts)) < len(parts):
+    backends = {part: get(part) for part in parts}
+    if len(backends) < len(parts):
         raise SettingError(f"The memory {name!r} names a backend twice; expected different ones.")
     settings_of: dict[str, dict[str, str]] = {part: {} for part in parts}
     for key, value in settings.items():
@@ -139,7 +140,6 @@ def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
             raise SettingError(
                 f"The setting {key!r} belongs to none of the backends of {name}; expected for instance {parts[0]}.abstain."
             )
-    backends = {part: get(part) for part in parts}
     return [
         Choice(part, backend, settings_of[part], configure(backend, settings_of[part]))
         for part, backend in backends.items()

@@ -95,12 +95,12 @@ def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
     from memagent.backends import registry
 
     installed = set(registry.names())
-    needs = {
+    needs = frozenset(
         need
         for name in backends
         if installed.issuperset(name.split(registry.SEPARATOR))
         for need in registry.needs(name)
-    }
+    )
     shared_models().fetch(needs | ({"local_model"} if chat else set()), model or user_settings().model)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,7 +17,6 @@ from memagent.agent.memory.forgetting import Forgotten
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.models import Models
-from memagent.backends import registry
 from memagent.backends.records import Recollection
 
 _LOG = logging.getLogger("memagent")
@@ -85,8 +84,7 @@ class Agent:
         home = home or Home.from_environment()
         models = Models.shared(home.models)
         if not isinstance(model, str):
-            models = replace(models, chat={model.name: model}.__getitem__)
-            models.fetch(registry.needs(backend) - {"local_model"}, None)
+            models = models.with_chat(model)
         name = model if isinstance(model, str) else model.name
         chat = models.chat(name)
         return cls(open_memory(home, models, user, backend, backend_settings, model=name), chat, settings)

@@ -38,7 +38,8 @@ class Settings:
 
     Attributes:
         channel: how recollections reach the model: in the prompt (``text``), inside a local model (``model``), or ``both``.
-            ``auto`` is ``model`` if the backend and the model can, else ``text``.
+            ``auto`` is ``model`` if all backends of the memory and the model can, ``both`` if only some of the backends can,
+            else ``text``.
         limit: most recollections.
         budget: limits for the parts of the prompt.
         sampling: how the model generates replies.

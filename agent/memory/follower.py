@@ -132,7 +132,8 @@ class Follower:
                 for forgetting in self.journal.forgettings(self.position.forgetting)
                 if 0 < forgetting.seq <= self.position.seq
             ]
-            contents = [turn for turn in forgotten if turn.seq in set(seqs)]
+            followed = set(seqs)
+            contents = [turn for turn in forgotten if turn.seq in followed]
             with self._modifying():
                 removed = not seqs or self.backend.forget(seqs, contents)
             if not removed:

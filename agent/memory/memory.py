@@ -17,41 +17,28 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
+from memagent.agent.memory.channel import AttachedMemory, attach
 from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.forgetting import Forgotten, Remaining, forget
 from memagent.agent.memory.fusion import add_reports, add_stats, fuse_hits
 from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock
-from memagent.agent.memory.opening import Notify, Opening, open_journal
+from memagent.agent.memory.opening import Notify, Opening, disk_errors, open_journal
 from memagent.agent.memory.provenance import with_provenance
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.picture import Picture
-from memagent.backends.protocol import LocalModel, ModelMemory, Progress, silent
-from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Recollection, Turn, WriteResult
+from memagent.backends.protocol import LocalModel, Progress, silent
+from memagent.backends.records import BackendStats, ConsolidationReport, Recollection, Turn, WriteResult
 
 _LOG = logging.getLogger("memagent")
-
-
-@dataclass(frozen=True, slots=True)
-class AttachedMemory:
-    """What the model channel brings into one generation.
-
-    Attributes:
-        recollections: the recalled items, for ``/why``.
-        seqs: every turn that can influence the reply; see ``Injection.seqs``.
-    """
-
-    recollections: tuple[Recollection, ...]
-    seqs: frozenset[int]
 
 
 class Memory:
@@ -151,7 +138,7 @@ class Memory:
             notify or _LOG.warning,  # followers only tell of states that are thrown away
             progress,
         )
-        with _disk_errors(backend), ExitStack() as stack:
+        with disk_errors(backend), ExitStack() as stack:
             if lock is not None:
                 stack.callback(lock.release)
             journal = stack.enter_context(open_journal(home, user, read_only=read_only))
@@ -383,16 +370,7 @@ class Memory:
     def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[AttachedMemory]:
         with ExitStack() as stack:
             with self._exclusive():
-                rankings: dict[str, list[Hit]] = {}
-                seqs: frozenset[int] = frozenset()
-                for follower in self.followers:
-                    if follower.backend.model_channel:
-                        channel = cast(ModelMemory, follower.backend)
-                        injection = stack.enter_context(channel.attached(model, query, exclude=exclude))
-                        rankings[follower.name] = injection.hits
-                        seqs |= injection.seqs
-                hits = fuse_hits(rankings, limit=sum(map(len, rankings.values())))
-                attached = AttachedMemory(tuple(with_provenance(self.journal, hits)), seqs)
+                attached = attach(self.followers, self.journal, model, query, exclude, stack)
             yield attached
 
     @contextmanager
@@ -403,17 +381,5 @@ class Memory:
                 raise StorageError(f"The {self.name} memory of user {self.user!r} is closed; open it again.")
             if writing and self.read_only:
                 raise StorageError(f"The {self.name} memory of user {self.user!r} is open for reading only.")
-            with _disk_errors(self.name):
+            with disk_errors(self.name):
                 yield
-
-
-@contextmanager
-def _disk_errors(backend: str) -> Iterator[None]:
-    """Raise StorageError instead of the disk's OSError."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"The files of the {backend} memory cannot be read or written: {error}. The journal has files of its own; the "
-            "memory reads the missing turns from it when it is next used. Free some space, or mend the disk or the rights."
-        ) from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.agent.memory.follower import Follower, discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
 from memagent.agent.memory.workspace import ReaderFolder, Scratch
+from memagent.backends.errors import StorageError
 from memagent.backends.protocol import Embedder, LocalModel, Progress, Resources
 from memagent.backends.registry import Choice
 
@@ -117,3 +118,15 @@ class Opening:
         scratch = Scratch(self.home.backend_folder(journal.user, choice.name))
         stack.callback(scratch.drop)
         return scratch.make()
+
+
+@contextmanager
+def disk_errors(backend: str) -> Iterator[None]:
+    """Raise StorageError instead of the disk's OSError."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The files of the {backend} memory cannot be read or written: {error}. The journal has files of its own; the "
+            "memory reads the missing turns from it when it is next used. Free some space, or mend the disk or the rights."
+        ) from error

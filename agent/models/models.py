@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -18,10 +18,10 @@ from memagent.backends.protocol import Embedder, LocalModel
 
 _LOG = logging.getLogger("memagent")
 
-Fetch = Callable[[Collection[str], str | None], None]
+Fetch = Callable[[frozenset[str], str | None], None]
 
 
-def _fetch_nothing(needs: Collection[str], chat_model: str | None) -> None:
+def _fetch_nothing(needs: frozenset[str], chat_model: str | None) -> None:
     """Models that are given as objects need no files."""
 
 
@@ -55,7 +55,7 @@ class Models:
             report: called with the bytes that have come.
         """
 
-        def fetch(needs: Collection[str], chat_model: str | None) -> None:
+        def fetch(needs: frozenset[str], chat_model: str | None) -> None:
             fetch_models(
                 needs, folder, embedder=embedder, chat_model=chat_model, notify=notify, report=report
             )
@@ -65,6 +65,14 @@ class Models:
             cache(lambda: load_embedder(folder, embedder, notify=notify, report=report)),
             cache(lambda name: load_chat_model(name, folder, notify=notify, report=report)),
             fetch,
+        )
+
+    def with_chat(self, model: ChatModel) -> Self:
+        """Return the same models, with one chat model, which needs no files, in place of those by name."""
+        return replace(
+            self,
+            chat=lambda name: model,
+            fetch=lambda needs, chat_model: self.fetch(needs - {"local_model"}, None),
         )
 
     def local(self, name: str) -> LocalModel:

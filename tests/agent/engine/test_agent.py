@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,8 @@ from memagent.agent.engine.agent import Agent
 from memagent.agent.engine.conversation import Settings
 from memagent.agent.engine.events import Recalled, Remembered, Token, TurnBegan, TurnEnded
 from memagent.agent.home import Home
-from memagent.agent.models.fakes import ScriptedModel
+from memagent.agent.models.fakes import EchoModel, ScriptedModel
+from memagent.agent.testing import tiny_model
 from memagent.backends import registry
 from memagent.backends.errors import InputError, StorageError
 from memagent.backends.in_memory import InMemory
@@ -131,3 +134,19 @@ def test_an_agent_is_opened_by_names_and_closed_by_leaving_it(home: Home) -> Non
         assert [item.text for item in agent.recall(QUESTION)] == [FACT]
     with pytest.raises(StorageError, match="is closed"):
         agent.recall(QUESTION)
+
+
+class TinyChatModel(EchoModel):
+    """A chat model in this process whose name is nobody's in the catalogue, and no file."""
+
+    name = "one of my own"
+    digest = tiny_model().digest
+    model = tiny_model().model
+    tokenizer = tiny_model().tokenizer
+
+
+def test_a_memory_works_inside_a_model_that_is_given_as_an_object(home: Home, tmp_path: Path) -> None:
+    home = replace(home, models=tmp_path / "models")
+    with Agent.open(home=home, backend="rope_map", model=TinyChatModel()) as agent:
+        agent.remember(FACT, session="monday")
+        assert agent.memory.stats().items == 1
