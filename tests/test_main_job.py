@@ -1,4 +1,4 @@
-"""The main job on the real model, each command in a process of its own."""
+"""The main job on the real model (491 MB), each command in a process of its own; `.ci/run` runs the first test, too."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def is_right(reply: str, fact: dict[str, Any]) -> bool:
     return any(answer in reply.casefold() for answer in fact["answers"])
 
 
+@pytest.mark.slow
 def test_a_fact_told_on_monday_is_known_on_tuesday(run: Run) -> None:
     run("chat", "--backend", "rag", "-p", "My dog is called Biscuit.", "--session", "monday")
     reply = run("chat", "--backend", "rag", "-p", "What is my dog called?", "--session", "tuesday")
