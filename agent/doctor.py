@@ -1,4 +1,4 @@
-"""Examine an installation: what is wrong, and how to mend it."""
+"""Examine an installation: what is wrong and how to mend it; on request, mend what is safe to."""
 
 from __future__ import annotations
 
@@ -85,6 +85,10 @@ def _versions() -> Iterator[Finding]:
 
 
 def _home(home: Home, mend: bool) -> Iterator[Finding]:
+    """Check that the home is there, writable, closed to others and has free disk space.
+
+    With ``mend``, the rights of others are taken from memagent's own files.
+    """
     root = home.root
     if not root.exists():
         yield Finding("home", "note", f"{root} does not exist yet; the first chat makes it.")

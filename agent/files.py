@@ -8,8 +8,8 @@ from pathlib import Path
 from memagent.backends.errors import StorageError
 
 
-def make_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
-    """Create a folder, and the missing ones above it, with mode 0700.
+def create_private(path: Path, variable: str = "MEMAGENT_HOME") -> Path:
+    """Create a folder, and the missing ones above it, with mode 0700. A folder that exists keeps its mode.
 
     Args:
         path: the folder.

@@ -1,4 +1,4 @@
-"""Where memagent stores files. All of them have private modes.
+"""Where memagent stores files. It creates all of them with private modes; a home folder that exists keeps its mode.
 
 MEMAGENT_HOME/                      default: the platform's user data folder
     place                           this home's id, for journals that several homes share
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 from uuid import uuid4
 
-from memagent.agent.files import make_private, write_private
+from memagent.agent.files import create_private, write_private
 from memagent.backends.errors import InputError, SettingError
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ class Home:
     def place(self) -> str:
         """Return the id of this home among all homes that share its journal; empty if the journal is in the home.
 
+        The first call draws the id and writes it to the file ``place``.
+
         The machine's name alone would not do: a container gets another name each time it starts.
 
         Raises:
@@ -159,7 +161,7 @@ class Home:
         """
         if self.journal_url is None:
             return ""
-        file = make_private(self.root) / "place"
+        file = create_private(self.root) / "place"
         if not file.exists():
             fresh = file.with_name(f"place.{uuid4().hex}")
             write_private(fresh, f"{socket.gethostname()} {uuid4().hex[:12]}".encode())

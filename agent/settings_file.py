@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from memagent.agent.files import make_private, write_private
+from memagent.agent.files import create_private, write_private
 from memagent.backends.errors import SettingError
 
 VARIABLE = "MEMAGENT_CONFIG"
@@ -224,7 +224,7 @@ def _with_value(values: dict[str, Any], key: Key, value: object) -> dict[str, An
 
 def _replace(path: Path, text: str) -> None:
     target = path.resolve()  # a link to the file, as dotfile managers make, stays a link
-    make_private(target.parent, VARIABLE)
+    create_private(target.parent, VARIABLE)
     fresh = target.with_name(f".{target.name}.{uuid4().hex}")
     try:
         write_private(fresh, text.encode())

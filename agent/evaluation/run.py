@@ -29,7 +29,7 @@ from memagent.agent.engine.conversation import Channel
 from memagent.agent.evaluation.datasets.dataset import Dataset
 from memagent.agent.evaluation.rows import ROW, Key, Row
 from memagent.agent.fields import json_text
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.backends import registry
 from memagent.backends.errors import BusyError, StorageError
 
@@ -156,7 +156,7 @@ class Run:
     def __init__(self, plan: Plan, runs: Path, *, fresh: bool = False) -> None:
         description = plan.description().model_dump()
         name = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
-        self.folder = make_private(runs / f"{plan.dataset.name}-{name}")
+        self.folder = create_private(runs / f"{plan.dataset.name}-{name}")
         self._lock = FileLock(self.folder / "lock", timeout=0)
         try:
             self._lock.acquire()

@@ -159,6 +159,7 @@ def _attachment_keys(journal: JournalReader) -> Iterator[Row[Any]]:
 
 
 def _forgetting_faults(journal: JournalReader, extent: Extent) -> Iterator[str]:
+    """Yield what is wrong with the chain of forgettings: gaps, changed rows, a lost end."""
     head, number = GENESIS, 0
     for row in _rows(journal, forgettings, "number"):
         number += 1

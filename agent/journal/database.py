@@ -21,7 +21,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.backends.errors import StorageError
 
 BUSY_SECONDS = 30
@@ -156,7 +156,7 @@ def _server_engine(url: str) -> Engine:
 
 def _sqlite_engine(file: Path, *, read_only: bool, may_create: bool) -> Engine:
     if not read_only:
-        make_private(file.parent)
+        create_private(file.parent)
     if file.exists() and not file.is_file():
         kind = "a folder" if file.is_dir() else "a pipe or a device"
         raise StorageError(f"The journal {file} cannot be opened: it is {kind}.")

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from memagent.agent.files import make_private, make_tree_private
+from memagent.agent.files import create_private, make_tree_private
 from memagent.agent.journal.records import Extent
 from memagent.agent.memory.state_files import hash_files, remove_tree, replace_file, sync_tree
 from memagent.backends.errors import CheckpointError, StorageError
@@ -202,7 +202,7 @@ class CheckpointStore:
         directory = self.folder / generation
         try:
             shutil.rmtree(directory, ignore_errors=True)
-            make_private(directory)
+            create_private(directory)
             save(directory)
             manifest = {
                 "format": _FORMAT,

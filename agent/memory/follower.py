@@ -203,7 +203,11 @@ class Follower:
     # inside
 
     def _read_into_backend(self, batch: Sequence[Turn]) -> list[WriteResult]:
-        """Give turns to the backend and, if it follows use, the uses of replies at their places among the turns."""
+        """Give turns to the backend.
+
+        If it follows use, the batch is cut into runs of turns with and without ``recalled``, and the uses of a run are
+        noted before its turns are remembered.
+        """
         if not self._class.follows_use:
             return list(self.backend.remember([turn for turn in batch if not turn.derived]))
         results: list[WriteResult] = []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from memagent.agent.files import make_private, write_private
+from memagent.agent.files import create_private, write_private
 from memagent.agent.home import Home
 from memagent.backends.errors import BusyError, StorageError
 
@@ -31,7 +31,7 @@ class BackendLock:
     """
 
     def __init__(self, folder: Path, label: str) -> None:
-        make_private(folder)
+        create_private(folder)
         self._label = label
         self._holder = folder / "holder.json"
         self._lock = FileLock(folder / "lock", mode=0o600, thread_local=False)

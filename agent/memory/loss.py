@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.home import Home
 from memagent.agent.journal import Extent, Journal
 from memagent.agent.journal.database import DamagedDatabaseError
@@ -107,7 +107,7 @@ def accept_loss(home: Home, user: str) -> tuple[Loss, Path]:
         if loss is None:
             raise StorageError(f"The journal of {user} has lost nothing: there is nothing to accept.")
         mark = HighWaterMark(home.mark_file(user))
-        folder = make_private(home.user_folder(user) / f"lost-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        folder = create_private(home.user_folder(user) / f"lost-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
         if mark.exists():
             shutil.copyfile(mark.file, folder / mark.file.name)
         stores = {name: CheckpointStore(home.backend_folder(user, name)) for name in home.backends_of(user)}

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.memory.checkpoint import CheckpointStore
@@ -36,7 +36,7 @@ def open_journal(home: Home, user: str, *, read_only: bool = False, trusting: bo
         MemagentError: see ``Journal``.
     """
     if not read_only:
-        make_private(home.user_folder(user))
+        create_private(home.user_folder(user))
     target = home.journal_url or home.journal_file(user)
     return Journal(target, user, mark=home.mark_file(user), read_only=read_only, trusting=trusting)
 

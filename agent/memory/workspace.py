@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.memory.state_files import remove_tree
 from memagent.backends.errors import StorageError
 
@@ -52,7 +52,7 @@ class Scratch:
     def make(self) -> Path:
         """Create the folder and return it. Files of an earlier process are removed."""
         remove_tree(self.path)
-        return make_private(self.path)
+        return create_private(self.path)
 
     def exists(self) -> bool:
         """Tell whether the folder is there."""
@@ -90,7 +90,7 @@ class ReaderFolder:
             self._lock.release()
 
     def _create(self, folder: Path, forgetting: int) -> Path:
-        readers = make_private(folder / "readers")
+        readers = create_private(folder / "readers")
         while True:
             path = readers / uuid4().hex
             lock_file = path.with_suffix(".lock")
@@ -104,7 +104,7 @@ class ReaderFolder:
             # ``remove_dead_readers`` of another process may remove the lock file before it is locked.
             if lock_file.exists():
                 self._lock = lock
-                return make_private(path)
+                return create_private(path)
             lock.release()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.models.folder import check_complete, check_counts, check_sizes, model_errors
 from memagent.agent.models.gguf_file import GgufHeader, read_header
 from memagent.agent.models.hub import Notify, sha256_of
@@ -38,7 +38,7 @@ def ensure_converted(gguf: Path, sha256: str, target: Path, *, notify: Notify) -
     """
     if not find_damage(target, sha256):  # needs no lock, so that a folder that may only be read will do
         return target
-    make_private(target.parent, "MEMAGENT_MODELS")
+    create_private(target.parent, "MEMAGENT_MODELS")
     try:
         with FileLock(target.parent / f".{target.name}.lock", mode=0o600):
             problem = find_damage(target, sha256)
@@ -61,7 +61,7 @@ def _replace(gguf: Path, header: GgufHeader, sha256: str, target: Path) -> None:
     """Convert into a new folder, which then takes the place of ``target``."""
     partial = target.with_name(target.name + ".new")
     shutil.rmtree(partial, ignore_errors=True)
-    make_private(partial, "MEMAGENT_MODELS")
+    create_private(partial, "MEMAGENT_MODELS")
     try:
         _convert(gguf, header, partial)
         files = {

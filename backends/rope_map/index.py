@@ -123,6 +123,7 @@ class AddressingIndex:
         return sum(tensor.nbytes for tensor in self.state().values())
 
     def _search_keys(self, queries: Tensor, head: QueryHead) -> _HeadResult:
+        """Search one head's keys with the question's unrotated queries, ``[layers, heads, tokens, head_dim]``."""
         unrotated = queries[self.heads.query_layers.index(head.layer), head.head].to(self._device)
         rotated = rotary.rotate(unrotated, torch.tensor(head.offset), self._theta) * self._scaling
         key_head = self.heads.key_head(head)

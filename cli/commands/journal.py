@@ -155,7 +155,7 @@ def import_(
 
       ssh other memagent export - | memagent import -
     """
-    from memagent.agent.files import make_private
+    from memagent.agent.files import create_private
     from memagent.agent.journal.export import load, open_source, prove
     from memagent.agent.memory import open_journal as open_
     from memagent.agent.memory.forgetting import forget as forget_
@@ -163,7 +163,7 @@ def import_(
 
     backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     report = bytes_reporter()
-    with open_source(file, make_private(home().root)) as (source, size):
+    with open_source(file, create_private(home().root)) as (source, size):
         try:
             prove(source, _advance(report, size, "Checking"))
         except InputError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from memagent.agent.doctor import Finding, examine
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn, UnpurgedError
 from memagent.agent.journal.database import Database
@@ -178,7 +178,7 @@ def test_a_broken_pointer_is_wrong_and_mended(place: Home) -> None:
 
 def test_working_files_left_behind_are_noted_and_removed_by_mending(place: Home) -> None:
     fill(place)
-    (make_private(scratch_of(place).make()) / "left").touch(mode=0o600)
+    (create_private(scratch_of(place).make()) / "left").touch(mode=0o600)
     notes = [finding.message for finding in look(place, "backend") if finding.level == "note"]
     assert notes == ["in_memory of ana: working files of a process that was killed"]
     assert scratch_of(place).exists()
@@ -241,7 +241,7 @@ def test_a_memory_in_use_is_noted_with_its_holder(place: Home) -> None:
 
 def test_a_backend_that_is_not_installed_is_noted_and_kept(place: Home) -> None:
     fill(place)
-    folder = make_private(place.backend_folder("ana", "somebodys"))
+    folder = create_private(place.backend_folder("ana", "somebodys"))
     (folder / "CURRENT").touch(mode=0o600)
     notes = [finding for finding in look(place, "backend", mend=True) if finding.level == "note"]
     assert [finding.message for finding in notes] == [
@@ -275,7 +275,7 @@ def test_mending_rewrites_a_journal_that_still_holds_forgotten_bytes(
 
 
 def test_looking_makes_no_journals(place: Home) -> None:
-    make_private(place.root / "users" / "ana")
+    create_private(place.root / "users" / "ana")
     (place.root / "users" / "stray").touch(mode=0o600)
     before = files_of(place.root)
     look(place)

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from memagent.agent.files import make_private
+from memagent.agent.files import create_private
 from memagent.agent.home import Home, folder_name
 from memagent.agent.memory import open_journal
 from memagent.agent.models.catalogue import CATALOGUE
@@ -103,14 +103,14 @@ def test_a_name_is_as_long_as_its_encoded_form(name: str, encoded: int) -> None:
 def test_users_are_listed_by_their_own_names(home: Home) -> None:
     assert home.users() == []
     for name in ODD_NAMES:
-        make_private(home.user_folder(name))
+        create_private(home.user_folder(name))
     assert home.users() == sorted(ODD_NAMES)
 
 
 def test_backends_of_a_user_are_listed_once_they_have_a_folder(home: Home) -> None:
     assert home.backends_of("ana") == []
     for name in ("rag", "in_memory"):
-        make_private(home.backend_folder("ana", name))
+        create_private(home.backend_folder("ana", name))
     (home.user_folder("ana") / "backends" / "stray").write_text("a file is no backend")
     assert home.backends_of("ana") == ["in_memory", "rag"]
     assert home.backends_of("bob") == []
@@ -120,15 +120,15 @@ def test_backends_of_a_user_are_listed_once_they_have_a_folder(home: Home) -> No
 def test_folders_are_made_private_with_all_missing_ones_above(tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir(mode=0o755)
-    folder = make_private(there / "a" / "b" / "c")
+    folder = create_private(there / "a" / "b" / "c")
     assert [mode(path) for path in (folder, folder.parent, folder.parent.parent)] == [0o700] * 3
     assert mode(there) == 0o755
 
 
 def test_making_a_folder_again_keeps_what_is_in_it(tmp_path: Path) -> None:
-    folder = make_private(tmp_path / "home")
+    folder = create_private(tmp_path / "home")
     (folder / "kept").write_text("here")
-    assert (make_private(folder) / "kept").read_text() == "here"
+    assert (create_private(folder) / "kept").read_text() == "here"
 
 
 @pytest.mark.usefixtures("loose_umask")
@@ -151,7 +151,7 @@ def test_everything_a_memory_writes_is_for_its_owner_only(home: Home, open_memor
 def test_a_home_below_a_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="MEMAGENT_HOME"):
-        make_private(tmp_path / "file" / "home")
+        create_private(tmp_path / "file" / "home")
     with pytest.raises(StorageError, match="cannot be created"):
         open_journal(Home(tmp_path / "file" / "home", tmp_path), "ana")
     assert (tmp_path / "file").read_text() == "in the way"
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_is_refused_with_the_variable_that_names_it(tmp_
     file = tmp_path / "file"
     file.write_text("in the way")
     with pytest.raises(StorageError, match="is not a folder. Set MEMAGENT_HOME"):
-        make_private(file)
+        create_private(file)
     with pytest.raises(StorageError, match="cannot be created .* Set MEMAGENT_MODELS"):
         ensure_converted(tmp_path / "model.gguf", "0" * 64, file / "converted" / "0", notify=print)
     for model in CATALOGUE.values():

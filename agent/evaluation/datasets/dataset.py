@@ -80,7 +80,7 @@ class Dataset:
 
     def __iter__(self) -> Iterator[Case]:
         """Read the cases one at a time: a file may be larger than memory."""
-        for number, raw in enumerate(_items(self.path), start=1):
+        for number, raw in enumerate(_raw_records(self.path), start=1):
             yield self.parse(raw, f"{self.path}, record {number}")
 
 
@@ -101,7 +101,7 @@ def open_dataset(
     turns = 0
     sessions: dict[str, int] = {}
     questions: list[tuple[str, str]] = []
-    for number, raw in enumerate(_items(path), start=1):
+    for number, raw in enumerate(_raw_records(path), start=1):
         case = parse(raw, f"{path}, record {number}")
         if case.id in sessions:
             raise InputError(f"{path}, record {number}: the id {case.id!r} was there before.")
@@ -138,7 +138,12 @@ def validate_record(record: type[Record], raw: Any, where: str) -> Record:
         ) from error
 
 
-def _items(path: Path) -> Iterator[Any]:
+def _raw_records(path: Path) -> Iterator[Any]:
+    """Yield a benchmark file's JSON records one at a time.
+
+    Raises:
+        InputError: it is no regular file, not a JSON list, cut short, or cannot be read.
+    """
     try:
         if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device may never end
             raise InputError(f"{path} is not a regular file; expected a benchmark as it is published.")

@@ -50,10 +50,10 @@ def suite() -> list[Path]:
 
 
 def read_all(files: Sequence[Path]) -> list[LocatedScenario]:
-    """Read files, and the ``*.recall.yaml`` files of folders, in order.
+    """Read files, and the scenario files (``SUFFIXES``) of folders and their subfolders, in order.
 
     Raises:
-        NotFoundError, InputError: see ``read``; also for a folder without scenarios.
+        InputError: see ``read``; also for a folder without scenario files.
     """
     scenarios: list[LocatedScenario] = []
     for path in files:

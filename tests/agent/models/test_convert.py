@@ -225,7 +225,7 @@ def test_a_size_that_the_weights_do_not_have_is_refused_before_it_takes_memory(
 def test_a_converted_model_is_used_from_a_folder_that_may_only_be_read(
     ready: Path, gguf_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(convert, "make_private")
+    monkeypatch.delattr(convert, "create_private")
     monkeypatch.delattr(convert, "FileLock")
     assert ensure_converted(gguf_file, sha256_of(gguf_file), ready, notify=pytest.fail) == ready
 

@@ -307,7 +307,7 @@ def test_models_are_used_from_a_folder_that_may_only_be_read(
 ) -> None:
     model = model_of(*PARTS)
     folder = fetch.ensure(model, tmp_path, notify=lambda notice: None)
-    for name in ("make_private", "FileLock"):
+    for name in ("create_private", "FileLock"):
         monkeypatch.delattr(fetch, name)
 
     def refuse(*arguments: object, **named: object) -> None:
