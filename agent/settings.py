@@ -61,7 +61,7 @@ class UserSettings(BaseSettings):
         user: whose memory is used.
         backend: the memory that is used.
         model: the chat model, as after ``--model``.
-        embedder: the embedder's catalogue name, or ``hashing``.
+        embedder: the embedder, as after ``--embedder``.
         channel: how memory reaches the model.
         home: the folder of journals and stored memories; None: the platform's user data folder.
         models: the folder of fetched models; None: the platform's user cache folder.

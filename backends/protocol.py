@@ -45,10 +45,17 @@ class Embedder(Protocol):
         max_tokens: longest text that one vector can represent, in tokens of the embedder's own tokenizer.
     """
 
-    name: str
-    digest: str
-    dimension: int
-    max_tokens: int
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+
+    @property
+    def dimension(self) -> int: ...  # noqa: D102
+
+    @property
+    def max_tokens(self) -> int: ...  # noqa: D102
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts.
@@ -58,6 +65,17 @@ class Embedder(Protocol):
 
         Returns:
             float32 ``[len(texts), dimension]``, each row of length 1.
+        """
+        ...
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed questions that stored texts are searched for with. Many embedders treat them as any text.
+
+        Args:
+            texts: as in ``embed``.
+
+        Returns:
+            As ``embed`` does.
         """
         ...
 

@@ -139,6 +139,10 @@ class CountingEmbedder:
         self.calls += 1
         return self._inner.embed(texts)
 
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        self.calls += 1
+        return self._inner.embed_queries(texts)
+
 
 class NaiveScan:
     """The reference of `rag`: it scans every vector and every word list for every question."""

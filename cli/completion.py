@@ -57,6 +57,15 @@ def chat_models(incomplete: str) -> list[str]:
 
 
 @_without_errors
+def embedders(incomplete: str) -> list[str]:
+    """Return the embedders that have a name: the catalogue's, and those that need no files."""
+    from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
+
+    catalogue = (model.name for model in CATALOGUE.values() if model.kind == "embedder")
+    return [DEFAULT_EMBEDDER, *catalogue, "multilingual", "hashing"]
+
+
+@_without_errors
 def catalogue_models(incomplete: str) -> list[str]:
     """Return the names of all models in the catalogue."""
     from memagent.agent.models.catalogue import CATALOGUE

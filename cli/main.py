@@ -20,6 +20,7 @@ from memagent.cli.commands import (
     scenario,
     sessions,
 )
+from memagent.cli.options import use_embedder
 from memagent.cli.rendering import output
 
 # click's UsageError, of which newer versions of typer hold a copy that has no public name.
@@ -68,6 +69,7 @@ def options(
     ),
 ) -> None:
     """Chat with a language model that remembers across sessions, with a choice of memories."""
+    use_embedder(None)  # a process may run several commands
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memagent.backends.errors import InputError, NotFoundError, SettingError, in_a_line
-from memagent.cli.options import DEFAULT_BACKEND, user_settings
+from memagent.cli.options import DEFAULT_BACKEND, chosen_embedder, user_settings
 from memagent.cli.rendering.output import say
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def home() -> Home:
 
 def shared_models() -> Models:
     """Return the models of this installation, with progress bars and notices for a person at a terminal."""
-    return models_in(home().models, user_settings().embedder)
+    return models_in(home().models, chosen_embedder())
 
 
 @cache

@@ -5,6 +5,7 @@ What the command line leaves out comes from the environment, then from the setti
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,6 +63,24 @@ def from_settings(context: typer.Context, parameter: typer.CallbackParam, value:
     return [setting] if parameter.multiple else setting
 
 
+_embedder: ContextVar[str | None] = ContextVar("embedder", default=None)
+
+
+def use_embedder(value: str | None) -> str | None:
+    """Note the running command's ``--embedder``, so that commands need not hand it on to all they open."""
+    _embedder.set(value)
+    return value
+
+
+def chosen_embedder() -> str:
+    """Return the embedder of the running command: its ``--embedder``, the environment, the settings file, or the default.
+
+    Raises:
+        SettingError: see ``user_settings``.
+    """
+    return _embedder.get() or user_settings().embedder
+
+
 UserOption = Annotated[
     str,
     typer.Option(
@@ -106,6 +125,18 @@ ModelOption = Annotated[
         "[default: qwen2.5-coder-0.5b]",
         callback=from_settings,
         autocompletion=completion.chat_models,
+    ),
+]
+EmbedderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embedder",
+        envvar="MEMAGENT_EMBEDDER",
+        help="Turns texts into vectors: an embedder of `memagent models list`, a folder, a hub id, provider:model, or "
+        "several joined by +. [default: all-minilm-l6-v2+multilingual]",
+        show_default=False,
+        callback=use_embedder,
+        autocompletion=completion.embedders,
     ),
 ]
 ChannelOption = Annotated[

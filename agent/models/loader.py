@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
@@ -21,11 +20,9 @@ from memagent.agent.models.hub import (
     quiet,
     sha256_of,
 )
+from memagent.agent.models.names import HUB_ID, PROVIDER, existing_path
 from memagent.backends.errors import ModelError, NotFoundError, SettingError
 from memagent.backends.protocol import LocalModel
-
-_PROVIDER = re.compile(r"[a-z][a-z0-9_]*:(?!//).+")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report = quiet) -> ChatModel:
@@ -108,14 +105,6 @@ def transformers_folder(model: CatalogueModel, models: Path) -> Path:
     return model.folder(models) / "transformers"
 
 
-def _existing_path(name: str) -> Path | None:
-    try:
-        path = Path(name).expanduser()
-        return path if path.exists() else None
-    except (OSError, ValueError, RuntimeError):  # no path can have that name
-        return None
-
-
 def _source(name: str) -> Literal["catalogue", "echo", "path", "provider", "hub"]:
     """Return where the model of a name comes from.
 
@@ -126,11 +115,11 @@ def _source(name: str) -> Literal["catalogue", "echo", "path", "provider", "hub"
         return "catalogue"
     if name == EchoModel.name:
         return "echo"
-    if _existing_path(name) is not None:
+    if existing_path(name) is not None:
         return "path"
-    if _PROVIDER.fullmatch(name):
+    if PROVIDER.fullmatch(name):
         return "provider"
-    if _HUB_ID.fullmatch(name) and not name.startswith(".") and not name.endswith(".gguf"):
+    if HUB_ID.fullmatch(name) and not name.startswith(".") and not name.endswith(".gguf"):
         return "hub"
     chat = [model.name for model in CATALOGUE.values() if model.kind == "chat"]
     raise NotFoundError(

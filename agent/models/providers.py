@@ -1,14 +1,19 @@
-"""Chat models of LangChain, by provider string: ``ollama:llama3.2``, ``openai:gpt-5-mini``."""
+"""Chat models and embedders of LangChain, by provider string: ``ollama:llama3.2``, ``openai:text-embedding-3-small``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from memagent.agent.models.chat import Message, Sampling
 from memagent.backends.errors import MissingExtraError, ModelError
+from memagent.backends.protocol import Vectors
 
 if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
     from langchain_core.language_models import BaseChatModel
 
 _UNKNOWN_WINDOW = 8192
@@ -81,3 +86,70 @@ class ProviderChatModel:
         if sampling.temperature:  # some models take no temperature but their own
             options["temperature"] = sampling.temperature
         return {name: value for name, value in options.items() if name in type(self._model).model_fields}
+
+
+class ProviderEmbedder:
+    """A LangChain embedder. Every text that is remembered or asked for goes to the provider.
+
+    Args:
+        embeddings: any ``langchain_core.embeddings.Embeddings``.
+        name: as after ``--embedder``.
+    """
+
+    max_tokens = _UNKNOWN_WINDOW
+
+    def __init__(self, embeddings: Embeddings, name: str) -> None:
+        self.name = name
+        self.digest = f"provider {name}"
+        self._embeddings = embeddings
+
+    @classmethod
+    def from_string(cls, name: str) -> ProviderEmbedder:
+        """Build the embedder that ``provider:model`` names.
+
+        Raises:
+            MissingExtraError: langchain, or the provider's package, is not installed.
+            ModelError: the provider refuses (no such provider, no key).
+        """
+        try:
+            from langchain.embeddings import init_embeddings
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(f"The embedder {name}", "langchain", "langchain") from error
+        try:
+            return cls(init_embeddings(name), name)
+        except Exception as error:  # each provider raises its own kinds
+            raise ModelError(f"The embedder {name} cannot be set up: {error}") from error
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of a vector; the first question to the provider finds it out."""
+        return len(self.embed(["length"])[0])
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Return float32 ``[texts, dimension]``, each row of length 1.
+
+        Raises:
+            ModelError: the provider failed, or its vectors are of no use.
+        """
+        return (
+            self._unit_rows(lambda: self._embeddings.embed_documents(list(texts))) if texts else self._none()
+        )
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed questions, which some providers embed differently; see ``embed``."""
+        if not texts:
+            return self._none()
+        return self._unit_rows(lambda: [self._embeddings.embed_query(text) for text in texts])
+
+    def _none(self) -> Vectors:
+        return np.zeros((0, self.dimension), dtype=np.float32)
+
+    def _unit_rows(self, ask: Callable[[], list[list[float]]]) -> Vectors:
+        try:
+            vectors = np.asarray(ask(), dtype=np.float32)
+        except Exception as error:  # each provider raises its own kinds
+            raise ModelError(f"{self.name} could not embed: {error}") from error
+        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        if vectors.ndim != 2 or not np.isfinite(vectors).all() or not lengths.all():
+            raise ModelError(f"{self.name} gave vectors that are not finite, of unequal length, or zero.")
+        return np.asarray(vectors / lengths, dtype=np.float32)

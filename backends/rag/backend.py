@@ -113,7 +113,7 @@ class Rag(MemoryBackend):
             Each hit's score is its reciprocal rank fusion, the sum of ``1 / (rrf_k + rank)`` over both rankings: above 0 and at
             most ``2 / (rrf_k + 1)``.
         """
-        vector = self._resources.embedder.embed([query])[0]
+        vector = self._resources.embedder.embed_queries([query])[0]
         cosines = self._nearest(vector)
         bm25 = self._full_text.search(content_words(query) or query_words(query), self.config.candidates)
         fused = reciprocal_rank_fusion([list(bm25), list(cosines)], self.config.rrf_k)

@@ -266,7 +266,7 @@ class Titans(MemoryBackend):
             self._last_embeddings[turn.session] = embedding
 
     def _embed(self, query: str) -> Tensor:
-        return torch.from_numpy(self._resources.embedder.embed([query])[0])
+        return torch.from_numpy(self._resources.embedder.embed_queries([query])[0])
 
     def _decoded_chunks(self, query: str, exclude: Collection[int]) -> list[tuple[list[Chunk], float]]:
         """Decode texts for a query; return each as its chunks, latest last, with its score, best first."""

@@ -12,6 +12,7 @@ from memagent.cli.opening import backend_settings, home, open_memory, require_us
 from memagent.cli.options import (
     DEFAULT_USER,
     BackendArgument,
+    EmbedderOption,
     ModelOption,
     Output,
     OutputOption,
@@ -110,6 +111,7 @@ def rebuild(
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
 ) -> None:
     """Discard a memory's stored state and rebuild it from the whole journal.
 
@@ -129,6 +131,7 @@ def train(
     name: BackendArgument,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -172,6 +175,7 @@ def consolidate(
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
 ) -> None:
     """Consolidate a memory: merge, compact, and drop what is superseded.
 
@@ -191,6 +195,7 @@ def stats(
     user: UserOption = DEFAULT_USER,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show how much a memory holds, and its size on disk and in memory.

@@ -15,6 +15,7 @@ from memagent.cli.options import (
     BackendsOption,
     ChannelName,
     ChannelOption,
+    EmbedderOption,
     ModelOption,
     Output,
     OutputOption,
@@ -84,6 +85,7 @@ def bench(
     sample: SampleOption = None,
     answers: AnswersOption = False,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     channel: ChannelOption = ChannelName.AUTO,
     seed: SeedOption = 0,
     fresh: FreshOption = False,
@@ -118,11 +120,11 @@ def bench(
         check_matplotlib()
     dataset = LOADERS[name.value](path)
     models = shared_models()
-    embedder = models.embedder()
+    vectors = models.embedder()
     plan = Plan(
         dataset,
         chosen,
-        f"{embedder.name} {embedder.digest[:16]}",
+        f"{vectors.name} {vectors.digest[:16]}",
         seed,
         sample,
         answers,

@@ -18,6 +18,7 @@ from memagent.cli.options import (
     BackendOption,
     ChannelName,
     ChannelOption,
+    EmbedderOption,
     ModelOption,
     Output,
     OutputOption,
@@ -35,6 +36,7 @@ def chat(
     context: typer.Context,
     backend: BackendOption = DEFAULT_BACKEND,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     user: UserOption = DEFAULT_USER,
     session: Annotated[
         str | None,

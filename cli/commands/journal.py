@@ -17,6 +17,7 @@ from memagent.cli.options import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
     BackendOption,
+    EmbedderOption,
     ModelOption,
     Output,
     OutputOption,
@@ -143,6 +144,7 @@ def import_(
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Add an export to a user's journal. The whole file is verified first; present turns are not added twice.

@@ -19,6 +19,7 @@ from memagent.cli.options import (
     DEFAULT_USER,
     MAX_INTEGER,
     BackendOption,
+    EmbedderOption,
     ModelOption,
     Output,
     OutputOption,
@@ -51,6 +52,7 @@ def remember(
     ] = None,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Remember a statement, without asking a model anything.
@@ -102,6 +104,7 @@ def recall(
     ] = 5,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what the memory recalls for a question or text; nothing if nothing is relevant.
@@ -141,6 +144,7 @@ def forget(
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Forget turns for good: journal, every memory, every file. Replies that may repeat them go too.

@@ -12,6 +12,7 @@ from memagent.cli.options import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
     BackendOption,
+    EmbedderOption,
     ModelOption,
     Output,
     OutputOption,
@@ -99,6 +100,7 @@ def delete(
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
     model: ModelOption = None,
+    embedder: EmbedderOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Forget all turns of a session for good, and its name. Replies in other sessions that may repeat them go too.

@@ -15,9 +15,10 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.memory.lock import backend_lock
 from memagent.agent.models import hub, loader
-from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, PinnedFile
-from memagent.agent.models.embedding import HashingEmbedder, SentenceEmbedder
+from memagent.agent.models.catalogue import CATALOGUE, MINILM, PinnedFile
+from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.models.fetching import fetch_models
+from memagent.agent.models.sentence_encoder import SentenceEncoder
 from memagent.backends.errors import BusyError, ModelError, NotFoundError
 from memagent.backends.protocol import Vectors
 from memagent.cli.main import app
@@ -30,14 +31,15 @@ STORING = ["rag", "titans"]
 def bare(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """A home without any model; the default embedder is one small file, and embeds by word hashing once it is here."""
 
-    def embed(self: SentenceEmbedder, texts: Sequence[str]) -> Vectors:
-        self._folder()
+    def embed(self: SentenceEncoder, texts: Sequence[str]) -> Vectors:
+        self._get_folder()
         return HashingEmbedder().embed(texts)
 
     file = PinnedFile("model.bin", len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest(), "model.bin")
-    tiny = replace(CATALOGUE[DEFAULT_EMBEDDER], files=(file,), carriers=((),))
-    monkeypatch.setitem(CATALOGUE, DEFAULT_EMBEDDER, tiny)
-    monkeypatch.setattr(SentenceEmbedder, "embed", embed)
+    tiny = replace(CATALOGUE[MINILM], files=(file,), carriers=((),))
+    monkeypatch.setitem(CATALOGUE, MINILM, tiny)
+    monkeypatch.setattr(SentenceEncoder, "embed", embed)
+    monkeypatch.setattr(SentenceEncoder, "embed_queries", embed)
     monkeypatch.setenv("MEMAGENT_MODELS", str(tmp_path / "models"))
     monkeypatch.delenv("MEMAGENT_EMBEDDER")
     return Home(home.root, tmp_path / "models")
@@ -99,7 +101,7 @@ def test_forgetting_fetches_what_stored_memories_need_before_it_locks_them(
 ) -> None:
     CliRunner().invoke(app, ["remember", "My dog is called Biscuit."])
     CliRunner().invoke(app, ["backends", "rebuild", "rag"])
-    (CATALOGUE[DEFAULT_EMBEDDER].folder(bare.models) / "model.bin").unlink()
+    (CATALOGUE[MINILM].folder(bare.models) / "model.bin").unlink()
     fetches.clear()
     done = CliRunner().invoke(app, ["forget", "--matching", "Biscuit", "--yes", "--backend", "none"])
     assert done.exit_code == 0, done.output
@@ -116,7 +118,7 @@ def test_a_chat_that_needs_no_embedder_fetches_none(bare: Home, fetches: list[bo
     done = CliRunner().invoke(app, ["chat", "-p", "Hello.", "--model", "echo", "--backend", "in_memory"])
     assert done.exit_code == 0, done.output
     assert fetches == []
-    assert not (bare.models / DEFAULT_EMBEDDER).exists()
+    assert not (bare.models / MINILM).exists()
 
 
 def test_a_model_that_cannot_be_had_stops_the_command_before_the_lock(

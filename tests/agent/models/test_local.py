@@ -264,7 +264,7 @@ def test_markers_in_a_text_are_letters_for_the_model(model: LocalChatModel, text
 
 def test_a_marker_that_two_joined_messages_make_is_letters(model: LocalChatModel) -> None:
     model.tokenizer.add_tokens(["end\n\nof"])
-    model._text = TextTokenizer(model.tokenizer)
+    model._text_tokenizer = TextTokenizer(model.tokenizer)
     prompt = prompt_of(model, [Message("user", "the end"), Message("user", "of all")])
     assert "the end\n\nof all" in model.tokenizer.decode(prompt)
     assert model.tokenizer.get_added_vocab()["end\n\nof"] not in prompt

@@ -1,0 +1,284 @@
+"""Sentence encoders of Hugging Face: a transformer, pooling and normalisation, as sentence-transformers stores them.
+
+A folder may have, by the conventions of sentence-transformers (sbert.net, "Creating Custom Models"):
+
+    modules.json                          the modules in order: Transformer, Pooling, Dense, Normalize
+    sentence_bert_config.json             ``max_seq_length``, in tokens
+    config_sentence_transformers.json     ``prompts``: what is written before queries and before stored texts
+    1_Pooling/config.json                 how a vector is made of the hidden states of a text's tokens
+    2_Dense/config.json, model.safetensors  a linear layer with an activation
+
+A folder without ``modules.json`` is pooled by the mean, as sentence-transformers does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from memagent.agent.models.folder import check_complete, check_folder, model_errors
+from memagent.agent.models.hub import sha256_of
+from memagent.backends.errors import ModelError
+from memagent.backends.protocol import Vectors
+from memagent.backends.shared.tokens import without_added_tokens
+
+_BATCH = 32
+_LONGEST = 512
+"""Tokens read of a text where a folder names no limit: encoders are hardly trained on longer texts."""
+_POOLING_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_QUERY_PROMPTS = ("query",)
+_TEXT_PROMPTS = ("document", "passage", "corpus")
+
+
+class SentenceEncoder:
+    """Turns a text into one vector: pooled hidden states of a transformer, scaled to length 1.
+
+    Its files are read with the first text. Weights are computed with in float32.
+
+    Args:
+        name: of the model, for messages and stored states.
+        folder: returns the folder of its files; may fetch them.
+        digest: identifies the weights; None: it is computed from the files.
+        dimension: length of a vector; None: as the folder says.
+        max_tokens: longest text in tokens; None: as the folder says.
+        remedy: a sentence about what to do if the files are damaged.
+
+    Source: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Callable[[], Path],
+        *,
+        digest: str | None = None,
+        dimension: int | None = None,
+        max_tokens: int | None = None,
+        remedy: str = "",
+    ) -> None:
+        self.name = name
+        self._get_folder = folder
+        self._digest = digest
+        self._dimension = dimension
+        self._max_tokens = max_tokens
+        self._remedy = remedy
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts that are stored; tokens beyond ``max_tokens`` are ignored.
+
+        Args:
+            texts: any number of texts.
+
+        Returns:
+            float32 ``[texts, dimension]``, each row of length 1. A higher dot product means a more similar meaning.
+
+        Raises:
+            ModelError: the files cannot be fetched, verified or loaded.
+        """
+        return self._embed(texts, self._prompt(_TEXT_PROMPTS))
+
+    def embed_queries(self, texts: Sequence[str]) -> Vectors:
+        """Embed questions: the same, after the model's prompt for queries, if it has one."""
+        return self._embed(texts, self._prompt(_QUERY_PROMPTS))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the weights, the tokenizer, and how they are used; the catalogue's digest for its models."""
+        if self._digest is not None:
+            return self._digest
+        files = [*self._folder.glob("*.safetensors"), *self._folder.glob("*.json")]
+        files += [*self._folder.glob("*/config.json"), *self._folder.glob("*/*.safetensors")]
+        sums = [f"{file.relative_to(self._folder)} {sha256_of(file)}" for file in sorted(files)]
+        return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+    @cached_property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        if self._dimension is not None:
+            return self._dimension
+        if self._dense:
+            return int(self._dense[-1][0].shape[0])
+        with model_errors(f"{self._folder / 'config.json'} cannot be used", self._remedy):
+            return int(self._config["hidden_size"])
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Longest text that is read, in tokens."""
+        if self._max_tokens is not None:
+            return self._max_tokens
+        limit = self._json("sentence_bert_config.json").get("max_seq_length")
+        return int(limit or min(_LONGEST, self._config.get("max_position_embeddings", _LONGEST)))
+
+    def _embed(self, texts: Sequence[str], prompt: str) -> Vectors:
+        from memagent.agent.models.runtime import torch
+
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for start in range(0, len(by_length), _BATCH):
+            rows = by_length[start : start + _BATCH]
+            encodings = self._tokenizer.encode_batch([prompt + texts[row] for row in rows])
+            ids = torch.tensor([encoding.ids for encoding in encodings])
+            mask = torch.tensor([encoding.attention_mask for encoding in encodings])
+            with torch.inference_mode():
+                hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+                pooled = pool(hidden, mask, self._pooling)
+                for weight, bias, activation in self._dense:
+                    pooled = activation(torch.nn.functional.linear(pooled, weight, bias))
+                vectors[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+        return vectors
+
+    def _prompt(self, names: Sequence[str]) -> str:
+        conventions = self._json("config_sentence_transformers.json")
+        prompts = conventions.get("prompts") or {}
+        default = prompts.get(conventions.get("default_prompt_name") or "", "")
+        return next((str(prompts[name]) for name in names if name in prompts), str(default))
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self._get_folder()
+
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        config: Mapping[str, Any] = self._json("config.json")
+        return config
+
+    @cached_property
+    def _modules(self) -> list[tuple[str, Path]]:
+        """Kind and folder of each module after the transformer; empty if the folder does not name its modules."""
+        listed = self._json("modules.json", list)
+        kinds = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
+        if listed and (kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Dense", "Normalize"}):
+            raise ModelError(
+                f"{self.name} is made of {', '.join(kinds)}; expected Transformer, Pooling, then Dense or Normalize. "
+                "Choose another embedder."
+            )
+        paths = [str(module.get("path", "")) for module in listed]
+        return list(zip(kinds, map(Path, paths), strict=True))[1:]
+
+    @cached_property
+    def _pooling(self) -> str:
+        if not self._modules:
+            return "mean"
+        config = self._json(self._modules[0][1] / "config.json")
+        chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
+        modes = [str(config["pooling_mode"])] if "pooling_mode" in config else [
+            _POOLING_MODES.get(key, key) for key in chosen
+        ]  # fmt: skip
+        known = _POOLING_MODES.values()
+        if len(modes) != 1 or modes[0] not in known or config.get("include_prompt") is False:
+            raise ModelError(
+                f"{self.name} pools by {' and '.join(modes) or 'nothing'}; expected one of {', '.join(known)}, over the "
+                "prompt too. Choose another embedder."
+            )
+        return modes[0]
+
+    @cached_property
+    def _dense(self) -> list[tuple[Any, Any, Callable[[Any], Any]]]:
+        """Weight ``[out, in]``, bias and activation of each linear layer after pooling."""
+        from memagent.agent.models.runtime import torch
+
+        activations = {
+            "Tanh": torch.tanh,
+            "Identity": lambda states: states,
+            "GELU": torch.nn.functional.gelu,
+        }
+        layers = []
+        for kind, folder in self._modules[1:]:
+            if kind != "Dense":
+                continue
+            name = str(self._json(folder / "config.json").get("activation_function"))
+            activation = activations.get(name.rpartition(".")[2])
+            if activation is None:
+                raise ModelError(
+                    f"{self.name} uses the activation {name}; expected {', '.join(activations)}."
+                )
+            from safetensors.torch import load_file
+
+            with model_errors(f"The weights in {folder} cannot be read", self._remedy):
+                weights = load_file(self._folder / folder / "model.safetensors")
+                layers.append((weights["linear.weight"], weights.get("linear.bias"), activation))
+        return layers
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        file = self._folder / "tokenizer.json"
+        with model_errors(f"The tokenizer {file} cannot be loaded", self._remedy):
+            tokenizer = without_added_tokens(Tokenizer.from_file(str(file)))
+        tokenizer.enable_truncation(self.max_tokens)
+        pad_id = int(self._config.get("pad_token_id") or 0)
+        tokenizer.enable_padding(pad_id=pad_id, pad_token=tokenizer.id_to_token(pad_id) or "[PAD]")
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> Any:
+        from memagent.agent.models.runtime import torch, transformers
+
+        if self._digest is None:  # nobody has compared its files with pinned ones
+            check_folder(self._folder, "AutoModel")
+        failure = f"The embedder in {self._folder} cannot be loaded"
+        with model_errors(failure, self._remedy):
+            model, report = transformers.AutoModel.from_pretrained(
+                self._folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        # The pooler is a head of BERT's that sentence encoders do not use; some files leave it out.
+        used = {
+            key: [name for name in report[key] if "pooler." not in str(name)]
+            for key in ("missing_keys", "mismatched_keys")
+        }
+        try:
+            check_complete(used, self.name)
+        except ModelError as error:
+            raise ModelError(f"{failure}: {error} {self._remedy}".rstrip()) from error
+        return model.eval()
+
+    def _json(self, file: str | Path, kind: type = dict) -> Any:
+        """Return the content of a JSON file of the folder, empty if there is none."""
+        path = self._folder / file
+        if not path.is_file():
+            return kind()
+        with model_errors(f"{path} is damaged", self._remedy):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, kind):
+                raise ModelError(
+                    f"{path} is damaged: expected a JSON {kind.__name__}. {self._remedy}".rstrip()
+                )
+        return content
+
+
+def pool(hidden: Any, mask: Any, mode: str) -> Any:
+    """Make one vector of the hidden states of each text.
+
+    Args:
+        hidden: ``[texts, tokens, width]``.
+        mask: ``[texts, tokens]``, 1 for tokens, 0 for padding, which stands on the right.
+        mode: ``cls`` (the first token), ``mean``, ``max``, or ``lasttoken``.
+
+    Returns:
+        ``[texts, width]``.
+    """
+    weights = mask[..., None].to(hidden.dtype)
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "max":
+        return hidden.masked_fill(weights == 0, -float("inf")).amax(dim=1)
+    if mode == "lasttoken":
+        return hidden[range(len(hidden)), mask.sum(dim=1) - 1]
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
