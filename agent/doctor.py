@@ -122,8 +122,8 @@ def _home(home: Home, mend: bool) -> Iterator[Finding]:
 def _own_files(root: Path) -> Iterator[Path]:
     """Yield memagent's own files and folders under a home, which may contain other files too.
 
-    The working files of open memories are omitted: libraries create them with the process's usual modes, in private
-    folders.
+    The working files of open memories, and states that are being stored and have no manifest yet, are omitted: libraries
+    create them with the process's usual modes, in private folders.
     """
     users = root / "users"
     if users.is_dir() and not users.is_symlink():
@@ -133,9 +133,16 @@ def _own_files(root: Path) -> Iterator[Path]:
                 yield user
                 backends = user / "backends"
                 for path in [*user.glob("journal*"), backends, *backends.rglob("*")]:
-                    working = path.relative_to(user).parts[2:3] in (("scratch",), ("readers",))
-                    if not working and path.exists() and not path.is_symlink():
+                    if not _is_working_file(user, path) and path.exists() and not path.is_symlink():
                         yield path
+
+
+def _is_working_file(user: Path, path: Path) -> bool:
+    """Return whether a path is inside the working folder of an open memory, or of a state that is being stored."""
+    *inside, _ = path.relative_to(user).parts
+    if len(inside) < 3:
+        return path.name in ("scratch", "readers") and len(inside) == 2
+    return inside[2] in ("scratch", "readers") or not user.joinpath(*inside[:3], "manifest.json").exists()
 
 
 def _mode(path: Path) -> int:

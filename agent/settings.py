@@ -53,7 +53,8 @@ class UserSettings(BaseSettings):
     """The settings of one person on one machine. Build it with ``load`` or ``from_environment``.
 
         settings = UserSettings.load()
-        agent = Agent.open(user=settings.user, model=settings.model, home=Home.from_settings(settings))
+        home = Home.from_settings(settings)
+        agent = Agent.open(user=settings.user, model=settings.model, embedder=settings.embedder, home=home)
 
     Each field is a key of the settings file and, in capitals after ``MEMAGENT_``, an environment variable.
 

@@ -16,7 +16,6 @@ import json
 import tempfile
 from collections.abc import Iterable
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,9 @@ from memagent.backends.records import Turn
 
 DATA = Path(__file__).parent / "data" / "abstention.json"
 CONFIGS: dict[str, list[Any]] = {
-    "rag": [
-        RagConfig(personal_threshold=personal, general_threshold=general)
-        for personal, general in product((0.30, 0.36, 0.42), (0.55, 0.60))
-    ],
+    "rag": [RagConfig(threshold=threshold) for threshold in (0.06, 0.08, 0.1, 0.12, 0.14, 0.2)],
     "bm25": [Bm25Config(threshold=threshold) for threshold in (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)],
 }
-THRESHOLDS = {"rag": ("personal_threshold", "general_threshold"), "bm25": ("threshold",)}
 BACKENDS: dict[str, type[MemoryBackend]] = {"rag": Rag, "bm25": Bm25}
 
 
@@ -97,14 +92,14 @@ def main() -> None:
     table = Table(
         title=f"Abstention of {name}: % of unanswerable messages with any hit; % of questions with their fact in 5"
     )
-    for heading in (*THRESHOLDS[name], *data["unanswerable"], "all", "plain kept", "paraphrase kept"):
+    for heading in ("threshold", *data["unanswerable"], "all", "plain kept", "paraphrase kept"):
         table.add_column(heading, justify="right")
     with tempfile.TemporaryDirectory() as folder:
         turns = calibration_turns(Path(folder), data)
         for config in track(CONFIGS[name], console=Console(stderr=True)):
             backend = filled_backend(name, config, Path(folder), turns)
             table.add_row(
-                *(f"{getattr(config, threshold):.2f}" for threshold in THRESHOLDS[name]),
+                f"{config.threshold:.2f}",
                 *(f"{rate:.0f}" for rate in rates(backend, data, turns)),
                 style="bold" if config == type(config)() else "",
             )

@@ -94,9 +94,9 @@ def kills(arguments: argparse.Namespace, folder: Path) -> Result:
     faults = []
     for campaign, point in progress(points, "kills"):
         kill = campaign.kill(point)
-        done[f"{kill.operation} {kill.backend}"] += 1
+        done[f"{kill.operation} {kill.backend}"] += kill.reached
         faults += [f"{kill.operation} of {kill.backend} at {kill.point}: {fault}" for fault in kill.faults]
-    return {"kills": len(points), "by operation and backend": dict(done), "faults": faults}
+    return {"kills": done.total(), "by operation and backend": dict(done), "faults": faults}
 
 
 def stress(arguments: argparse.Namespace, folder: Path) -> Result:

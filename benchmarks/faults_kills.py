@@ -210,6 +210,7 @@ class Kill:
     backend: str
     point: int
     faults: list[str]
+    reached: bool
 
 
 class Campaign:
@@ -254,7 +255,9 @@ class Campaign:
             self.operation.run(home, self.models, self.backend, Ledger(home.root.parent / "ledger"))
 
         status = forked(die)
-        faults = [] if os.WIFSIGNALED(status) else [f"it was not killed but ended with {status}"]
+        # It may end before the point, with success: a memory stores its state when reading took long, by the clock.
+        reached = os.WIFSIGNALED(status)
+        faults = [] if reached or status == 0 else [f"it was not killed but ended with {status}"]
         found = home.root.parent / "faults"
 
         def look() -> None:
@@ -264,7 +267,7 @@ class Campaign:
             faults.append("the examination after it failed")
         else:
             faults += found.read_text().splitlines()
-        return Kill(self.operation.name, self.backend, point, faults)
+        return Kill(self.operation.name, self.backend, point, faults, reached)
 
     def _faults(self, home: Home) -> Iterator[str]:
         expected = Expected.read([home.root.parent / "ledger"])

@@ -37,7 +37,7 @@ from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.embedding import HashingEmbedder, load_embedder
 from memagent.agent.models.loader import load_chat_model
 from memagent.backends.protocol import Embedder, Vectors
-from memagent.backends.shared.full_text import content_words
+from memagent.backends.shared.words import content_words
 from memagent.cli.rendering.progress import track
 
 NAMES = [

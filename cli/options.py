@@ -72,6 +72,19 @@ def use_embedder(value: str | None) -> str | None:
     return value
 
 
+def checked_embedder(context: typer.Context, value: str | None) -> str | None:
+    """Refuse an unknown embedder before the command does anything; note one that is known.
+
+    Raises:
+        NotFoundError, SettingError: the name is not one that ``load_embedder`` takes.
+    """
+    if value and not context.resilient_parsing:
+        from memagent.agent.models.embedding import embedder_names
+
+        embedder_names(value)
+    return use_embedder(value)
+
+
 def chosen_embedder() -> str:
     """Return the embedder of the running command: its ``--embedder``, the environment, the settings file, or the default.
 
@@ -132,10 +145,10 @@ EmbedderOption = Annotated[
     typer.Option(
         "--embedder",
         envvar="MEMAGENT_EMBEDDER",
-        help="Turns texts into vectors: an embedder of `memagent models list`, a folder, a hub id, provider:model, or "
-        "several joined by +. [default: all-minilm-l6-v2+multilingual]",
+        help="Turns texts into vectors: an embedder of `memagent models list`, multilingual, hashing, a folder, a hub id, "
+        "provider:model, or several joined by +. [default: all-minilm-l6-v2+multilingual]",
         show_default=False,
-        callback=use_embedder,
+        callback=checked_embedder,
         autocompletion=completion.embedders,
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,15 @@ from memagent.agent.memory import Memory
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.protocol import LocalModel
+
+
+@pytest.fixture(autouse=True, scope="session")
+def utc() -> Iterator[None]:
+    """Show times in UTC, wherever the tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

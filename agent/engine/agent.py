@@ -64,6 +64,7 @@ class Agent:
         user: str = "default",
         backend: str = "rag",
         model: str | ChatModel = DEFAULT_MODEL,
+        embedder: str | None = None,
         backend_settings: Mapping[str, str] | None = None,
         settings: Settings | None = None,
         home: Home | None = None,
@@ -74,6 +75,7 @@ class Agent:
             user: name of the user.
             backend: name of the memory backend, or several names joined by ``+``.
             model: a model's name as after ``--model``, or a chat model.
+            embedder: an embedder's name as after ``--embedder``; None: as the environment says.
             backend_settings: the backend's hyper-parameters as text, by field name.
             settings: settings of all conversations; by default, ``Settings()``.
             home: the folders of the installation; by default those that the environment names.
@@ -82,7 +84,7 @@ class Agent:
             MemagentError: see ``Memory.open`` and ``load_chat_model``.
         """
         home = home or Home.from_environment()
-        models = Models.shared(home.models)
+        models = Models.shared(home.models, embedder)
         if not isinstance(model, str):
             models = models.with_chat(model)
         name = model if isinstance(model, str) else model.name

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal, cast
 
 from memagent.agent.engine.events import (
@@ -44,6 +45,7 @@ class Settings:
         budget: limits for the parts of the prompt.
         sampling: how the model generates replies.
         system: the system prompt; None: the one of the channel.
+        clock: returns the user's time, with time zone; the system's by default.
     """
 
     channel: Channel = "auto"
@@ -51,6 +53,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
     system: str | None = None
+    clock: Callable[[], datetime] = lambda: datetime.now().astimezone()
 
 
 class Conversation:
@@ -142,9 +145,8 @@ class Conversation:
     def _assemble(self, text: str, recollections: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
         settings = self.settings
         system = settings.system or (SYSTEM_MODEL_CHANNEL if self.channel == "model" else SYSTEM)
-        return assemble(
-            self.model, text, recollections, recent, settings.budget, settings.sampling.max_tokens, system
-        )
+        reply_tokens, now = settings.sampling.max_tokens, settings.clock()
+        return assemble(self.model, text, recollections, recent, settings.budget, reply_tokens, now, system)
 
     def _choose_channel(self, channel: Channel) -> Channel:
         local = hasattr(self.model, "tokenizer")

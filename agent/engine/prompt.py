@@ -1,8 +1,9 @@
 """Assemble a prompt that fits the model's context window.
 
-    system prompt | recent turns of this session | <memory> recollections </memory> + the message
+    system prompt | recent turns of this session | the date + <memory> recollections </memory> + the message
 
-Recollections are in the last message only, in order of time, so that earlier messages do not change between turns. What
+Date and recollections are in the last message only, so that earlier messages do not change between turns. Recollections are
+in order of time, and their dates are in the user's time zone. What
 does not fit is omitted: the least relevant recollections, and the oldest turns. The message itself is never cut. Only
 the block of recollections has the tags ``<memory>`` and ``</memory>``: tags in the message or in earlier turns are
 escaped (``fences.py``).
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, tzinfo
 
+from memagent.agent.engine.dates import with_absolute_dates
 from memagent.agent.engine.fences import without_fences
 from memagent.agent.models.chat import ChatModel, Message
 from memagent.backends.errors import InputError, SettingError
@@ -72,6 +75,7 @@ def assemble(
     recent: Sequence[Turn],
     budget: Budget,
     reply: int,
+    now: datetime,
     system: str = SYSTEM,
 ) -> Prompt:
     """Build a prompt with as many recollections, and then as many recent turns, as fit.
@@ -83,6 +87,7 @@ def assemble(
         recent: the user's and the assistant's turns of this session before the message, oldest first.
         budget: limits for recollections and recent turns.
         reply: tokens that are reserved for the reply.
+        now: the user's time, with time zone.
         system: the system prompt.
 
     Raises:
@@ -100,11 +105,11 @@ def assemble(
 
     def build(recollection_count: int, recent_count: int) -> list[Message]:
         turns = _from_user(recent[len(recent) - recent_count :])
-        notes = fenced(recollections[:recollection_count])
+        notes = fenced(recollections[:recollection_count], now.tzinfo)
         return [
             Message("system", system),
             *history[len(recent) - len(turns) :],
-            Message("user", notes + message),
+            Message("user", f"Today is {_long_date(now)}.\n{notes}{message}"),
         ]
 
     message_tokens = model.count(build(0, 0))
@@ -140,7 +145,11 @@ def _from_user(turns: Sequence[Turn]) -> Sequence[Turn]:
     return turns[first:]
 
 
-def fenced(recollections: Sequence[Recollection]) -> str:
+def _long_date(moment: datetime) -> str:
+    return f"{moment:%A}, {moment.day} {moment:%B %Y}, {moment:%H:%M}"
+
+
+def fenced(recollections: Sequence[Recollection], zone: tzinfo | None = None) -> str:
     """Write recollections as one block of notes between ``<memory>`` and ``</memory>``, oldest first.
 
     Each line has the date, the session, the speaker, and the date since which the note is superseded. Several notes are
@@ -148,6 +157,7 @@ def fenced(recollections: Sequence[Recollection]) -> str:
 
     Args:
         recollections: in any order.
+        zone: the time zone of the dates; None: the system's.
 
     Returns:
         The block, or an empty string if there are no recollections.
@@ -155,15 +165,23 @@ def fenced(recollections: Sequence[Recollection]) -> str:
     if not recollections:
         return ""
     lines = [
-        f"- [{item.created_at:%Y-%m-%d}, session {_safe_line(item.session)}, {_safe_line(item.speaker or item.role)}"
-        f"{_superseded(item)}] {_safe_line(item.text)}"
+        f"- [{item.created_at.astimezone(zone):%Y-%m-%d}, session {_safe_line(item.session)}, {_safe_line(item.speaker or item.role)}"
+        f"{_superseded(item, zone)}] {_safe_line(_dated(item, zone))}"
         for item in sorted(recollections, key=lambda item: (item.created_at, item.seqs))
     ]
     return "<memory>\n" + "\n".join(lines) + "\n</memory>\n" + (_LATER if len(lines) > 1 else "") + "\n"
 
 
-def _superseded(item: Recollection) -> str:
-    return "" if item.superseded_at is None else f", no longer so since {item.superseded_at:%Y-%m-%d}"
+def _dated(item: Recollection, zone: tzinfo | None) -> str:
+    return with_absolute_dates(item.text, item.created_at.astimezone(zone))
+
+
+def _superseded(item: Recollection, zone: tzinfo | None) -> str:
+    return (
+        ""
+        if item.superseded_at is None
+        else f", no longer so since {item.superseded_at.astimezone(zone):%Y-%m-%d}"
+    )
 
 
 def _safe_line(text: str) -> str:

@@ -12,7 +12,7 @@ from contextlib import closing
 from memagent.agent.evaluation.datasets.dataset import Case, Question
 from memagent.agent.evaluation.metrics import KS, chance_recall_at
 from memagent.agent.evaluation.rows import RankRow, Scores
-from memagent.backends.shared.full_text import any_word_query, query_words
+from memagent.backends.shared.words import any_word_query, query_words
 
 CHANCE = "chance"
 SESSION_BM25 = "bm25_sessions"

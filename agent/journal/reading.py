@@ -18,6 +18,7 @@ from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting
 from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
 from memagent.backends.errors import JournalDamagedError, NotFoundError, StorageError
 from memagent.backends.records import Attachment, Turn
+from memagent.backends.shared.text import fold
 
 
 class JournalReader:
@@ -76,9 +77,9 @@ class JournalReader:
         return self._read_turns(query.order_by(turns.c.seq.desc()).limit(limit))[::-1]
 
     def matching(self, text: str) -> Iterator[Turn]:
-        """Yield the turns that hold ``text``, in any case. Cost: reads the whole journal."""
-        folded = text.casefold()
-        return (turn for turn in self.turns() if folded in turn.text.casefold())
+        """Yield the turns that hold ``text``, in any case and Unicode form. Cost: reads the whole journal."""
+        folded = fold(text)
+        return (turn for turn in self.turns() if folded in fold(turn.text))
 
     def attachment(self, seq: int, position: int) -> bytes:
         """Return the bytes of an attachment, proved by their digest.

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from memagent.agent.files import create_private, make_tree_private
+from memagent.agent.files import create_private, make_tree_private, write_private
 from memagent.agent.journal.records import Extent
 from memagent.agent.memory.state_files import hash_files, remove_tree, replace_file, sync_tree
 from memagent.backends.errors import CheckpointError, StorageError
@@ -204,6 +204,7 @@ class CheckpointStore:
             shutil.rmtree(directory, ignore_errors=True)
             create_private(directory)
             save(directory)
+            make_tree_private(directory)
             manifest = {
                 "format": _FORMAT,
                 "user": user,
@@ -215,8 +216,7 @@ class CheckpointStore:
             }
             content = json.dumps(manifest, indent=1, sort_keys=True).encode()
             digest = hashlib.sha256(content).hexdigest()
-            (directory / _MANIFEST).write_bytes(content)
-            make_tree_private(directory)
+            write_private(directory / _MANIFEST, content)
             sync_tree(directory)
             replace_file(self._current, f"{generation} {digest}")
         except BaseException as error:

@@ -289,10 +289,14 @@ class Follower:
             break
         if self._strict:
             raise unusable
-        self.notify(
-            f"The stored state of {self.name} is not usable: {unusable}. "
-            f"It is being rebuilt from the journal ({self.journal.count()} turns)."
+        turns = self.journal.count()
+        consequence = (
+            f"The journal's {turns} turns are read anew for this command; `memagent backends rebuild {self.name}` with the "
+            "same options stores the result."
+            if self._read_only
+            else f"It is being rebuilt from the journal ({turns} turns)."
         )
+        self.notify(f"The stored state of {self.name} is not usable: {unusable}. {consequence}")
         if not self._read_only:
             discard(self.journal, self._store, self.name, self.place)
         return self._new_backend()

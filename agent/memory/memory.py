@@ -31,6 +31,7 @@ from memagent.agent.memory.fusion import add_reports, add_stats, fuse_hits
 from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock
 from memagent.agent.memory.opening import Notify, Opening, disk_errors, open_journal
 from memagent.agent.memory.provenance import with_provenance
+from memagent.agent.memory.supersession import mark_superseded
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
@@ -239,7 +240,7 @@ class Memory:
             rankings = {
                 follower.name: follower.backend.recall(query, limit=limit) for follower in self.followers
             }
-            return with_provenance(self.journal, fuse_hits(rankings, limit))
+            return mark_superseded(with_provenance(self.journal, fuse_hits(rankings, limit)))
 
     def forget(self, seqs: Collection[int]) -> Forgotten:
         """Remove turns, and replies that may repeat them, from the journal and from all memories of the user.

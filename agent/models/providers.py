@@ -131,25 +131,30 @@ class ProviderEmbedder:
         Raises:
             ModelError: the provider failed, or its vectors are of no use.
         """
-        return (
-            self._unit_rows(lambda: self._embeddings.embed_documents(list(texts))) if texts else self._none()
-        )
+        if not texts:
+            return self._none()
+        return self._unit_rows(len(texts), lambda: self._embeddings.embed_documents(list(texts)))
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed questions, which some providers embed differently; see ``embed``."""
         if not texts:
             return self._none()
-        return self._unit_rows(lambda: [self._embeddings.embed_query(text) for text in texts])
+        return self._unit_rows(len(texts), lambda: [self._embeddings.embed_query(text) for text in texts])
 
     def _none(self) -> Vectors:
         return np.zeros((0, self.dimension), dtype=np.float32)
 
-    def _unit_rows(self, ask: Callable[[], list[list[float]]]) -> Vectors:
+    def _unit_rows(self, count: int, ask: Callable[[], list[list[float]]]) -> Vectors:
         try:
-            vectors = np.asarray(ask(), dtype=np.float32)
+            vectors = np.asarray(ask(), dtype=np.float64)  # squares of float32 overflow from 1e19
         except Exception as error:  # each provider raises its own kinds
             raise ModelError(f"{self.name} could not embed: {error}") from error
-        lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-        if vectors.ndim != 2 or not np.isfinite(vectors).all() or not lengths.all():
-            raise ModelError(f"{self.name} gave vectors that are not finite, of unequal length, or zero.")
+        if vectors.ndim != 2 or len(vectors) != count:
+            shape = " by ".join(map(str, vectors.shape)) or "no"
+            raise ModelError(
+                f"{self.name} gave {shape} numbers for {count} texts; expected a vector for each."
+            )
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all() or not lengths.all():
+            raise ModelError(f"{self.name} gave a vector that is zero or not finite.")
         return np.asarray(vectors / lengths, dtype=np.float32)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ from memagent.backends.errors import ModelError
 from memagent.backends.protocol import Vectors
 from memagent.backends.shared.tokens import without_added_tokens
 
+_CONVENTIONS = "config_sentence_transformers.json"
+_LIMITS = "sentence_bert_config.json"
+_MODULES = "modules.json"
 _BATCH = 32
-_LONGEST = 512
+_DEFAULT_MAX_TOKENS = 512
 """Tokens read of a text where a folder names no limit: encoders are hardly trained on longer texts."""
 _POOLING_MODES = {
     "pooling_mode_cls_token": "cls",
@@ -81,7 +84,8 @@ class SentenceEncoder:
             texts: any number of texts.
 
         Returns:
-            float32 ``[texts, dimension]``, each row of length 1. A higher dot product means a more similar meaning.
+            float32 ``[texts, dimension]``, each row of length 1, or 0 for a text without tokens. A higher dot product means
+            a more similar meaning.
 
         Raises:
             ModelError: the files cannot be fetched, verified or loaded.
@@ -91,6 +95,16 @@ class SentenceEncoder:
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed questions: the same, after the model's prompt for queries, if it has one."""
         return self._embed(texts, self._prompt(_QUERY_PROMPTS))
+
+    def check(self) -> None:
+        """Read what the files say about the model, but not its weights.
+
+        Raises:
+            ModelError: they cannot be fetched, are damaged, or are no sentence encoder's.
+        """
+        prompts = self._prompt(_QUERY_PROMPTS), self._prompt(_TEXT_PROMPTS)
+        for _ in (self.dimension, self.max_tokens, self._pooling, self._tokenizer, prompts):
+            pass
 
     @cached_property
     def digest(self) -> str:
@@ -107,18 +121,17 @@ class SentenceEncoder:
         """Length of a vector."""
         if self._dimension is not None:
             return self._dimension
-        if self._dense:
-            return int(self._dense[-1][0].shape[0])
-        with model_errors(f"{self._folder / 'config.json'} cannot be used", self._remedy):
-            return int(self._config["hidden_size"])
+        return len(self._dense[-1][0]) if self._dense else self._width
 
     @cached_property
     def max_tokens(self) -> int:
         """Longest text that is read, in tokens."""
         if self._max_tokens is not None:
             return self._max_tokens
-        limit = self._json("sentence_bert_config.json").get("max_seq_length")
-        return int(limit or min(_LONGEST, self._config.get("max_position_embeddings", _LONGEST)))
+        limit = self._json(_LIMITS).get("max_seq_length") or _DEFAULT_MAX_TOKENS
+        if not isinstance(limit, int):
+            raise self._damaged(_LIMITS, f"expected max_seq_length in tokens, not {limit!r}")
+        return min(limit, getattr(self._config, "max_position_embeddings", None) or limit)
 
     def _embed(self, texts: Sequence[str], prompt: str) -> Vectors:
         from memagent.agent.models.runtime import torch
@@ -127,50 +140,86 @@ class SentenceEncoder:
         by_length = sorted(range(len(texts)), key=lambda row: len(texts[row]))
         for start in range(0, len(by_length), _BATCH):
             rows = by_length[start : start + _BATCH]
-            encodings = self._tokenizer.encode_batch([prompt + texts[row] for row in rows])
-            ids = torch.tensor([encoding.ids for encoding in encodings])
-            mask = torch.tensor([encoding.attention_mask for encoding in encodings])
-            with torch.inference_mode():
+            batch = [(prompt + texts[row]).encode("utf-8", "replace").decode() for row in rows]
+            with torch.inference_mode(), model_errors(f"{self.name} cannot embed texts", self._remedy):
+                by_row = dict(zip(rows, self._tokenizer.encode_batch(batch), strict=True))
+                encodings = {
+                    row: encoding for row, encoding in by_row.items() if any(encoding.attention_mask)
+                }
+                if not encodings:
+                    continue
+                ids = torch.tensor([encoding.ids for encoding in encodings.values()])
+                mask = torch.tensor([encoding.attention_mask for encoding in encodings.values()])
                 hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
                 pooled = pool(hidden, mask, self._pooling)
                 for weight, bias, activation in self._dense:
                     pooled = activation(torch.nn.functional.linear(pooled, weight, bias))
-                vectors[rows] = torch.nn.functional.normalize(pooled, dim=1).numpy()
+                vectors[list(encodings)] = torch.nn.functional.normalize(pooled, dim=1).numpy()
         return vectors
 
     def _prompt(self, names: Sequence[str]) -> str:
-        conventions = self._json("config_sentence_transformers.json")
+        conventions = self._json(_CONVENTIONS)
         prompts = conventions.get("prompts") or {}
-        default = prompts.get(conventions.get("default_prompt_name") or "", "")
-        return next((str(prompts[name]) for name in names if name in prompts), str(default))
+        if not isinstance(prompts, dict):
+            raise self._damaged(_CONVENTIONS, "expected prompts by name")
+        names = [*names, str(conventions.get("default_prompt_name"))]
+        prompt = next((prompts[name] for name in names if name in prompts), None) or ""
+        if not isinstance(prompt, str):
+            raise self._damaged(_CONVENTIONS, f"expected a prompt in quotes, not {prompt!r}")
+        return prompt
 
     @cached_property
     def _folder(self) -> Path:
         return self._get_folder()
 
     @cached_property
-    def _config(self) -> Mapping[str, Any]:
-        config: Mapping[str, Any] = self._json("config.json")
+    def _config(self) -> Any:
+        """The config of transformers: models name their sizes differently in their files."""
+        from memagent.agent.models.runtime import transformers
+
+        if self._digest is None:  # nobody has compared its files with pinned ones
+            check_folder(self._folder, "AutoModel")
+        with model_errors(f"{self._folder / 'config.json'} cannot be used", self._remedy):
+            config = transformers.AutoConfig.from_pretrained(
+                self._folder, local_files_only=True, trust_remote_code=False
+            )
+        if config.is_encoder_decoder:
+            raise ModelError(f"{self.name} is an encoder with a decoder; expected an encoder alone.")
         return config
+
+    @cached_property
+    def _width(self) -> int:
+        """Length of a token's hidden state."""
+        with model_errors(f"{self._folder / 'config.json'} cannot be used", self._remedy):
+            return int(self._config.hidden_size)
 
     @cached_property
     def _modules(self) -> list[tuple[str, Path]]:
         """Kind and folder of each module after the transformer; empty if the folder does not name its modules."""
-        listed = self._json("modules.json", list)
+        listed = self._json(_MODULES, list)
+        if not all(isinstance(module, dict) for module in listed):
+            raise self._damaged(_MODULES, "expected a type and a path for each module")
         kinds = [str(module.get("type", "")).rpartition(".")[2] for module in listed]
-        if listed and (kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Dense", "Normalize"}):
+        layers = kinds[2:-1] if kinds[-1:] == ["Normalize"] else kinds[2:]
+        if listed and (kinds[:2] != ["Transformer", "Pooling"] or {*layers} - {"Dense"}):
             raise ModelError(
-                f"{self.name} is made of {', '.join(kinds)}; expected Transformer, Pooling, then Dense or Normalize. "
-                "Choose another embedder."
+                f"{self.name} is made of {', '.join(kinds)}; expected Transformer, Pooling, any Dense, and Normalize at "
+                "most at the end. Choose another embedder."
             )
-        paths = [str(module.get("path", "")) for module in listed]
-        return list(zip(kinds, map(Path, paths), strict=True))[1:]
+        paths = [Path(str(module.get("path", ""))) for module in listed]
+        for path in paths:
+            if path.is_absolute() or ".." in path.parts:
+                raise self._damaged(_MODULES, f"{path} is outside the folder")
+        return list(zip(kinds, paths, strict=True))[1:]
 
     @cached_property
     def _pooling(self) -> str:
         if not self._modules:
             return "mean"
-        config = self._json(self._modules[0][1] / "config.json")
+        file = self._modules[0][1] / "config.json"
+        config = self._json(file)
+        if not config:
+            raise self._damaged(file, "it is empty or missing; expected how the tokens' states are pooled")
         chosen = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
         modes = [str(config["pooling_mode"])] if "pooling_mode" in config else [
             _POOLING_MODES.get(key, key) for key in chosen
@@ -194,6 +243,7 @@ class SentenceEncoder:
             "GELU": torch.nn.functional.gelu,
         }
         layers = []
+        width = self._width
         for kind, folder in self._modules[1:]:
             if kind != "Dense":
                 continue
@@ -205,9 +255,14 @@ class SentenceEncoder:
                 )
             from safetensors.torch import load_file
 
-            with model_errors(f"The weights in {folder} cannot be read", self._remedy):
-                weights = load_file(self._folder / folder / "model.safetensors")
-                layers.append((weights["linear.weight"], weights.get("linear.bias"), activation))
+            path = self._folder / folder / "model.safetensors"
+            with model_errors(f"The weights {path} cannot be read", self._remedy):
+                weights = {name: tensor.float() for name, tensor in load_file(path).items()}
+                weight, bias = weights["linear.weight"], weights.get("linear.bias")
+                if weight.ndim != 2 or weight.shape[1] != width:
+                    raise ValueError(f"expected a matrix for {width} numbers, not {list(weight.shape)}")
+            layers.append((weight, bias, activation))
+            width = len(weight)
         return layers
 
     @cached_property
@@ -217,8 +272,12 @@ class SentenceEncoder:
         file = self._folder / "tokenizer.json"
         with model_errors(f"The tokenizer {file} cannot be loaded", self._remedy):
             tokenizer = without_added_tokens(Tokenizer.from_file(str(file)))
+        special_tokens = tokenizer.num_special_tokens_to_add(is_pair=False)
+        if self.max_tokens <= special_tokens:  # the library would not cut texts at all
+            problem = f"max_seq_length is {self.max_tokens}, and special tokens take {special_tokens}"
+            raise self._damaged(_LIMITS, problem)
         tokenizer.enable_truncation(self.max_tokens)
-        pad_id = int(self._config.get("pad_token_id") or 0)
+        pad_id = getattr(self._config, "pad_token_id", None) or 0
         tokenizer.enable_padding(pad_id=pad_id, pad_token=tokenizer.id_to_token(pad_id) or "[PAD]")
         return tokenizer
 
@@ -226,12 +285,11 @@ class SentenceEncoder:
     def _model(self) -> Any:
         from memagent.agent.models.runtime import torch, transformers
 
-        if self._digest is None:  # nobody has compared its files with pinned ones
-            check_folder(self._folder, "AutoModel")
         failure = f"The embedder in {self._folder} cannot be loaded"
         with model_errors(failure, self._remedy):
             model, report = transformers.AutoModel.from_pretrained(
                 self._folder,
+                config=self._config,
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
@@ -256,11 +314,13 @@ class SentenceEncoder:
             return kind()
         with model_errors(f"{path} is damaged", self._remedy):
             content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, kind):
-                raise ModelError(
-                    f"{path} is damaged: expected a JSON {kind.__name__}. {self._remedy}".rstrip()
-                )
+        if not isinstance(content, kind):
+            raise self._damaged(file, f"expected a JSON {'object' if kind is dict else 'array'}")
         return content
+
+    def _damaged(self, file: str | Path, problem: str) -> ModelError:
+        """Return the error for a file of the folder whose content makes no sense."""
+        return ModelError(f"{self._folder / file} is damaged: {problem}. {self._remedy or 'Fetch it again.'}")
 
 
 def pool(hidden: Any, mask: Any, mode: str) -> Any:

@@ -14,10 +14,11 @@ from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, turn_seq
-from memagent.backends.shared.full_text import FullTextIndex, content_words, query_words
+from memagent.backends.shared.full_text import FullTextIndex
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
+from memagent.backends.shared.words import content_words, query_words
 
-_FORMAT = 1
+_FORMAT = 2
 _INDEX_FILE = "turns.sqlite3"
 _STORES = frozenset({"sqlite3"})
 _translated = translate_errors("bm25", _STORES)

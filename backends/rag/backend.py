@@ -1,35 +1,38 @@
-"""Retrieval-augmented generation over past turns: BM25 and embeddings, fused by reciprocal rank, with abstention."""
+"""Retrieval-augmented generation over past turns: BM25 and embeddings in one learned ranking, with abstention."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources, Vectors
+from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
 from memagent.backends.rag.context_index import ContextIndex
-from memagent.backends.rag.relevance import Evidence, RelevanceFilter, is_question
+from memagent.backends.rag.judging import judge
+from memagent.backends.rag.ranking import Ranked, rank
+from memagent.backends.rag.relevance import select
+from memagent.backends.rag.search import find_candidates
 from memagent.backends.rag.vectors import VectorIndex, new_store_folder
-from memagent.backends.rag.views import chunk_key, views
+from memagent.backends.rag.views import views
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
-from memagent.backends.shared.full_text import content_words, query_words
-from memagent.backends.shared.fusion import reciprocal_rank_fusion
+from memagent.backends.shared.memory_need import memory_need
+from memagent.backends.shared.overview import asks_for_overview
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
-from memagent.backends.shared.text import normalize
+from memagent.backends.shared.text import is_question, normalize
+from memagent.backends.shared.words import content_words
 
-_FORMAT = 3
+_FORMAT = 4
 _FULL_TEXT_FILE = "full_text.sqlite3"
-_MIN_JUDGED = 20
-"""Turns that are judged for relevance at least: what is displaced by a better one does not count towards the limit."""
-_VIEWS_PER_CHUNK = 3
-"""Vectors asked for per chunk that is wanted: several views of one chunk may be near a query."""
+_OVERVIEW_CHUNKS = 200
+"""The latest chunks, among which an overview chooses."""
+_MAX_JUDGED = 8
+"""The best turns, which are judged for relevance: more than a prompt takes. Each takes a millisecond or two."""
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
 _STORES = frozenset({"sqlite3", "chromadb", "httpx", "pyo3_runtime"})
 _translated = translate_errors("rag", _STORES)
@@ -41,23 +44,21 @@ class RagConfig:
 
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
-        personal_threshold: lowest relevance score of a hit for questions about the user (see relevance.py).
-        general_threshold: lowest relevance score of a hit for any other message.
-        candidates: hits taken from each of the two searches before fusion, 1 to 1,000.
-        rrf_k: the constant k of reciprocal-rank fusion, at least 0; small values trust the top ranks more.
+        threshold: lowest probability of relevance of a hit, 0 to 1 (see relevance.py).
+        margin: a hit less than so many times as likely as the best one is dropped, 0 to 1.
+        candidates: chunks taken from each of the two searches, 1 to 1,000.
         url: address of a Chroma server, for several machines; embedded Chroma if empty.
     """
 
     abstain: bool = True
-    personal_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.36
-    general_threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.60
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
+    margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.25
     candidates: Annotated[int, Field(ge=1, le=1000)] = 100
-    rrf_k: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
     url: str = ""
 
 
 class Rag(MemoryBackend):
-    """Ranks past turns by full-text search (BM25) and by embeddings, and fuses both rankings.
+    """Finds past turns by full-text search (BM25) and by embeddings, and ranks them by a learned score.
 
     Remembering costs one embedding a view and two indexed inserts a chunk. Recalling costs one embedding
     and two searches: the vector search grows with the logarithm of the turns, the full-text search with
@@ -107,29 +108,26 @@ class Rag(MemoryBackend):
 
     @_translated
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
-        """Fuse full-text and vector search, and return the best chunk of each turn that is relevant.
+        """Return the turns that answer a question or bear on a message, by both searches, best first.
 
         Returns:
-            Each hit's score is its reciprocal rank fusion, the sum of ``1 / (rrf_k + rank)`` over both rankings: above 0 and at
-            most ``2 / (rrf_k + 1)``.
+            Each hit's score is its probability of relevance, 0 to 1. A text that was told several times is one hit, with all
+            its turns, the latest first.
         """
+        if self.config.abstain and asks_for_overview(query):
+            return self._overview(limit)
         vector = self._resources.embedder.embed_queries([query])[0]
-        cosines = self._nearest(vector)
-        bm25 = self._full_text.search(content_words(query) or query_words(query), self.config.candidates)
-        fused = reciprocal_rank_fusion([list(bm25), list(cosines)], self.config.rrf_k)
-        chunks = self._best_chunk_per_turn(fused, query, limit=max(limit, _MIN_JUDGED))
-        evidence = self._evidence(query, vector, chunks, cosines)
+        candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
+        need = memory_need(query)
+        ranked = rank(query, candidates, asks=need > 0 or is_question(query))
+        judged = ranked[:_MAX_JUDGED]
+        chances = judge(query, need, judged, self._full_text, self._resources.embedder.name)
         if self.config.abstain:
-            relevance = RelevanceFilter(
-                query,
-                personal_threshold=self.config.personal_threshold,
-                general_threshold=self.config.general_threshold,
-            )
-            chunks = {key: chunks[key] for key in relevance.select(evidence)}
-        return [
-            _hit(chunk, fused[key], evidence[key], _rank(key, bm25), _rank(key, cosines))
-            for key, chunk in list(chunks.items())[:limit]
-        ]
+            questions = [is_question(item.candidate.text) for item in judged]
+            places = select(chances, questions, self.config.threshold, self.config.margin)
+            return [_hit(judged[place], chances[place]) for place in places[:limit]]
+        unjudged = [0.0] * (len(ranked) - len(judged))
+        return [_hit(item, chance) for item, chance in zip(ranked, chances + unjudged, strict=True)][:limit]
 
     @_translated
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
@@ -223,15 +221,6 @@ class Rag(MemoryBackend):
         texts = {key: text for chunk in chunks for key, text in views(chunk).items()}
         self._vectors.add(list(texts), self._resources.embedder.embed(list(texts.values())))
 
-    def _nearest(self, vector: Vectors) -> dict[str, float]:
-        """Return chunks by the cosine of their best view, best first."""
-        best: dict[str, float] = {}
-        for view_key, cosine in self._vectors.nearest(
-            vector, _VIEWS_PER_CHUNK * self.config.candidates
-        ).items():
-            best.setdefault(chunk_key(view_key), cosine)
-        return dict(islice(best.items(), self.config.candidates))
-
     def _repair_server(self) -> None:
         """Add to a Chroma server what it has lost since this state was stored."""
         if not self._vectors.embedded:
@@ -250,64 +239,36 @@ class Rag(MemoryBackend):
             ]
             self._vectors.delete(stray)
 
-    def _best_chunk_per_turn(self, fused: dict[str, float], query: str, *, limit: int) -> dict[str, Chunk]:
-        """Return the best chunk of each turn, best first, without turns that only ask the same question."""
-        question = normalize(query) if is_question(query) else None
-        best: dict[str, Chunk] = {}
-        seqs: set[int] = set()
-        for key in fused:
-            if turn_seq(key) in seqs:
-                continue
-            chunk = self._full_text.fetch([key]).get(key)
-            if chunk is not None and normalize(chunk.text) != question:
-                best[key] = chunk
-                seqs.add(turn_seq(key))
-            if len(best) == limit:
-                break
-        return best
-
-    def _evidence(
-        self, query: str, vector: Vectors, chunks: dict[str, Chunk], nearest: dict[str, float]
-    ) -> dict[str, Evidence]:
-        others = self._cosines(vector, [chunk for key, chunk in chunks.items() if key not in nearest])
-        cosines = others | nearest
-        coverage = self._full_text.coverage(content_words(query), list(chunks))
-        return {
-            key: Evidence(
-                cosine=cosines.get(key, 0.0),
-                coverage=coverage[key],
-                text=f"{chunk.turn.speaker or ''} {chunk.text}",
-                by_assistant=chunk.turn.role == "assistant" and chunk.turn.speaker is None,
-            )
-            for key, chunk in chunks.items()
-        }
-
-    def _cosines(self, vector: Vectors, chunks: Sequence[Chunk]) -> dict[str, float]:
-        """Return the cosine of each chunk's best view, for chunks that the vector search did not reach."""
-        cosines: dict[str, float] = {}
-        for view_key, view_vector in self._vectors.get(_view_keys(chunks)).items():
-            key = chunk_key(view_key)
-            cosines[key] = max(cosines.get(key, -1.0), float(view_vector @ vector))
-        return cosines
+    def _overview(self, limit: int) -> list[Hit]:
+        """Return the latest statements of the user, the newest first; a word or two ("Thanks!") tell nothing."""
+        latest = self._full_text.fetch(self._full_text.latest(_OVERVIEW_CHUNKS))
+        by_words: dict[str, Chunk] = {}
+        for chunk in reversed(latest.values()):
+            telling = len(content_words(chunk.text)) > 1 and not is_question(chunk.text)
+            if chunk.turn.role == "user" and telling:
+                by_words.setdefault(normalize(chunk.text), chunk)
+        why = "You ask for all that is known; this is among the latest that you told."
+        return [
+            Hit((chunk.turn.seq,), 1 / place, text=chunk.text, why=why)
+            for place, chunk in enumerate(list(by_words.values())[:limit], start=1)
+        ]
 
 
 def _view_keys(chunks: Iterable[Chunk]) -> list[str]:
     return [key for chunk in chunks for key in views(chunk)]
 
 
-def _rank(key: str, ranking: dict[str, float]) -> int | None:
-    return next((rank for rank, ranked in enumerate(ranking, start=1) if ranked == key), None)
-
-
-def _hit(
-    chunk: Chunk, score: float, evidence: Evidence, bm25_rank: int | None, vector_rank: int | None
-) -> Hit:
+def _hit(item: Ranked, chance: float) -> Hit:
+    candidate = item.candidate
     ranks = [
-        f"{name} rank {rank}" for name, rank in (("BM25", bm25_rank), ("embedding", vector_rank)) if rank
+        f"{name} rank {rank}"
+        for name, rank in (("BM25", candidate.bm25_rank), ("embedding", candidate.cosine_rank))
+        if rank
     ]
+    times = f" Told {len(item.seqs)} times." if len(item.seqs) > 1 else ""
     return Hit(
-        (chunk.turn.seq,),
-        score,
-        text=chunk.text,
-        why=f"Found by {' and '.join(ranks)}; cosine {evidence.cosine:.2f}, {evidence.coverage:.0%} of the question's words.",
+        tuple(sorted(item.seqs, reverse=True)),
+        chance,
+        text=candidate.text,
+        why=f"Found by {' and '.join(ranks)}; {chance:.0%} likely to bear on it.{times}",
     )

@@ -1,109 +1,164 @@
-"""Abstention: which of the best-ranked chunks are relevant enough for a place in a prompt.
+"""Abstention: which of the best-ranked turns are relevant enough for a place in a prompt.
 
-The best hit of a search always exists; for most messages of a chat it is noise. A chunk is relevant if its relevance
-score reaches the threshold of the message:
+The best hit of a search always exists; for most messages of a chat it is noise. A logistic regression gives each of the best
+turns the probability that it bears on the message, out of features that hold for any language. Turns below the threshold are
+dropped, and with them those that are much less likely than the best: small models answer from distractors.
 
-    message                                               relevance score                        threshold
-    question about the user, or about a name in a chunk   cosine + 0.15 * coverage - penalties   0.36
-    any other                                             cosine - penalties                     0.60
-
-    penalties: 0.10 if the chunk is a question; 0.15 if the assistant said it, unless the message asks what it said.
-
-Chunks more than 0.10 below the best are dropped, because small models answer from distractors.
-
-Calibrated on memagent's own set of 82 facts and 165 messages that nothing stored answers (``benchmarks/abstention.py``
-prints the trade-off): all plainly asked facts and 59 % of the freely paraphrased ones are kept; 4 % of messages not
-about the user get a hit. Known limit: "how tall am I?" against "my shoe size is 43" looks like an answer, so three in
-four questions about facts never mentioned, on topics that were, still get a hit. Question words and pronouns are
-English ones.
+``benchmarks/fit_relevance.py`` fits the weights in ``relevance.json``; ``docs/relevance.md`` has the error rates and the data.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
-from memagent.backends.shared.full_text import STOP_WORDS
+import numpy as np
 
-COVERAGE_WEIGHT = 0.15
-QUESTION_PENALTY = 0.10
-ASSISTANT_PENALTY = 0.15
-MARGIN = 0.10
+from memagent.backends.protocol import Vectors
+from memagent.backends.shared.text import is_question, normalize
+from memagent.backends.shared.words import literals
 
-_QUESTION = re.compile(
-    r"\?\s*$|^(?:(?:so|and|hey|please|but)[, ]+)*(?:what|whats|when|where|who|whom|whose|which|why|how|do|does|did|is|are|was"
-    r"|were|am|can|could|should|would|have|has|had|will|remind|any idea)\b",
-    re.IGNORECASE,
+WEIGHTS = Path(__file__).with_name("relevance.json")
+_MIN_LITERAL = 3
+"""Letters and digits of a code that is compared; shorter numbers are everywhere."""
+FEATURES = (
+    "cosine",
+    "multilingual_cosine",
+    "cosine_above_background",
+    "multilingual_cosine_above_background",
+    "coverage",
+    "literal",
+    "literal_missing",
+    "need",
+    "asks",
+    "asks_times_cosine",
+    "asks_times_multilingual_cosine",
+    "asks_times_coverage",
+    "product_of_cosines",
+    "score_below_best",
+    "question",
+    "by_assistant",
+    "bias",
 )
-_FIRST_PERSON = re.compile(r"\b(?:i|my|mine|me|myself|we|our|ours|us)\b", re.IGNORECASE)
-_SECOND_PERSON = re.compile(r"\b(?:you|your|yours)\b", re.IGNORECASE)
-# "How do I sort a list?" and "Tell me about Rome" are not about the user.
-_FORMULA = re.compile(
-    r"\bhow (?:do|can|could|should|would) (?:i|we|you)\b"
-    r"|\b(?:help|tell|give|show|remind|let|teach|write|explain) (?:me|us)\b",
-    re.IGNORECASE,
-)
-_NAME = re.compile(r"\b[A-Z][\w'-]{2,}")
+ANY_EMBEDDER = "any other"
+"""Names the weights for embedders that nothing was fitted for: the multilingual cosine stands for theirs, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the relevance of one chunk is judged by.
+    """What the relevance of one turn is judged by.
 
     Attributes:
-        cosine: cosine similarity of query and chunk, -1 to 1.
-        coverage: idf-weighted share of the query's content words that the chunk holds, 0 to 1.
-        text: the chunk, after its speaker's name where there is one.
-        by_assistant: whether the assistant said it: it may be a guess.
+        cosine: cosine similarity of message and turn, of the memory's embedder, -1 to 1.
+        multilingual_cosine: the same of the multilingual encoder.
+        coverage: idf-weighted share of the message's content words that the turn holds, 0 to 1.
+        score: of the ranking, in nats.
+        text: the words of the turn.
+        by_assistant: the assistant said it: it may be a guess.
     """
 
     cosine: float
+    multilingual_cosine: float
     coverage: float
+    score: float
     text: str
     by_assistant: bool = False
 
 
-def is_question(text: str) -> bool:
-    """Return whether a message asks something: by its question mark or its first word."""
-    return bool(_QUESTION.search(text))
-
-
-class RelevanceFilter:
-    """Selects the relevant chunks for one query.
+def features(message: str, need: float, evidence: Sequence[Evidence]) -> Vectors:
+    """Return what the relevance of each turn is computed from.
 
     Args:
-        query: the message.
-        personal_threshold: lowest relevance score for a question about the user or about a name in the chunk.
-        general_threshold: lowest relevance score for any other message.
+        message: the message.
+        need: of the message, see ``memory_need``.
+        evidence: of the best-ranked turns, best first.
+
+    Returns:
+        float32 ``[turns, features]``, in the order of ``FEATURES``.
     """
-
-    def __init__(self, query: str, *, personal_threshold: float, general_threshold: float) -> None:
-        self._personal_threshold = personal_threshold
-        self._general_threshold = general_threshold
-        self._is_question = is_question(query)
-        self._about_user = bool(_FIRST_PERSON.search(_FORMULA.sub(" ", query)))
-        self._assistant_penalty = 0.0 if _SECOND_PERSON.search(query) else ASSISTANT_PENALTY
-        self._names = {
-            name.removesuffix("'s") for name in _NAME.findall(query) if name.casefold() not in STOP_WORDS
-        }
-
-    def select(self, evidence: Mapping[str, Evidence]) -> list[str]:
-        """Return the keys of the relevant chunks, in the order given.
-
-        A higher cosine or coverage never removes the chunk itself, but may push others below the margin.
-        """
-        scores = {key: self.score(chunk_evidence) for key, chunk_evidence in evidence.items()}
-        relevant = {key: score for key, score in scores.items() if score >= 0}
-        best = max(relevant.values(), default=0.0)
-        return [key for key, score in relevant.items() if score >= best - MARGIN]
-
-    def score(self, evidence: Evidence) -> float:
-        """Return a chunk's relevance score minus the threshold that applies to it; below 0 it is not relevant."""
-        penalty = (
-            QUESTION_PENALTY * evidence.text.rstrip().endswith("?")
-            + self._assistant_penalty * evidence.by_assistant
+    codes = {code for code in literals(message) if len(code) >= _MIN_LITERAL}
+    asks = 1 / (1 + math.exp(-need))
+    rows = []
+    for item in evidence:
+        # A question that was asked before displaces no statement: statements are compared with each other.
+        others = [other for other in evidence if other is not item and not is_question(other.text)]
+        best = max([item.score, *(other.score for other in others)])
+        literal = len(codes.intersection(literals(item.text))) / len(codes) if codes else 0.0
+        rows.append(
+            (
+                item.cosine,
+                item.multilingual_cosine,
+                item.cosine - _mean([other.cosine for other in others]),
+                item.multilingual_cosine - _mean([other.multilingual_cosine for other in others]),
+                item.coverage,
+                literal,
+                1.0 - literal if codes else 0.0,
+                need,
+                asks,
+                asks * item.cosine,
+                asks * item.multilingual_cosine,
+                asks * item.coverage,
+                max(item.cosine, 0.0) * max(item.multilingual_cosine, 0.0),
+                item.score - best,
+                float(is_question(item.text)),
+                float(item.by_assistant),
+                1.0,
+            )
         )
-        if self._is_question and (self._about_user or any(name in evidence.text for name in self._names)):
-            return evidence.cosine + COVERAGE_WEIGHT * evidence.coverage - penalty - self._personal_threshold
-        return evidence.cosine - penalty - self._general_threshold
+    return np.asarray(rows, dtype=np.float32).reshape(len(rows), len(FEATURES))
+
+
+def probabilities(message: str, need: float, evidence: Sequence[Evidence], embedder: str) -> list[float]:
+    """Return for each turn the probability that it bears on the message.
+
+    Args:
+        message: as in ``features``.
+        need: as in ``features``.
+        evidence: as in ``features``.
+        embedder: the name of the memory's embedder.
+    """
+    if embedder not in read_weights():
+        embedder = ANY_EMBEDDER
+        evidence = [replace(item, cosine=item.multilingual_cosine) for item in evidence]
+    rows = features(message, need, evidence)
+    chances = 1 / (1 + np.exp(-rows @ _weights(embedder)))
+    if normalize(message) in literals(
+        message
+    ):  # it is nothing but a code: only a turn that holds it can answer
+        chances *= rows[:, FEATURES.index("literal")]
+    return chances.tolist()  # type: ignore[no-any-return]
+
+
+def select(chances: Sequence[float], questions: Sequence[bool], threshold: float, margin: float) -> list[int]:
+    """Return the places of the turns that are relevant: statements, then questions, each in the order given.
+
+    Args:
+        chances: of the turns, see ``probabilities``.
+        questions: whether a turn only asks something. Such a turn never displaces a statement.
+        threshold: lowest probability of a relevant turn.
+        margin: lowest share of the best statement's probability.
+    """
+    relevant = [place for place, chance in enumerate(chances) if chance >= threshold]
+    statements = [chances[place] for place in relevant if not questions[place]]
+    best = max(statements or [chances[place] for place in relevant], default=0.0)
+    return sorted((place for place in relevant if chances[place] >= margin * best), key=questions.__getitem__)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+@cache
+def read_weights() -> Mapping[str, Mapping[str, float]]:
+    """Return the fitted weights by the name of the embedder that they are for."""
+    weights: Mapping[str, Mapping[str, float]] = json.loads(WEIGHTS.read_text(encoding="utf-8"))["weights"]
+    return weights
+
+
+@cache
+def _weights(embedder: str) -> Vectors:
+    return np.asarray([read_weights()[embedder][name] for name in FEATURES], dtype=np.float32)

@@ -1,12 +1,11 @@
 """Full-text search: chunks with their provenance and BM25 over their words, in one SQLite file (FTS5).
 
-Words are stemmed (Porter); case and accents do not count. FTS5's BM25 has k1 = 1.2 and b = 0.75.
+Words are stemmed (Porter); case and accents do not count. What a word is, in any script: ``words.py``. FTS5's BM25 has k1 = 1.2 and b = 0.75.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing
@@ -18,6 +17,7 @@ from typing import ClassVar
 from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import Chunk
+from memagent.backends.shared.words import any_word_query, searchable
 
 _CHUNKS = """
 CREATE TABLE IF NOT EXISTS chunks (
@@ -30,39 +30,6 @@ DISK_CODES = (5, 8, 10, 13, 14)
 
 MAX_QUERY_WORDS = 64
 """Words of a query that are searched for; the time of a search grows with them, and a message may have thousands."""
-# FTS5 takes an accent that is a character of its own for a part of the word.
-_WORD = re.compile(r"[\w\u0300-\u036f]+")
-
-# Question words are among them: in a question they say what is asked for, not what it is about.
-_STOP_WORDS_TEXT = """
-a about after again all also am an and any are as at be because been before being but by can could
-did do does doing done down for from had has have having he her here hers him his how i if in into
-is it its just let like many me more most much my no not now of off on once one only or other our
-out over own please s same she should so some such t tell than that the their them then there these
-they this those through to too under until up us very was we were what when where which while who
-whom whose why will with would you your yours
-"""
-STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
-"""English words that say nothing about a question's topic."""
-
-
-def query_words(query: str) -> list[str]:
-    """Return the distinct words of a query in lower case, in order."""
-    return list(dict.fromkeys(_WORD.findall(query.lower())))
-
-
-def content_words(query: str) -> list[str]:
-    """Return the distinct words of a query that are not stop words, in order."""
-    return [word for word in query_words(query) if word not in STOP_WORDS]
-
-
-def any_word_query(words: Iterable[str]) -> str:
-    """Return an FTS5 expression that any of the words satisfies.
-
-    Args:
-        words: as ``query_words`` returns them. They are quoted, so that FTS5 reads none as an operator.
-    """
-    return " OR ".join(f'"{word}"' for word in words)
 
 
 @dataclass(frozen=True)
@@ -138,6 +105,13 @@ class FullTextIndex:
             rows = [row for seq in sorted(seqs) for row in self._database.execute(select, (seq,))]
         return [f"{seq}:{part}" for seq, part in rows]
 
+    def latest(self, limit: int) -> list[str]:
+        """Return the keys of the last chunks, oldest first."""
+        rows = self._database.execute(
+            "SELECT seq, part FROM chunks ORDER BY seq DESC, part DESC LIMIT ?", (limit,)
+        ).fetchall()
+        return [f"{seq}:{part}" for seq, part in reversed(rows)]
+
     def search(self, words: Sequence[str], limit: int) -> dict[str, float]:
         """Rank the chunks that hold any of the words.
 
@@ -194,7 +168,7 @@ class FullTextIndex:
         covered = dict.fromkeys(keys, 0.0)
         total = 0.0
         for word in words[:MAX_QUERY_WORDS]:
-            word_query = f'{self.columns[0]} : "{word}"'
+            word_query = f"{self.columns[0]} : {any_word_query([word])}"
             (document_frequency,) = self._database.execute(
                 "SELECT count(*) FROM documents WHERE documents MATCH ?", (word_query,)
             ).fetchone()
@@ -266,7 +240,7 @@ class FullTextIndex:
         names, marks = ", ".join(self.columns), ", ".join("?" * len(self.columns))
         self._database.execute(
             f"INSERT INTO documents (rowid, {names}) VALUES (?, {marks})",  # noqa: S608 - names of columns only
-            (rowid, *self.document(chunk)),
+            (rowid, *map(searchable, self.document(chunk))),
         )
 
     def _remove(self, seq: int) -> None:

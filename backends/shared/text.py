@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What can command a terminal or change the order of the characters around it, or what no UTF-8 stream can hold.
@@ -12,6 +13,16 @@ direction (CVE-2021-42574); lone surrogates. The marks U+200E, U+200F and U+061C
 """
 
 
+def fold(text: str) -> str:
+    """Return a text in lower case and composed (Unicode NFKC): one spelling for what reads the same, in any case."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
 def normalize(text: str) -> str:
     """Return a text's letters and digits, case folded, so that texts of the same words compare equal."""
-    return "".join(char for char in text.casefold() if char.isalnum())
+    return "".join(char for char in fold(text) if char.isalnum())
+
+
+def is_question(text: str) -> bool:
+    """Return whether a text ends as a question."""
+    return text.rstrip().rstrip("\"'”’»)").endswith(("?", "？", "؟"))

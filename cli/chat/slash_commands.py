@@ -42,7 +42,7 @@ def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -
     if recalled is None:
         console.print("No message was sent in this conversation yet.")
         return
-    print_recollections(recalled.recollections, console)
+    print_recollections(recalled.recollections, on=console)
     left_out = len(recalled.recollections) - len(recalled.in_view)
     summary = f"{conversation.memory.name} took {recalled.seconds * 1000:.0f} ms"
     summary += f"; {left_out} did not fit into the prompt" if left_out else ""

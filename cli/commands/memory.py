@@ -124,7 +124,7 @@ def recall(
     if output is Output.JSON:
         as_json([recollection_fields(item) for item in recollections])
     else:
-        print_recollections(recollections)
+        print_recollections(recollections, query)
 
 
 def forget(

@@ -11,13 +11,23 @@ from rich.text import Text
 from memagent.cli.rendering.console import Console, Table, console
 from memagent.cli.rendering.output import indented, one_line
 
+_MAX_EXCERPT = 240
+
 if TYPE_CHECKING:
     from memagent.agent.journal import Session
     from memagent.backends.records import Recollection, Turn
 
 
-def print_recollections(recollections: Sequence[Recollection], on: Console | None = None) -> None:
-    """Print recollections as a table: score, date, turn, session, speaker, text, reason."""
+def print_recollections(
+    recollections: Sequence[Recollection], query: str = "", on: Console | None = None
+) -> None:
+    """Print recollections as a table: score, date, turn, session, speaker, text, reason.
+
+    Args:
+        recollections: best first.
+        query: what they were recalled for; a long text is shown around its words.
+        on: where to print; by default standard output.
+    """
     on = on or console()
     if not recollections:
         on.print("Nothing relevant was found.")
@@ -36,11 +46,11 @@ def print_recollections(recollections: Sequence[Recollection], on: Console | Non
     for item in recollections:
         table.add_row(
             f"{item.score:.2f}",
-            f"{item.created_at:%Y-%m-%d}",
+            _validity(item),
             ",".join(map(str, item.seqs)),
             item.session,
             item.speaker or item.role,
-            _short(item.text, 240),
+            excerpt(item.text, query, _MAX_EXCERPT),
             item.why,
         )
     on.print(table)
@@ -53,7 +63,7 @@ def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
     """
     on = on or console()
     for turn in turns:
-        place = f"{turn.seq:>6} {turn.created_at:%Y-%m-%d %H:%M} "
+        place = f"{turn.seq:>6} {turn.created_at.astimezone():%Y-%m-%d %H:%M} "
         line = Text.assemble(
             (place, "dim"),
             (f"{one_line(turn.speaker or turn.role)}: ", "bold"),
@@ -75,10 +85,35 @@ def print_sessions(sessions: Sequence[Session], on: Console | None = None) -> No
     for name in ("session", "begun", "last turn", "turns"):
         table.add_column(name, justify="right" if name == "turns" else "left")
     for session in sessions:
-        last = f"{session.last_at:%Y-%m-%d %H:%M}" if session.last_at else "-"
-        table.add_row(session.name, f"{session.created_at:%Y-%m-%d %H:%M}", last, str(session.turns))
+        last = f"{session.last_at.astimezone():%Y-%m-%d %H:%M}" if session.last_at else "-"
+        table.add_row(
+            session.name, f"{session.created_at.astimezone():%Y-%m-%d %H:%M}", last, str(session.turns)
+        )
     on.print(table)
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."
+def excerpt(text: str, query: str, length: int) -> str:
+    """Return a stretch of a text, at most so many characters, with as many of a query's words as one stretch can hold.
+
+    Args:
+        text: the whole text.
+        query: its words are looked for.
+        length: most characters; at least 7.
+    """
+    if len(text) <= length:
+        return text
+    from memagent.backends.shared.words import content_words
+
+    lower = text.lower()
+    places = sorted(place for word in content_words(query) if (place := lower.find(word)) >= 0) or [0]
+    size = length - 6
+    first = max(places, key=lambda start: sum(start <= place < start + size for place in places))
+    inside = [place for place in places if first <= place < first + size]
+    start = max(0, min((inside[0] + inside[-1] - size) // 2, len(text) - size))
+    before, after = "..." if start else "", "..." if start + size < len(text) else ""
+    return f"{before}{text[start : start + size]}{after}"
+
+
+def _validity(item: Recollection) -> str:
+    day = f"{item.created_at.astimezone():%Y-%m-%d}"
+    return day if item.superseded_at is None else f"{day}, until {item.superseded_at.astimezone():%Y-%m-%d}"

@@ -151,6 +151,18 @@ def test_loose_modes_are_found_and_mended(loose: str, bits: int, place: Home) ->
     assert wrong(place) == []
 
 
+def test_a_state_that_is_being_stored_is_no_loose_file(place: Home) -> None:
+    fill(place)
+    stored = next(place.backend_folder("ana", "in_memory").glob("*/turns.json"))
+    beside = stored.parent.with_name("999999")
+    beside.mkdir(mode=0o700)
+    (beside / "turns.json").write_text("{}")
+    (beside / "turns.json").chmod(0o644)
+    assert wrong(place) == []
+    (beside / "manifest.json").write_text("{}")
+    assert "readable for others" in " ".join(wrong(place))
+
+
 def test_a_damaged_checkpoint_is_wrong_and_mended_by_removing_it(place: Home) -> None:
     fill(place)
     state = next(place.backend_folder("ana", "in_memory").glob("*/turns.json"))

@@ -34,7 +34,11 @@ def test_without_file_and_environment_there_are_defaults(file: Path, monkeypatch
     monkeypatch.delenv("MEMAGENT_EMBEDDER")
     settings = UserSettings.load()
     assert (settings.user, settings.backend, settings.model) == ("default", "rag", DEFAULT_MODEL)
-    assert (settings.embedder, settings.channel, settings.journal) == ("all-minilm-l6-v2", "auto", None)
+    assert (settings.embedder, settings.channel, settings.journal) == (
+        "all-minilm-l6-v2+multilingual",
+        "auto",
+        None,
+    )
     assert settings.backends == {}
     assert not file.exists()
 

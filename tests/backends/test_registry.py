@@ -106,15 +106,13 @@ def test_settings_are_converted_to_their_fields_types() -> None:
         {
             "abstain": "false",
             "candidates": "7",
-            "rrf_k": "60",
-            "personal_threshold": "0.5",
+            "margin": "1",
+            "threshold": "0.5",
             "url": "http://h:1",
         },
     )
-    assert config == RagConfig(
-        abstain=False, candidates=7, rrf_k=60.0, personal_threshold=0.5, url="http://h:1"
-    )
-    assert isinstance(config.rrf_k, float)
+    assert config == RagConfig(abstain=False, candidates=7, margin=1.0, threshold=0.5, url="http://h:1")
+    assert isinstance(config.margin, float)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +124,11 @@ def test_settings_are_converted_to_their_fields_types() -> None:
         ("candidates", "0"),
         ("candidates", "-1"),
         ("candidates", "9" * 30),
-        ("rrf_k", ""),
-        ("rrf_k", "-1"),
-        ("rrf_k", "nan"),
-        ("rrf_k", "inf"),
-        ("personal_threshold", "0,36"),
+        ("margin", ""),
+        ("margin", "-1"),
+        ("margin", "nan"),
+        ("margin", "inf"),
+        ("threshold", "0,36"),
     ],
 )
 def test_a_value_that_does_not_fit_its_field_is_refused_by_name(key: str, value: str) -> None:
@@ -205,7 +203,7 @@ def test_an_unknown_setting_suggests_the_near_one() -> None:
 
 def test_a_setting_of_a_backend_without_any_is_refused() -> None:
     with pytest.raises(NotFoundError, match="There is none yet"):
-        registry.configure(NoMemory, {"rrf_k": "1"})
+        registry.configure(NoMemory, {"margin": "1"})
 
 
 def test_capabilities_are_what_the_class_says() -> None:
@@ -247,9 +245,9 @@ def test_a_backend_without_recall_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_several_backends_are_chosen_with_their_own_settings() -> None:
-    rag, plain = registry.choose("rag+in_memory", {"rag.rrf_k": "5", "in_memory.threshold": "0.5"})
-    assert (rag.config.rrf_k, plain.config.threshold) == (5.0, 0.5)
-    assert (rag.settings, plain.settings) == ({"rrf_k": "5"}, {"threshold": "0.5"})
+    rag, plain = registry.choose("rag+in_memory", {"rag.margin": "0.25", "in_memory.threshold": "0.5"})
+    assert (rag.config.margin, plain.config.threshold) == (0.25, 0.5)
+    assert (rag.settings, plain.settings) == ({"margin": "0.25"}, {"threshold": "0.5"})
     for settings in ({"k": "5"}, {"titans.k": "5"}):
         with pytest.raises(SettingError, match=r"expected for instance rag\.abstain"):
             registry.choose("rag+in_memory", settings)

@@ -107,7 +107,7 @@ class Player:
             case MaintenanceStep():
                 _maintain(memory, step)
             case AskStep():
-                probes.append(self._probe(memory, step))
+                probes.append(self._probe(memory, step, clock))
         return clock
 
     def _open(self, home: Home, user: str) -> Memory:
@@ -122,7 +122,7 @@ class Player:
             progress=self.progress,
         )
 
-    def _probe(self, memory: Memory, step: AskStep) -> ProbeResult:
+    def _probe(self, memory: Memory, step: AskStep, clock: datetime) -> ProbeResult:
         expect = step.expect
         if expect.recall_seconds is not None:
             memory.recall(step.ask, limit=step.limit)  # loads what is loaded on first use
@@ -132,7 +132,7 @@ class Player:
         failures = judge_recall(expect, recollections, recall_seconds)
         reply = reply_seconds = None
         if expect.reply is not None and not self.options.recall_only:
-            reply, reply_seconds = self._answer(memory, step)
+            reply, reply_seconds = self._answer(memory, step, clock)
             failures += judge_reply(expect, reply, reply_seconds)
         return ProbeResult(
             user=memory.user,
@@ -146,11 +146,12 @@ class Player:
             judged=reply is not None or expect.judges_recall,
         )
 
-    def _answer(self, memory: Memory, step: AskStep) -> tuple[str, float]:
+    def _answer(self, memory: Memory, step: AskStep, clock: datetime) -> tuple[str, float]:
         settings = Settings(
             channel=self.options.channel,
             limit=step.limit,
             sampling=Sampling(max_tokens=_REPLY_TOKENS, seed=self.options.seed),
+            clock=lambda: clock,
         )
         model = self.models.chat(self.options.model)
         conversation = Conversation(memory, model, step.session or "a session of its own", settings)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime, timedelta, timezone
+
 import pytest
 
 from memagent.agent.engine.conversation import Conversation, Settings
 from memagent.agent.engine.events import Recalled, Remembered, Token, TurnBegan, TurnEnded
 from memagent.agent.engine.prompt import Budget
 from memagent.agent.memory import Memory
-from memagent.agent.models.chat import Sampling
+from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel, ScriptedModel
 from memagent.backends.errors import InputError, ModelError
 from tests.agent.conversing import (
@@ -59,12 +62,30 @@ def test_the_message_is_in_the_journal_before_the_model_is_asked(memory: Memory)
     assert journal_of(memory) == [("user", FACT)]
 
 
+def without_date(message: Message) -> str:
+    """A message as it was before the date was set in front of the last one."""
+    return re.sub(r"^Today is \w+, \d+ \w+ \d{4}, \d\d:\d\d\.\n", "", message.content)
+
+
+def test_the_last_message_begins_with_the_users_date(memory: Memory) -> None:
+    model = ScriptedModel(["one", "two"])
+    moment = datetime(2026, 11, 19, 10, 24, tzinfo=timezone(timedelta(hours=2)))
+    conversation = Conversation(memory, model, "monday", Settings(clock=lambda: moment))
+    send(conversation, "first")
+    send(conversation, "second")
+    assert [message.content for message in model.prompts[1][1:]] == [
+        "first",
+        "one",
+        "Today is Thursday, 19 November 2026, 10:24.\nsecond",
+    ]
+
+
 def test_the_model_sees_the_session_so_far(memory: Memory) -> None:
     model = ScriptedModel(["one", "two"])
     conversation = Conversation(memory, model, "monday", Settings(system="Be kind."))
     send(conversation, "first")
     send(conversation, "second")
-    assert [(message.role, message.content) for message in model.prompts[1]] == [
+    assert [(message.role, without_date(message)) for message in model.prompts[1]] == [
         ("system", "Be kind."),
         ("user", "first"),
         ("assistant", "one"),
@@ -77,7 +98,7 @@ def test_a_session_is_continued_by_a_new_conversation(memory: Memory) -> None:
     send(Conversation(memory, ScriptedModel(["one"]), "monday"), "first")
     model = ScriptedModel(["two"])
     send(Conversation(memory, model, "monday"), "second")
-    assert [message.content for message in model.prompts[0][1:]] == ["first", "one", "second"]
+    assert [without_date(message) for message in model.prompts[0][1:]] == ["first", "one", "second"]
 
 
 def test_the_end_tells_reply_sizes_and_times(memory: Memory) -> None:
@@ -119,7 +140,7 @@ def test_a_fact_of_another_session_is_recalled_and_shown(memory: Memory) -> None
     recalled, ended = send(conversation, QUESTION)
     assert [item.text for item in recalled.in_view] == [FACT]
     assert conversation.last_recalled == recalled
-    assert model.prompts[0][-1].content.startswith("<memory>\n- [")
+    assert without_date(model.prompts[0][-1]).startswith("<memory>\n- [")
     assert model.prompts[0][-1].content.endswith(f"user] {FACT}\n</memory>\n\n{QUESTION}")
     assert ended.usage.recollection_tokens > 0
     reply = memory.journal.get([4])[0]
@@ -134,7 +155,11 @@ def test_what_is_typed_is_journalled_as_typed_and_is_no_memory_for_the_model(mem
     send(conversation, "go on")
     assert journal_of(memory)[:2] == [("user", typed), ("assistant", "So <memory> it is.")]
     inert = typed.replace("<", "&lt;")
-    assert [message.content for message in model.prompts[1][1:]] == [inert, "So &lt;memory> it is.", "go on"]
+    assert [without_date(message) for message in model.prompts[1][1:]] == [
+        inert,
+        "So &lt;memory> it is.",
+        "go on",
+    ]
 
 
 def test_what_was_recalled_is_not_remembered_again(memory: Memory) -> None:
@@ -260,7 +285,7 @@ def test_a_conversation_goes_on_after_a_failed_reply(memory: Memory) -> None:
         list(Conversation(memory, FailingModel("Half"), "monday").send("first"))
     model = ScriptedModel(["whole"])
     send(Conversation(memory, model, "monday"), "second")
-    assert [message.content for message in model.prompts[0][1:]] == ["first", "Half", "second"]
+    assert [without_date(message) for message in model.prompts[0][1:]] == ["first", "Half", "second"]
 
 
 def test_stopping_keeps_the_reply_so_far_and_says_so(memory: Memory) -> None:

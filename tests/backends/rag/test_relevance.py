@@ -1,222 +1,73 @@
-"""Abstention: what speaks for a chunk, and which messages are about the user."""
+"""Abstention: what makes a turn relevant, and which relevant turns stay."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from memagent.backends.rag.relevance import (
-    ASSISTANT_PENALTY,
-    COVERAGE_WEIGHT,
-    MARGIN,
-    QUESTION_PENALTY,
-    Evidence,
-    RelevanceFilter,
-    is_question,
-)
+from memagent.agent.models.catalogue import DEFAULT_EMBEDDER
+from memagent.backends.rag.relevance import Evidence, probabilities, select
 
-PERSONAL, GENERAL = 0.36, 0.60
-COSINES, SHARES = st.floats(-1.0, 1.0), st.floats(0.0, 1.0)
-TEXTS = st.sampled_from(["My dog is called Biscuit.", "What is my dog called?", "Caroline: I paint."])
-QUERIES = st.sampled_from(
-    [
-        "What is my dog called?",
-        "What does Caroline do?",
-        "Do you recall what I said?",
-        "I walked the dog.",
-        "Rome",
-    ]
-)
-EVIDENCE = st.builds(Evidence, COSINES, SHARES, TEXTS, st.booleans())
+EMBEDDER = DEFAULT_EMBEDDER
+CHANCES = st.lists(st.floats(0.0, 1.0), max_size=20)
 
 
-def judge(query: str) -> RelevanceFilter:
-    return RelevanceFilter(query, personal_threshold=PERSONAL, general_threshold=GENERAL)
+def chance(message: str = "Where do I live?", *, need: float = 2.0, **evidence: object) -> float:
+    """The probability of one turn that stands out from nine others."""
+    fields: dict[str, object] = {
+        "cosine": 0.5,
+        "multilingual_cosine": 0.5,
+        "coverage": 0.5,
+        "score": 0.0,
+        "text": "I live in Porto.",
+    }
+    others = [Evidence(0.1, 0.1, 0.0, -5.0, "Something else.")] * 9
+    return probabilities(message, need, [Evidence(**(fields | evidence)), *others], EMBEDDER)[0]  # type: ignore[arg-type]
 
 
-def score(
-    query: str, cosine: float, coverage: float = 0.0, text: str = "x", assistant: bool = False
-) -> float:
-    return judge(query).score(Evidence(cosine, coverage, text, assistant))
+def test_more_similarity_and_more_covered_words_make_a_turn_likelier() -> None:
+    assert chance(cosine=0.2) < chance(cosine=0.6)
+    assert chance(coverage=0.0) < chance(coverage=1.0)
 
 
-def is_personal(query: str, text: str = "a remembered text") -> bool:
-    """Whether the lower threshold holds: a cosine between both thresholds is enough."""
-    return score(query, (PERSONAL + GENERAL) / 2, text=text) >= 0
+def test_a_message_that_needs_memory_makes_its_turns_likelier() -> None:
+    assert chance(need=-3.0) < chance(need=0.0) < chance(need=3.0)
 
 
-# monotone
+def test_a_remembered_question_says_less_than_a_statement() -> None:
+    assert chance(text="Where do I live?!") > chance(text="Where do I live, Porto?")
 
 
-@given(QUERIES, EVIDENCE, COSINES)
-@settings(deadline=None)
-def test_more_cosine_never_weakens_a_chunk(query: str, one: Evidence, cosine: float) -> None:
-    low, high = sorted([one.cosine, cosine])
-    relevance = judge(query)
-    assert relevance.score(Evidence(low, one.coverage, one.text, one.by_assistant)) <= relevance.score(
-        Evidence(high, one.coverage, one.text, one.by_assistant)
-    )
+def test_what_the_assistant_said_is_doubted() -> None:
+    assert chance(by_assistant=True) < chance()
 
 
-@given(QUERIES, EVIDENCE, SHARES)
-@settings(deadline=None)
-def test_more_covered_words_never_weaken_a_chunk(query: str, one: Evidence, share: float) -> None:
-    low, high = sorted([one.coverage, share])
-    relevance = judge(query)
-    assert relevance.score(Evidence(one.cosine, low, one.text, one.by_assistant)) <= relevance.score(
-        Evidence(one.cosine, high, one.text, one.by_assistant)
-    )
+@pytest.mark.parametrize("code", ["E4012", "555-123-4567", "550e8400-e29b-41d4-a716-446655440000", "2.13.0"])
+def test_a_literal_makes_the_turn_that_holds_it_likelier(code: str) -> None:
+    with_code = chance(code, need=-1.0, cosine=0.3, coverage=0.0, text=f"It was {code}.")
+    assert with_code > chance(code, need=-1.0, cosine=0.3, coverage=0.0, text="It was E4013.")
 
 
-@given(QUERIES, st.lists(EVIDENCE, min_size=1, max_size=6), COSINES, SHARES)
-@settings(deadline=None)
-def test_a_selected_chunk_stays_selected_when_it_gets_stronger(
-    query: str, evidence: list[Evidence], cosine: float, share: float
+def test_there_may_be_no_evidence() -> None:
+    assert probabilities("Where do I live?", 2.0, [], EMBEDDER) == []
+
+
+# selecting
+
+
+@given(CHANCES, st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_what_is_selected_is_likely_enough_and_near_the_best_in_the_order_given(
+    chances: list[float], threshold: float, margin: float
 ) -> None:
-    relevance = judge(query)
-    before = {str(place): one for place, one in enumerate(evidence)}
-    first = before["0"]
-    stronger = Evidence(max(cosine, first.cosine), max(share, first.coverage), first.text, first.by_assistant)
-    if "0" in relevance.select(before):
-        assert "0" in relevance.select(before | {"0": stronger})
-    else:
-        assert relevance.score(first) < max(map(relevance.score, before.values())) or (
-            relevance.score(first) < 0
-        )
-
-
-@given(QUERIES, st.lists(EVIDENCE, max_size=8))
-@settings(deadline=None)
-def test_what_is_selected_is_strong_enough_and_near_the_strongest_in_the_order_given(
-    query: str, evidence: list[Evidence]
-) -> None:
-    relevance = judge(query)
-    given_ = {str(place): one for place, one in enumerate(evidence)}
-    scores = {key: relevance.score(one) for key, one in given_.items()}
-    best = max(scores.values(), default=0.0)
-    assert relevance.select(given_) == [
-        key for key, value in scores.items() if value >= 0 and value >= best - MARGIN
+    places = select(chances, [False] * len(chances), threshold, margin)
+    best = max((value for value in chances if value >= threshold), default=0.0)
+    assert places == [
+        place for place, value in enumerate(chances) if value >= threshold and value >= margin * best
     ]
 
 
-# thresholds
-
-
-def test_a_question_about_the_user_may_rest_on_a_moderate_cosine() -> None:
-    assert score("What is my dog called?", PERSONAL) == pytest.approx(0.0)
-    assert score("What is a dog?", GENERAL) == pytest.approx(0.0)
-    assert score("My dog is ill.", GENERAL) == pytest.approx(0.0)
-
-
-def test_covered_words_help_a_question_about_the_user_only() -> None:
-    assert score("What is my dog called?", 0.3, coverage=1.0) == pytest.approx(
-        score("What is my dog called?", 0.3) + COVERAGE_WEIGHT
-    )
-    assert score("What is a dog?", 0.3, coverage=1.0) == score("What is a dog?", 0.3)
-
-
-@pytest.mark.parametrize("query", ["What is my dog called?", "What is a dog?"])
-def test_a_remembered_question_says_less_than_a_statement(query: str) -> None:
-    doubted = score(query, 0.7, text="Is my dog called Biscuit? ")
-    assert doubted == pytest.approx(score(query, 0.7, text="My dog is called Biscuit.") - QUESTION_PENALTY)
-
-
-@pytest.mark.parametrize("query", ["What is my dog called?", "What is a dog?"])
-def test_what_the_assistant_said_is_doubted(query: str) -> None:
-    assert score(query, 0.7, assistant=True) == pytest.approx(score(query, 0.7) - ASSISTANT_PENALTY)
-
-
-@pytest.mark.parametrize("query", ["What did you tell me about dogs?", "Was that your idea?", "Is it yours?"])
-def test_asked_what_it_said_the_assistant_is_not_doubted(query: str) -> None:
-    assert score(query, 0.7, assistant=True) == score(query, 0.7)
-
-
-def test_a_much_stronger_chunk_displaces_the_others() -> None:
-    relevance = judge("What is my dog called?")
-    near, far = Evidence(0.6, 0.0, "a"), Evidence(0.45, 0.0, "b")
-    assert relevance.select({"a": near, "b": far}) == ["a"]
-    assert relevance.select({"b": far}) == ["b"]
-    assert relevance.select({}) == []
-
-
-# what is a question, and about whom
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Where do I live?",
-        "where do I live",
-        "What's my name",
-        "whats my name",
-        "Remind me of my sister's name",
-        "So, what is my name",
-        "hey when is my birthday",
-        "My name is what?",
-        "any idea where I put my keys",
-        "DO I LIKE TEA",
-        "Tell me your name, will you?  ",
-    ],
-)
-def test_questions_are_recognised(text: str) -> None:
-    assert is_question(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I live in Porto.",
-        "My name is Ana",
-        "Whatever you say.",
-        "Willow trees grow here",
-        "Canned soup again",
-        "She asked: why? Nobody knew.",
-        "",
-    ],
-)
-def test_statements_are_not_questions(text: str) -> None:
-    assert not is_question(text)
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "What is my dog called?",
-        "Where do I live?",
-        "Which of these is mine?",
-        "Who told us that?",
-        "How old was I in 1999?",
-        "Tell me, what is our address?",
-        "How do I get to my office?",
-    ],
-)
-def test_questions_about_the_user_are_recognised(query: str) -> None:
-    assert is_personal(query)
-
-
-@pytest.mark.parametrize(
-    "query",
-    [
-        "What is the capital of France?",
-        "How do I sort a list?",
-        "How can we boil eggs?",
-        "Can you give me a recipe?",
-        "Could you tell us about Rome?",
-        "Is Imola in Italy?",
-        "I live in Porto.",
-        "My dog is ill",
-    ],
-)
-def test_other_messages_need_more_cosine(query: str) -> None:
-    assert not is_personal(query)
-
-
-def test_a_question_about_somebody_the_chunk_names_counts_as_personal() -> None:
-    assert is_personal("What does Caroline's brother paint?", "Caroline: he paints the sea.")
-    assert not is_personal("What does Caroline paint?", "Melanie: I paint the sea.")
-    assert not is_personal("caroline paints what?", "Caroline: I paint the sea.")
-
-
-def test_capitalised_stop_words_are_not_names() -> None:
-    assert not is_personal("Where Does That come from?", "Where Does That come from, he asked.")
+def test_a_question_never_displaces_a_statement() -> None:
+    assert select([0.99, 0.5], [True, False], 0.4, 0.8) == [1, 0]
+    assert select([0.99, 0.5], [False, False], 0.4, 0.8) == [0]
+    assert select([0.99, 0.5], [True, True], 0.4, 0.8) == [0]

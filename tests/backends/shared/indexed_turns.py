@@ -9,7 +9,8 @@ from pathlib import Path
 
 from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import split_turn
-from memagent.backends.shared.full_text import FullTextIndex, content_words, query_words
+from memagent.backends.shared.full_text import FullTextIndex
+from memagent.backends.shared.words import content_words, query_words
 
 
 def turn(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from memagent.backends.errors import CheckpointError
 from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import split_turn
-from memagent.backends.shared.full_text import FullTextIndex, IndexCounts, content_words, query_words
+from memagent.backends.shared.full_text import FullTextIndex, IndexCounts
+from memagent.backends.shared.words import content_words, query_words
 from tests.backends.shared.indexed_turns import add, bytes_below, coverage, hits, search, stored_rows, turn
 
 OpenIndex = Callable[..., FullTextIndex]

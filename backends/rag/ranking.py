@@ -1,0 +1,165 @@
+"""Ranking: one learned score for each turn, out of all that the two searches know of it and of the turns around it.
+
+The score is linear in the features below. A turn e times as likely to be the one that answers scores 1 higher: the weights
+minimise a listwise softmax loss over all candidates of a question (Cao et al. 2007, Learning to Rank), with an L2 penalty.
+``benchmarks/fit_rag.py`` fits them and writes ``ranking.json``; it names the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from memagent.backends.protocol import Vectors
+from memagent.backends.shared.text import is_question, normalize
+
+WEIGHTS = Path(__file__).with_name("ranking.json")
+_NEIGHBOURS = (-1, 1)
+_RANK_CONSTANT = 3.0
+"""Of the reciprocal ranks ``1 / (3 + rank)``. 1 to 10 were no different on LoCoMo development."""
+FEATURES = (
+    "cosine",
+    "bm25",
+    "own_bm25",
+    *(f"{kind}_at_{place:+d}" for place in _NEIGHBOURS for kind in ("cosine", "bm25")),
+    "speaker_named",
+    "log_length",
+    "question",
+    "cosine_rank",
+    "bm25_rank",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A turn that one of the searches found, as the best of its chunks.
+
+    Attributes:
+        key: of the chunk with the highest cosine, or with the highest BM25 score if no vector of the turn was found.
+        seq: of the turn.
+        session: of the turn.
+        speaker: of the turn, if it names one.
+        by_assistant: the assistant said it.
+        text: of the chunk.
+        cosine: highest cosine of a vector of the turn; None: the vector search did not reach it.
+        cosine_rank: among the turns, from 1; None likewise.
+        bm25: BM25 score with the words of the turns before; 0: the full-text search did not reach it.
+        own_bm25: BM25 score of the chunk's own words.
+        bm25_rank: among the turns, from 1; None: not reached.
+    """
+
+    key: str
+    seq: int
+    session: str
+    speaker: str | None
+    by_assistant: bool
+    text: str
+    cosine: float | None
+    cosine_rank: int | None
+    bm25: float
+    own_bm25: float
+    bm25_rank: int | None
+
+    @property
+    def voice(self) -> tuple[str | None, bool]:
+        """Who said it."""
+        return self.speaker, self.by_assistant
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A candidate with its score.
+
+    Attributes:
+        candidate: the best of the turns with its words.
+        score: in nats; a higher one is better, and only differences between scores mean something.
+        seqs: of all turns with its words.
+    """
+
+    candidate: Candidate
+    score: float
+    seqs: list[int]
+
+
+def features(query: str, candidates: Sequence[Candidate]) -> Vectors:
+    """Return what the score of each candidate is computed from.
+
+    Args:
+        query: the question.
+        candidates: all that the searches found for it.
+
+    Returns:
+        float32 ``[candidates, features]``, in the order of ``FEATURES``. A cosine that was not found counts as the lowest
+        found; BM25 scores are shares of the highest.
+    """
+    floor = min((item.cosine for item in candidates if item.cosine is not None), default=0.0)
+    highest = max((item.bm25 for item in candidates), default=0.0) or 1.0
+    highest_own = max((item.own_bm25 for item in candidates), default=0.0) or 1.0
+    cosines = [floor if item.cosine is None else item.cosine for item in candidates]
+    own = [item.own_bm25 / highest_own for item in candidates]
+    places = {(item.session, item.seq): place for place, item in enumerate(candidates)}
+    folded = query.casefold()
+    rows = []
+    for place, item in enumerate(candidates):
+        neighbours: list[float] = []
+        for step in _NEIGHBOURS:
+            other = places.get((item.session, item.seq + step))
+            # Who goes on speaking changes the subject; who answers does not.
+            answers = other is not None and candidates[other].voice != item.voice
+            neighbours += (
+                (cosines[other] - floor, own[other]) if other is not None and answers else (0.0, 0.0)
+            )
+        rows.append(
+            (
+                cosines[place],
+                item.bm25 / highest,
+                own[place],
+                *neighbours,
+                float(bool(item.speaker) and str(item.speaker).casefold() in folded),
+                math.log(len(item.text) + 1),
+                float(is_question(item.text)),
+                _reciprocal(item.cosine_rank),
+                _reciprocal(item.bm25_rank),
+            )
+        )
+    return np.asarray(rows, dtype=np.float32).reshape(len(rows), len(FEATURES))
+
+
+def rank(query: str, candidates: Sequence[Candidate], *, asks: bool) -> list[Ranked]:
+    """Return the candidates, best first. Turns of the same words are one; turns that only ask the same question are none.
+
+    Args:
+        query: the question.
+        candidates: all that the searches found for it.
+        asks: the query asks for something; a turn of the same words then asked it before and is no answer.
+    """
+    question = normalize(query) if asks else None
+    scores = (features(query, candidates) @ _weights()).tolist()
+    by_words: dict[str, Ranked] = {}
+    best_first = sorted(zip(candidates, scores, strict=True), key=lambda pair: (-pair[1], pair[0].seq))
+    for candidate, score in best_first:
+        words = normalize(candidate.text) or candidate.key
+        if words != question:
+            by_words.setdefault(words, Ranked(candidate, score, [])).seqs.append(candidate.seq)
+    return list(by_words.values())
+
+
+def _reciprocal(rank: int | None) -> float:
+    return 0.0 if rank is None else 1 / (_RANK_CONSTANT + rank)
+
+
+@cache
+def _read_weights() -> Mapping[str, float]:
+    weights: Mapping[str, float] = json.loads(WEIGHTS.read_text(encoding="utf-8"))["weights"]
+    return weights
+
+
+@cache
+def _weights() -> Vectors:
+    return np.asarray([_read_weights()[name] for name in FEATURES], dtype=np.float32)

@@ -1,0 +1,32 @@
+"""Does a message need memory at all? A linear classifier over the multilingual sentence encoder, for any language.
+
+"Where did I park?" does, "Write a haiku about the sea." does not. Most messages of a chat are of the second kind, and the best
+hit of a search always exists. ``benchmarks/fit_relevance.py`` fits the classifier (logistic regression with an L2 penalty)
+and writes ``memory_need.safetensors``; ``docs/relevance.md`` has its error rates and the data.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from memagent.backends.protocol import Vectors
+from memagent.backends.shared.multilingual import MultilingualEmbedder
+
+WEIGHTS = Path(__file__).with_name("memory_need.safetensors")
+
+
+def memory_need(message: str) -> float:
+    """Return how much a message asks for what was told before, in nats; above 0 it more likely does than not."""
+    weights, bias = _weights()
+    return float(MultilingualEmbedder().embed([message])[0] @ weights + bias)
+
+
+@cache
+def _weights() -> tuple[Vectors, float]:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(WEIGHTS)
+    return np.asarray(tensors["weight"], dtype=np.float32), float(tensors["bias"][0])
