@@ -33,17 +33,18 @@ from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.protocol import Embedder, Resources
 from memagent.backends.rag import Rag, RagConfig, ranking, relevance
-from memagent.backends.rag.backend import _MAX_JUDGED
+from memagent.backends.rag.backend import _MIN_JUDGED
 from memagent.backends.rag.judging import collect_evidence
 from memagent.backends.rag.search import find_candidates
 from memagent.backends.records import Turn
 from memagent.backends.shared import memory_need
+from memagent.backends.shared.joined_embedder import with_multilingual
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
 DATA = Path(__file__).parent / "data"
 FIT = ("conv-26", "conv-30", "conv-41")
 # Weights of the groups of data. Questions about people's real talk are many, and hard to tell from those without answers.
-GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3}
+GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
 PENALTIES = {"need": 3e-4, "ranking": 0.01, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
 
@@ -68,7 +69,8 @@ class Part:
 
 @cache
 def embedder() -> Embedder:
-    return load_embedder(Home.from_environment().models, notify=CONSOLE.print)
+    """The embedder of `rag`, as it joins it."""
+    return with_multilingual(load_embedder(Home.from_environment().models, notify=CONSOLE.print))
 
 
 def turns_of(rows: Sequence[tuple[str, str]], sessions: int = 40) -> list[Turn]:
@@ -153,6 +155,25 @@ def languages(*, fit: bool) -> Iterator[Part]:
             questions += [Question(text, frozenset(), "unanswerable") for text in unanswerable]
             questions += [Question(text, frozenset(), "needs none") for text in needs_none]
             yield Part(f"{language} {size}", fit, turns_of([("user", fact) for fact, _ in kept]), questions)
+
+
+def assistant_part(*, fit: bool) -> Part:
+    """Return what an assistant said in one half of data/assistant.yaml, among the facts that users told, and questions of all."""
+    half = 0 if fit else 1
+    languages_ = yaml.safe_load((DATA / "assistant.yaml").read_text(encoding="utf-8"))
+    rows, questions = [], []
+    for language, entries in spoken().items():
+        pairs = [("assistant", *pair) for pair in languages_[language][half::2]]
+        pairs += [("user", *pair) for pair in entries["facts"][half::2]]
+        for role, text, question in pairs:
+            rows.append((role, text))
+            kind = "asked of the assistant" if role == "assistant" else "answerable"
+            questions.append(Question(question, frozenset({len(rows)}), kind))
+        questions += [
+            Question(text, frozenset(), "unanswerable") for text in entries["unanswerable"][half::2]
+        ]
+        questions += [Question(text, frozenset(), "needs none") for text in entries["needs_none"][half::2]]
+    return Part("assistant", fit, turns_of(rows), questions)
 
 
 def literal_part(*, fit: bool) -> Part:
@@ -305,7 +326,7 @@ def judgements(parts: Sequence[Part]) -> Iterator[Judgement]:
         for question in part.questions:
             vector = embedder().embed_queries([question.text])[0]
             candidates = find_candidates(question.text, vector, part.rag._full_text, part.rag._vectors, 100)
-            ranked = ranking.rank(question.text, candidates, asks=True)[:_MAX_JUDGED]
+            ranked = ranking.rank(question.text, candidates, asks=True)[:_MIN_JUDGED]
             labels = [float(bool(question.relevant.intersection(item.seqs))) for item in ranked[:3]]
             if ranked:
                 evidence, _ = collect_evidence(question.text, ranked, part.rag._full_text)
@@ -372,7 +393,9 @@ def report(parts: Sequence[Part]) -> list[dict[str, object]]:
             found = {seq for hit in part.rag.recall(question.text) for seq in hit.seqs}
             if question.relevant:
                 shares.setdefault("recall@10", []).append(recall_at_10(part, question))
-                shares.setdefault("kept of 5", []).append(float(bool(found & question.relevant)))
+                shares.setdefault("kept of 5" if question.kind == "answerable" else question.kind, []).append(
+                    float(bool(found & question.relevant))
+                )
             else:
                 shares.setdefault(f"silent: {question.kind}", []).append(float(not found))
         table.append(row | {name: round(float(np.mean(values)), 3) for name, values in shares.items()})
@@ -397,7 +420,7 @@ def main() -> None:
     stages = () if arguments.report else arguments.only or ("need", "ranking", "relevance")
     parts = [*locomo(arguments.locomo), abstention()]
     for half in (True, False):
-        parts += [*languages(fit=half), literal_part(fit=half)]
+        parts += [*languages(fit=half), literal_part(fit=half), assistant_part(fit=half)]
     with tempfile.TemporaryDirectory() as folder:
         for part in track(parts, "reading", console=CONSOLE):
             fill(part, Path(folder))

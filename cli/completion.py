@@ -59,10 +59,10 @@ def chat_models(incomplete: str) -> list[str]:
 @_without_errors
 def embedders(incomplete: str) -> list[str]:
     """Return the embedders that have a name: the catalogue's, and those that need no files."""
-    from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
+    from memagent.agent.models.catalogue import CATALOGUE
 
     catalogue = (model.name for model in CATALOGUE.values() if model.kind == "embedder")
-    return [DEFAULT_EMBEDDER, *catalogue, "multilingual", "hashing"]
+    return [*catalogue, "multilingual", "hashing"]
 
 
 @_without_errors

@@ -146,7 +146,7 @@ EmbedderOption = Annotated[
         "--embedder",
         envvar="MEMAGENT_EMBEDDER",
         help="Turns texts into vectors: an embedder of `memagent models list`, multilingual, hashing, a folder, a hub id, "
-        "provider:model, or several joined by +. [default: all-minilm-l6-v2+multilingual]",
+        "provider:model, or several joined by +. [default: all-minilm-l6-v2]",
         show_default=False,
         callback=checked_embedder,
         autocompletion=completion.embedders,

@@ -13,7 +13,7 @@ from memagent.backends.errors import NotFoundError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 MINILM = "all-minilm-l6-v2"
-DEFAULT_EMBEDDER = f"{MINILM}+multilingual"
+DEFAULT_EMBEDDER = MINILM
 
 
 @dataclass(frozen=True, slots=True)

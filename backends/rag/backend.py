@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
+from memagent.backends.protocol import Embedder, Fingerprint, MemoryBackend, Resources
 from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.rag.judging import judge
 from memagent.backends.rag.ranking import Ranked, rank
@@ -21,6 +22,7 @@ from memagent.backends.rag.vectors import VectorIndex, new_store_folder
 from memagent.backends.rag.views import views
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
+from memagent.backends.shared.joined_embedder import with_multilingual
 from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.overview import asks_for_overview
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
@@ -31,8 +33,8 @@ _FORMAT = 4
 _FULL_TEXT_FILE = "full_text.sqlite3"
 _OVERVIEW_CHUNKS = 200
 """The latest chunks, among which an overview chooses."""
-_MAX_JUDGED = 8
-"""The best turns, which are judged for relevance: more than a prompt takes. Each takes a millisecond or two."""
+_MIN_JUDGED = 8
+"""The best turns, which are judged for relevance at least: more than a prompt takes. Each takes a millisecond or two."""
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
 _STORES = frozenset({"sqlite3", "chromadb", "httpx", "pyo3_runtime"})
 _translated = translate_errors("rag", _STORES)
@@ -52,7 +54,7 @@ class RagConfig:
 
     abstain: bool = True
     threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
-    margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.25
+    margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     candidates: Annotated[int, Field(ge=1, le=1000)] = 100
     url: str = ""
 
@@ -85,7 +87,7 @@ class Rag(MemoryBackend):
     @classmethod
     def fingerprint(cls, config: RagConfig, resources: Resources) -> Fingerprint:
         """Return the format, the embedder with its weights' digest, and the address of the Chroma server."""
-        embedder = resources.embedder
+        embedder = with_multilingual(resources.embedder)
         return {
             "format": _FORMAT,
             "embedder": embedder.name,
@@ -116,12 +118,12 @@ class Rag(MemoryBackend):
         """
         if self.config.abstain and asks_for_overview(query):
             return self._overview(limit)
-        vector = self._resources.embedder.embed_queries([query])[0]
+        vector = self._embedder.embed_queries([query])[0]
         candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
         need = memory_need(query)
         ranked = rank(query, candidates, asks=need > 0 or is_question(query))
-        judged = ranked[:_MAX_JUDGED]
-        chances = judge(query, need, judged, self._full_text, self._resources.embedder.name)
+        judged = ranked[: max(limit, _MIN_JUDGED) if self.config.abstain else _MIN_JUDGED]
+        chances = judge(query, need, judged, self._full_text, self._embedder.name)
         if self.config.abstain:
             questions = [is_question(item.candidate.text) for item in judged]
             places = select(chances, questions, self.config.threshold, self.config.margin)
@@ -157,7 +159,7 @@ class Rag(MemoryBackend):
         counts = self._full_text.count()
         files = [path for path in self._resources.workspace.rglob("*") if path.is_file()]
         vectors = self._vectors.count()
-        vector_bytes = vectors * self._resources.embedder.dimension * 4
+        vector_bytes = vectors * self._embedder.dimension * 4
         return BackendStats(
             items=counts.turns,
             tokens=0,
@@ -166,7 +168,7 @@ class Rag(MemoryBackend):
             extras={
                 "chunks": counts.chunks,
                 "vectors": vectors,
-                "embedder": self._resources.embedder.name,
+                "embedder": self._embedder.name,
             },
         )
 
@@ -208,6 +210,11 @@ class Rag(MemoryBackend):
         self._vectors.close()
         self._full_text.close()
 
+    @cached_property
+    def _embedder(self) -> Embedder:
+        """The shared embedder and the multilingual encoder as one: together they find more, in English too."""
+        return with_multilingual(self._resources.embedder)
+
     def _counts(self) -> dict[str, int]:
         """Return what a stored state holds, to be compared when it is loaded.
 
@@ -219,7 +226,7 @@ class Rag(MemoryBackend):
 
     def _embed(self, chunks: Sequence[Chunk]) -> None:
         texts = {key: text for chunk in chunks for key, text in views(chunk).items()}
-        self._vectors.add(list(texts), self._resources.embedder.embed(list(texts.values())))
+        self._vectors.add(list(texts), self._embedder.embed(list(texts.values())))
 
     def _repair_server(self) -> None:
         """Add to a Chroma server what it has lost since this state was stored."""

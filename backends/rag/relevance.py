@@ -25,6 +25,8 @@ from memagent.backends.shared.words import literals
 WEIGHTS = Path(__file__).with_name("relevance.json")
 _MIN_LITERAL = 3
 """Letters and digits of a code that is compared; shorter numbers are everywhere."""
+_BACKGROUND = 8
+"""The best turns, among which a relevant one stands out; the weights are fitted for so many."""
 FEATURES = (
     "cosine",
     "multilingual_cosine",
@@ -85,7 +87,9 @@ def features(message: str, need: float, evidence: Sequence[Evidence]) -> Vectors
     rows = []
     for item in evidence:
         # A question that was asked before displaces no statement: statements are compared with each other.
-        others = [other for other in evidence if other is not item and not is_question(other.text)]
+        others = [
+            other for other in evidence[:_BACKGROUND] if other is not item and not is_question(other.text)
+        ]
         best = max([item.score, *(other.score for other in others)])
         literal = len(codes.intersection(literals(item.text))) / len(codes) if codes else 0.0
         rows.append(

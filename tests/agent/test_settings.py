@@ -35,7 +35,7 @@ def test_without_file_and_environment_there_are_defaults(file: Path, monkeypatch
     settings = UserSettings.load()
     assert (settings.user, settings.backend, settings.model) == ("default", "rag", DEFAULT_MODEL)
     assert (settings.embedder, settings.channel, settings.journal) == (
-        "all-minilm-l6-v2+multilingual",
+        "all-minilm-l6-v2",
         "auto",
         None,
     )
@@ -46,20 +46,20 @@ def test_without_file_and_environment_there_are_defaults(file: Path, monkeypatch
 def test_the_environment_comes_before_the_file_and_the_file_before_defaults(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text('user = "ana"\nmodel = "echo"\n[backends.rag]\nabstain = false\nrrf_k = 7\n')
+    file.write_text('user = "ana"\nmodel = "echo"\n[backends.rag]\nabstain = false\ncandidates = 7\n')
     monkeypatch.setenv("MEMAGENT_USER", "bo")
     monkeypatch.setenv("MEMAGENT_MODEL", "")  # an empty variable is no variable
-    monkeypatch.setenv("MEMAGENT_BACKENDS__RAG__RRF_K", "9")
+    monkeypatch.setenv("MEMAGENT_BACKENDS__RAG__CANDIDATES", "9")
     settings = UserSettings.load()
     assert (settings.user, settings.model, settings.backend) == ("bo", "echo", "rag")
-    assert settings.backend_settings("rag") == {"abstain": "false", "rrf_k": "9"}
+    assert settings.backend_settings("rag") == {"abstain": "false", "candidates": "9"}
     assert settings.backend_settings("titans") == {}
     assert ("user",) in environment_keys()
     assert file_keys() == {
         ("user",),
         ("model",),
         ("backends", "rag", "abstain"),
-        ("backends", "rag", "rrf_k"),
+        ("backends", "rag", "candidates"),
     }
 
 
@@ -101,8 +101,8 @@ def test_another_file_is_used_where_the_environment_names_one(
         ("user = 5", "line 1: user: 5 does not fit: expected text in quotes"),
         ('channel = "loud"', "line 1: channel: 'loud' does not fit: expected 'auto', 'text', 'model' or 'both'"),
         ("backends = 3", "line 1: backends: 3 does not fit: expected a table"),
-        ("[backends.rag]\nrrf_k = [1]", "line 2: backends.rag.rrf_k: [1] does not fit: expected text, a number"),
-        ("[backends.rgg]\nrrf_k = 1", "line 1: backends.rgg: no installed package offers the backend 'rgg'. Did you mean rag?"),
+        ("[backends.rag]\ncandidates = [1]", "line 2: backends.rag.candidates: [1] does not fit: expected text, a number"),
+        ("[backends.rgg]\ncandidates = 1", "line 1: backends.rgg: no installed package offers the backend 'rgg'. Did you mean rag?"),
         ('backend = "ragg"', "line 1: backend: no installed package offers the backend 'ragg'"),
         ('home = "memories"', "line 1: home: expected a full path"),
         ("user = ana", "is not valid TOML: Invalid value (at line 1, column 8)"),
@@ -169,7 +169,7 @@ def test_what_is_no_file_or_too_large_is_refused(file: Path) -> None:
 
 
 def test_a_change_keeps_the_rest_and_is_private(file: Path) -> None:
-    file.write_text('# mine\nuser = "ana"  # me\n\n# for benchmarks\n[backends.rag]\nrrf_k = 7 # more\n')
+    file.write_text('# mine\nuser = "ana"  # me\n\n# for benchmarks\n[backends.rag]\ncandidates = 7 # more\n')
     file.chmod(0o644)
     change(file, "user", 'b"o\x7f')
     change(file, "model", "echo")
@@ -177,7 +177,7 @@ def test_a_change_keeps_the_rest_and_is_private(file: Path) -> None:
     change(file, "backends.in_memory.threshold", "0.5")
     assert file.read_text() == (
         '# mine\nuser = "b\\"o\\u007f"\nmodel = "echo"\n\n# for benchmarks\n'
-        "[backends.rag]\nabstain = false\nrrf_k = 7 # more\n\n[backends.in_memory]\nthreshold = 0.5\n"
+        "[backends.rag]\nabstain = false\ncandidates = 7 # more\n\n[backends.in_memory]\nthreshold = 0.5\n"
     )
     assert UserSettings.load().user == 'b"o\x7f'
     if os.name == "posix":
@@ -186,14 +186,14 @@ def test_a_change_keeps_the_rest_and_is_private(file: Path) -> None:
 
 
 def test_a_first_value_stands_before_tables(file: Path) -> None:
-    change(file, "backends.rag.rrf_k", "3")
+    change(file, "backends.rag.candidates", "3")
     change(file, "user", "ana")
-    assert tomllib.loads(file.read_text()) == {"user": "ana", "backends": {"rag": {"rrf_k": 3}}}
+    assert tomllib.loads(file.read_text()) == {"user": "ana", "backends": {"rag": {"candidates": 3}}}
 
 
 def test_a_value_is_removed_once(file: Path) -> None:
-    file.write_text('user = "ana"\n[backends.rag]\nrrf_k = 7\nabstain = false\n')
-    assert write_value(file, ("backends", "rag", "rrf_k"), None)
+    file.write_text('user = "ana"\n[backends.rag]\ncandidates = 7\nabstain = false\n')
+    assert write_value(file, ("backends", "rag", "candidates"), None)
     assert write_value(file, ("user",), None)
     assert file.read_text() == "[backends.rag]\nabstain = false\n"
     assert not write_value(file, ("user",), None)
@@ -201,11 +201,12 @@ def test_a_value_is_removed_once(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['user = """\nana\n"""\n', "backends = {rag = {rrf_k = 7}}\n", 'model = """\nuser = "x"\n"""\n']
+    "text",
+    ['user = """\nana\n"""\n', "backends = {rag = {candidates = 7}}\n", 'model = """\nuser = "x"\n"""\n'],
 )
 def test_an_unusual_form_is_left_to_an_editor(file: Path, text: str) -> None:
     file.write_text(text)
-    key = "backends.rag.rrf_k" if "backends" in text else "user"
+    key = "backends.rag.candidates" if "backends" in text else "user"
     with pytest.raises(SettingError, match=f"{key} is written in .* text editor|is not valid TOML"):
         change(file, key, "3")
     assert file.read_text() == text
@@ -261,14 +262,14 @@ def test_an_unknown_key_is_refused(key: str) -> None:
 def test_values_are_checked_and_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert parse_value(("backends", "rag", "abstain"), "no") is False
-    assert parse_value(("backends", "rag", "rrf_k"), "12") == 12
+    assert parse_value(("backends", "rag", "candidates"), "12") == 12
     assert parse_value(("home",), "here") == str(tmp_path / "here")
     for key, value, error in (
         (("channel",), "loud", SettingError),
         (("backend",), "ragg", NotFoundError),
         (("backends", "ragg", "k"), "1", NotFoundError),
         (("backends", "rag", "nosuch"), "1", NotFoundError),
-        (("backends", "rag", "rrf_k"), "many", SettingError),
+        (("backends", "rag", "candidates"), "many", SettingError),
         (("journal",), "sqlite://", SettingError),
         (("embedder",), "nosuch", NotFoundError),
         (("home",), " ", SettingError),
@@ -278,8 +279,8 @@ def test_values_are_checked_and_typed(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_line_of_a_key_is_found() -> None:
-    text = '# x\nuser = "a"\n\n[ backends . "rag" ] # y\nrrf_k = 1\n'
+    text = '# x\nuser = "a"\n\n[ backends . "rag" ] # y\ncandidates = 1\n'
     assert line_of(text, ("user",)) == 2
     assert line_of(text, ("backends", "rag")) == 4
-    assert line_of(text, ("backends", "rag", "rrf_k")) == 5
+    assert line_of(text, ("backends", "rag", "candidates")) == 5
     assert line_of(text, ("k",)) is None

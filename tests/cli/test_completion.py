@@ -55,8 +55,7 @@ def test_backends_and_models_are_completed() -> None:
     assert completed("memagent backends show in") == ["in_memory"]
     assert completed("memagent chat --model smo") == ["smollm2-135m"]
     assert completed("memagent models pull all") == ["all-minilm-l6-v2", "all-mpnet-base-v2"]
-    assert completed("memagent recall --embedder all-m") == [
-        "all-minilm-l6-v2+multilingual", "all-minilm-l6-v2", "all-mpnet-base-v2",
+    assert completed("memagent recall --embedder all-m") == [ "all-minilm-l6-v2", "all-mpnet-base-v2",
     ]  # fmt: skip
     assert completed("memagent recall --embedder multi") == ["multilingual"]
 

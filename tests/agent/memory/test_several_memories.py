@@ -125,9 +125,9 @@ def test_a_setting_reaches_the_backend_it_names(open_memory: OpenMemory) -> None
     assert [item.why.split(":")[0] for item in memory.recall("dog cat")] == ["second"]
 
 
-def test_rags_rrf_k_is_a_setting_of_rag(open_memory: OpenMemory) -> None:
-    memory = open_memory(backend="in_memory+rag", settings={"rag.rrf_k": "3"})
-    assert memory.followers[1].backend.config.rrf_k == 3
+def test_a_setting_names_its_memory(open_memory: OpenMemory) -> None:
+    memory = open_memory(backend="in_memory+rag", settings={"rag.candidates": "3"})
+    assert memory.followers[1].backend.config.candidates == 3
     memory.remember("monday", "user", FACT)
     assert texts(memory) == [FACT]
 
@@ -136,7 +136,7 @@ def test_rags_rrf_k_is_a_setting_of_rag(open_memory: OpenMemory) -> None:
     ("backend", "settings", "error", "message"),
     [
         (BOTH, {"threshold": "1.0"}, SettingError, "belongs to none of the backends"),
-        (BOTH, {"rag.rrf_k": "3"}, SettingError, "belongs to none of the backends"),
+        (BOTH, {"rag.candidates": "3"}, SettingError, "belongs to none of the backends"),
         (BOTH, {"second.treshold": "1.0"}, NotFoundError, "setting of second"),
         ("in_memory+in_memory", {}, SettingError, "names a backend twice"),
         ("in_memory+", {}, NotFoundError, "backend"),

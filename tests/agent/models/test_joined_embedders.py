@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, MINILM
-from memagent.agent.models.embedding import JoinedEmbedder, fetch_embedder, load_embedder
+from memagent.agent.models.embedding import fetch_embedder, load_embedder
 from memagent.agent.models.providers import ProviderEmbedder
 from memagent.agent.models.sentence_encoder import SentenceEncoder
 from memagent.backends.errors import ModelError, NotFoundError, SettingError
 from memagent.backends.protocol import Embedder, Vectors
+from memagent.backends.shared.joined_embedder import JoinedEmbedder, with_multilingual
 
 TEXTS = ["My sister lives in Porto.", "The car is red.", "x"]
 QUESTIONS = ["Where does my sister live?", "x"]
@@ -93,9 +94,21 @@ def test_names_joined_by_plus_are_one_embedder() -> None:
     assert joined.embed(TEXTS).shape == (3, 896)
 
 
-def test_the_default_joins_an_english_and_a_multilingual_embedder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_is_the_small_english_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEMAGENT_EMBEDDER", raising=False)
-    assert load("").name == DEFAULT_EMBEDDER == f"{MINILM}+multilingual"
+    assert load("").name == DEFAULT_EMBEDDER == MINILM
+
+
+@pytest.mark.parametrize(
+    ("name", "joined"),
+    [
+        ("hashing", "hashing+multilingual"),
+        ("multilingual", "multilingual"),
+        ("multilingual+hashing", "multilingual+hashing"),
+    ],
+)
+def test_the_multilingual_encoder_is_joined_once(name: str, joined: str) -> None:
+    assert with_multilingual(load(name)).name == joined
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from memagent.agent.models.embedding import HashingEmbedder
@@ -18,6 +19,7 @@ from memagent.backends.rag import Rag, RagConfig
 from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS
+from memagent.backends.shared.joined_embedder import with_multilingual
 
 FACTS = [
     "My dog is called Biscuit.",
@@ -231,9 +233,9 @@ def test_stats_count_turns_chunks_vectors_and_bytes(make_rag: MakeRag) -> None:
     rag = make_rag("My dog is called Biscuit.", "word " * 300)
     stats = rag.stats()
     assert stats.items == 2
-    assert stats.extras == {"chunks": 3, "vectors": 3, "embedder": "hashing"}
+    assert stats.extras == {"chunks": 3, "vectors": 3, "embedder": "hashing+multilingual"}
     assert stats.bytes_on_disk > 10_000
-    assert stats.bytes_in_memory == 3 * 384 * 4
+    assert stats.bytes_in_memory == 3 * (384 + 512) * 4
     rag.remember([make_turn(3, "I grew up in Oamaru, so the smell of the sea makes me homesick.")])
     assert rag.stats().extras["vectors"] == 6
 
@@ -243,7 +245,8 @@ def test_stats_count_turns_chunks_vectors_and_bytes(make_rag: MakeRag) -> None:
 
 def test_what_is_forgotten_is_in_no_recollection_and_no_file(make_rag: MakeRag, tmp_path: Path) -> None:
     rag = make_rag(*FACTS, "I play the xylophone in a band.", "Loudly.", abstain=False)
-    gone = HashingEmbedder().embed(["I play the xylophone in a band."])[0].tobytes()
+    # The first part of the joined vector; the second differs in its last bits by what is embedded beside it.
+    gone = (HashingEmbedder().embed(["I play the xylophone in a band."])[0] / np.float32(2**0.5)).tobytes()
     assert b"xylophon" in bytes_below(tmp_path)
     assert gone in bytes_below(tmp_path)
     assert rag.forget([6]) is True
@@ -332,8 +335,8 @@ def test_a_damaged_state_is_refused(
 
 def test_the_fingerprint_names_what_a_state_depends_on(resources: Callable[[], Resources]) -> None:
     here = Rag.fingerprint(RagConfig(), resources())
-    assert here["embedder"] == "hashing"
-    assert here["embedder_digest"] == HashingEmbedder.digest
+    joined = with_multilingual(HashingEmbedder())
+    assert (here["embedder"], here["embedder_digest"]) == ("hashing+multilingual", joined.digest)
     assert Rag.fingerprint(RagConfig(abstain=False, candidates=3), resources()) == here
     assert Rag.fingerprint(RagConfig(url="http://host:8000"), resources()) != here
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memagent.agent.models.catalogue import DEFAULT_EMBEDDER
 from memagent.backends.rag.relevance import Evidence, probabilities, select
 
-EMBEDDER = DEFAULT_EMBEDDER
+EMBEDDER = f"{DEFAULT_EMBEDDER}+multilingual"
 CHANCES = st.lists(st.floats(0.0, 1.0), max_size=20)
 
 

@@ -37,7 +37,7 @@ def test_the_path_is_printed_and_nothing_is_made(file: Path) -> None:
 
 
 def test_each_value_says_where_it_comes_from(file: Path, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    file.write_text('user = "ana"\nbackend = "none"\nmodel = "echo"\n[backends.rag]\nrrf_k = 7\n')
+    file.write_text('user = "ana"\nbackend = "none"\nmodel = "echo"\n[backends.rag]\ncandidates = 7\n')
     monkeypatch.setenv("MEMAGENT_BACKEND", "titans")
     found = rows("--model", "smollm2-135m")
     assert found["user"] == ("ana", "file", str(file))
@@ -45,7 +45,7 @@ def test_each_value_says_where_it_comes_from(file: Path, home: Home, monkeypatch
     assert found["model"] == ("smollm2-135m", "option", "--model")
     assert found["channel"] == ("auto", "default", "")
     assert found["home"] == (str(home.root), "environment", "MEMAGENT_HOME")
-    assert found["backends.rag.rrf_k"] == ("7", "file", str(file))
+    assert found["backends.rag.candidates"] == ("7", "file", str(file))
     shown = memagent("config").stdout
     assert all(key in shown for key in found)
 
@@ -82,7 +82,7 @@ def test_a_variable_that_hides_the_new_value_is_named(file: Path, monkeypatch: p
         ("channel", "loud"),
         ("backend", "ragg"),
         ("backends.rag.nosuch", "1"),
-        ("backends.rag.rrf_k", "many"),
+        ("backends.rag.candidates", "many"),
         ("user", "a\udcff"),
     ],
 )

@@ -324,8 +324,8 @@ def test_backends_are_chosen_in_order_and_once() -> None:
 
 
 def test_a_setting_belongs_to_the_only_backend_or_to_the_one_it_names() -> None:
-    assert choose_backends(["rag"], ["abstain=false", "rag.rrf_k=3"]) == {
-        "rag": {"abstain": "false", "rrf_k": "3"}
+    assert choose_backends(["rag"], ["abstain=false", "rag.candidates=3"]) == {
+        "rag": {"abstain": "false", "candidates": "3"}
     }
     chosen = choose_backends(["rag", "in_memory"], ["rag.abstain=false", "in_memory.threshold=0.5"])
     assert chosen == {"rag": {"abstain": "false"}, "in_memory": {"threshold": "0.5"}}
@@ -335,8 +335,8 @@ def test_a_setting_belongs_to_the_only_backend_or_to_the_one_it_names() -> None:
     ("names", "pair", "error", "message"),
     [
         (["rag", "none"], "abstain=false", InputError, "as in --set rag.abstain=false"),
-        (["rag", "none"], "in_memory.threshold=1", InputError, "none of rag, none has a setting 'threshold'"),
-        (["in_memory", "rag"], "personal_threshold=1", InputError, "as in --set rag.personal_threshold=1"),
+        (["rag", "none"], "in_memory.first=1", InputError, "none of rag, none has a setting 'first'"),
+        (["in_memory", "rag"], "margin=1", InputError, "as in --set rag.margin=1"),
         (["rag"], "abstain", InputError, "expected KEY=VALUE"),
         (["rag"], "nosuch=1", NotFoundError, "nosuch"),
         (["rag", "in_memory"], "in_memory.nosuch=1", NotFoundError, "nosuch"),
