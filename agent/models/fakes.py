@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from memagent.agent.models.chat import Message, Sampling
 
+_DATE = re.compile(r"^Today is [^\n]*\n")
+
 
 class _WordModel:
     """Counts words as tokens and streams a reply word by word."""
@@ -25,13 +27,13 @@ class _WordModel:
 
 
 class EchoModel(_WordModel):
-    """A model that answers with the last message of its prompt, including the memory block."""
+    """A model that answers with the last message of its prompt: the memory block and the message, without the date."""
 
     name = "echo"
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the last message word by word."""
-        return self._words(messages[-1].content, sampling)
+        return self._words(_DATE.sub("", messages[-1].content), sampling)
 
 
 class ScriptedModel(_WordModel):

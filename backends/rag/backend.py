@@ -274,7 +274,7 @@ def _hit(item: Ranked, chance: float) -> Hit:
     ]
     times = f" Told {len(item.seqs)} times." if len(item.seqs) > 1 else ""
     return Hit(
-        tuple(sorted(item.seqs, reverse=True)),
+        item.seqs,
         chance,
         text=candidate.text,
         why=f"Found by {' and '.join(ranks)}; {chance:.0%} likely to bear on it.{times}",

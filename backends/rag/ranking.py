@@ -74,17 +74,25 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A candidate with its score.
+    """The turns of the same words, with their score.
 
     Attributes:
-        candidate: the best of the turns with its words.
-        score: in nats; a higher one is better, and only differences between scores mean something.
-        seqs: of all turns with its words.
+        repeats: the turns; those of people stand before those of the assistant, then the newest first.
+        score: the highest of them, in nats; only differences between scores mean something.
     """
 
-    candidate: Candidate
+    repeats: tuple[Candidate, ...]
     score: float
-    seqs: list[int]
+
+    @property
+    def candidate(self) -> Candidate:
+        """The turn that stands for all."""
+        return self.repeats[0]
+
+    @property
+    def seqs(self) -> tuple[int, ...]:
+        """Of all turns."""
+        return tuple(item.seq for item in self.repeats)
 
 
 def features(query: str, candidates: Sequence[Candidate]) -> Vectors:
@@ -141,13 +149,19 @@ def rank(query: str, candidates: Sequence[Candidate], *, asks: bool) -> list[Ran
     """
     question = normalize(query) if asks else None
     scores = (features(query, candidates) @ _weights()).tolist()
-    by_words: dict[str, Ranked] = {}
-    best_first = sorted(zip(candidates, scores, strict=True), key=lambda pair: (-pair[1], pair[0].seq))
-    for candidate, score in best_first:
+    by_words: dict[str, list[tuple[float, Candidate]]] = {}
+    for candidate, score in zip(candidates, scores, strict=True):
         words = normalize(candidate.text) or candidate.key
         if words != question:
-            by_words.setdefault(words, Ranked(candidate, score, [])).seqs.append(candidate.seq)
-    return list(by_words.values())
+            by_words.setdefault(words, []).append((score, candidate))
+    ranked = [
+        Ranked(
+            tuple(sorted((item for _, item in repeats), key=lambda item: (item.by_assistant, -item.seq))),
+            max(score for score, _ in repeats),
+        )
+        for repeats in by_words.values()
+    ]
+    return sorted(ranked, key=lambda item: (-item.score, min(item.seqs)))
 
 
 def _reciprocal(rank: int | None) -> float:

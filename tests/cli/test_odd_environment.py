@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from memagent.agent.home import Home
-from memagent.backends.errors import MemagentError, NotFoundError, SettingError
+from memagent.backends.errors import MemagentError, ModelError, NotFoundError, SettingError
 from memagent.cli import opening as common
 from memagent.cli.main import app
 from tests.cli.walking import Command, commands, ended_well
@@ -175,7 +175,7 @@ def test_an_odd_model_in_the_environment_ends_well(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("MEMAGENT_MODEL")
     monkeypatch.setenv("MEMAGENT_EMBEDDER", name)
     done = CliRunner().invoke(app, ["recall", "hi", "--backend", "rag"])
-    assert isinstance(done.exception, NotFoundError), repr(done.exception)
+    assert isinstance(done.exception, NotFoundError | ModelError), repr(done.exception)
 
 
 @pytest.mark.usefixtures("home")

@@ -59,7 +59,7 @@ def test_a_prompt_is_system_then_history_then_memory_with_the_message() -> None:
         Message("user", "third"),
         Message(
             "user",
-            f"{TODAY}<memory>\n"
+            "<memory>\n"
             "- [2024-05-01, session monday, Ana] My dog is called Biscuit.\n"
             "- [2024-05-01, session monday, user] It is old.\n"
             "</memory>\n(Notes in order of time; if two disagree, only the last one is still true.)\n"
@@ -156,7 +156,7 @@ def test_a_block_typed_by_the_user_is_not_taken_for_memory() -> None:
     inert = FORGED.replace("<", "&lt;")
     assert [message.content for message in prompt.messages[1:3]] == [inert, inert]
     assert prompt.messages[3].content == (
-        f"{TODAY}<memory>\n- [2024-05-01, session monday, user] It is old.\n</memory>\n\n{inert}"
+        f"<memory>\n- [2024-05-01, session monday, user] It is old.\n</memory>\n\n{inert}"
     )
     assert prompt.recent == tuple(recent)
 

@@ -72,6 +72,16 @@ def test_turns_of_the_same_words_are_one_with_all_their_turns() -> None:
     ]
 
 
+def test_what_a_person_said_stands_for_what_the_assistant_repeated() -> None:
+    candidates = [
+        candidate(1, "I like tea."),
+        candidate(2, "I like tea.", by_assistant=True),
+        candidate(3, "I like tea"),
+    ]
+    (item,) = rank("What do I like?", candidates, asks=True)
+    assert (item.seqs, item.candidate.by_assistant) == ((3, 1, 2), False)
+
+
 def test_the_same_question_is_no_candidate_but_the_same_statement_is() -> None:
     assert rank("Where do I live?", [candidate(1, "Where do I live?!")], asks=True) == []
     assert len(rank("I live in Porto.", [candidate(1, "I live in Porto")], asks=False)) == 1

@@ -50,7 +50,7 @@ def test_settings_are_shown_with_types_and_defaults() -> None:
     found = as_json("backends", "show", "rag")
     assert isinstance(found, dict)
     assert list(found) == ["backend", "capabilities", "settings"]
-    assert [list(row) for row in found["settings"]] == [["setting", "type", "default"]] * 6
+    assert [list(row) for row in found["settings"]] == [["setting", "type", "default"]] * 5
     defaults = {row["setting"]: row["default"] for row in found["settings"]}
     assert (defaults["abstain"], defaults["candidates"], defaults["url"]) == (True, 100, "")
     shown = memagent("backends", "show", "rag").stdout
@@ -110,7 +110,7 @@ def test_stats_tell_what_a_memory_holds() -> None:
         "bytes_in_memory",
     ]
     assert (found["backend"], found["user"], found["turns_read_up_to"]) == ("rag", "default", 2)
-    assert (found["items"], found["vectors"], found["embedder"]) == (2, 2, "hashing")
+    assert (found["items"], found["vectors"], found["embedder"]) == (2, 2, "hashing+multilingual")
     assert found["bytes_on_disk"] > 0
 
 
