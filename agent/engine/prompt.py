@@ -153,7 +153,7 @@ def _today(now: datetime) -> str:
 def fenced(recollections: Sequence[Recollection], zone: tzinfo | None = None) -> str:
     """Write recollections as one block of notes between ``<memory>`` and ``</memory>``, oldest first.
 
-    Each line has the date, the session, the speaker, and the date since which the note is superseded. Several notes are
+    Each line has the date, the session, the speaker, and "outdated" if a later turn supersedes it. Several notes are
     followed by a sentence that later notes supersede earlier ones.
 
     Args:
@@ -167,7 +167,7 @@ def fenced(recollections: Sequence[Recollection], zone: tzinfo | None = None) ->
         return ""
     lines = [
         f"- [{item.created_at.astimezone(zone):%Y-%m-%d}, session {_safe_line(item.session)}, {_safe_line(item.speaker or item.role)}"
-        f"{_superseded(item, zone)}] {_safe_line(_dated(item, zone))}"
+        f"{', outdated' if item.superseded_at else ''}] {_safe_line(_dated(item, zone))}"
         for item in sorted(recollections, key=lambda item: (item.created_at, item.seqs))
     ]
     return "<memory>\n" + "\n".join(lines) + "\n</memory>\n" + (_LATER if len(lines) > 1 else "") + "\n"
@@ -175,14 +175,6 @@ def fenced(recollections: Sequence[Recollection], zone: tzinfo | None = None) ->
 
 def _dated(item: Recollection, zone: tzinfo | None) -> str:
     return with_absolute_dates(item.text, item.created_at.astimezone(zone))
-
-
-def _superseded(item: Recollection, zone: tzinfo | None) -> str:
-    return (
-        ""
-        if item.superseded_at is None
-        else f", no longer so since {item.superseded_at.astimezone(zone):%Y-%m-%d}"
-    )
 
 
 def _safe_line(text: str) -> str:

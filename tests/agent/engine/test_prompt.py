@@ -265,9 +265,9 @@ def test_notes_stand_in_order_of_time_and_only_several_are_followed_by_a_word_on
     assert "the last one" not in fenced([old])
 
 
-def test_a_superseded_note_says_since_when_it_no_longer_holds() -> None:
+def test_a_superseded_note_says_that_it_is_outdated() -> None:
     moved = WHEN + timedelta(days=20)
     old = replace(recollection("I live in Lisbon."), superseded_by=2, superseded_at=moved)
     block = fenced([old, recollection("It is sunny.", 3)])
-    assert "- [2024-05-01, session monday, user, no longer so since 2024-05-21] I live in Lisbon.\n" in block
+    assert "- [2024-05-01, session monday, user, outdated] I live in Lisbon.\n" in block
     assert "- [2024-05-01, session monday, user] It is sunny.\n" in block
