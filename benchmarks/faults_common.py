@@ -108,7 +108,8 @@ def leaks(root: Path, forgotten: Iterable[str], kept: Iterable[str]) -> list[str
     A stretch is of letters and spaces: numbers and signs stand beside names in databases by chance.
     """
     windows = _windows(*(text.encode() for text in forgotten))
-    windows = np.setdiff1d(windows, _windows(*(text.encode() for text in (*kept, *_NAMES))))
+    # A kept text may stand between others, as a reply that quotes it and the index that sets a date before it show.
+    windows = np.setdiff1d(windows, _windows(*(f" {text} ".encode() for text in (*kept, *_NAMES))))
     letters = windows.view(np.uint8).reshape(-1, STRETCH)
     windows = windows[((letters == ord(" ")) | (letters >= ord("A")) & (letters <= ord("z"))).all(1)]
     found = []
