@@ -39,7 +39,13 @@ def test_the_suite_is_large_and_its_names_are_unique() -> None:
     assert len(names) == len(set(names)) >= 40
 
 
-@pytest.mark.parametrize("located", SCENARIOS, ids=of)
+@pytest.mark.parametrize(
+    "located",
+    [
+        pytest.param(one, id=of(one), marks=[pytest.mark.slow] if HARD in one.scenario.tags else [])
+        for one in SCENARIOS
+    ],
+)
 def test_rag_passes(located: LocatedScenario, request: pytest.FixtureRequest) -> None:
     if HARD in located.scenario.tags:
         request.applymarker(pytest.mark.xfail(reason="a fair scenario that rag fails today", strict=False))
