@@ -178,8 +178,8 @@ def short(arguments: argparse.Namespace, folder: Path) -> Result:
     """The parts that need no server, no preload library and no language model."""
     results: dict[str, Result] = {}
     for name, part, options in (
-        ("kills", kills, ["kills", "--kills", "40", "--backend", "in_memory"]),
-        ("stress", stress, ["stress", "--minutes", "0.2", "--processes", "8"]),
+        ("kills", kills, ["kills", "--kills", "60", "--backend", "in_memory"]),
+        ("stress", stress, ["stress", "--minutes", "0.4", "--processes", "8"]),
         (
             "mutations",
             mutations,
