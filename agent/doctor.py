@@ -24,7 +24,7 @@ from memagent.agent.memory.forgetting import OpenBeside, finish
 from memagent.agent.memory.lock import backend_lock
 from memagent.agent.memory.loss import examine_loss
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
-from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_MODEL, MINILM
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.models.convert import find_damage
 from memagent.agent.models.hub import check
 from memagent.agent.models.loader import transformers_folder
@@ -337,7 +337,7 @@ def _models(home: Home) -> Iterator[Finding]:
     for model in CATALOGUE.values():
         folder = model.folder(home.models)
         if not (folder / model.weights.name).exists():
-            if model.name in (DEFAULT_MODEL, MINILM):
+            if model.name in (DEFAULT_MODEL, DEFAULT_EMBEDDER):
                 yield Finding(
                     "model", "note", f"{model.name} is not here yet.", f"memagent models pull {model.name}"
                 )

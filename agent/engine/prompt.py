@@ -4,7 +4,7 @@
 
 Recollections and date are in the last message only, so that earlier messages do not change between turns. Recollections are
 in order of time, and their dates are in the user's time zone. Today's date beside them misleads a small model: asked on what
-date the cat came, half a billion parameters answer with today's (five of 52 shipped scenarios that passed before failed). What
+date the cat came, half a billion parameters answer with today's, and five shipped scenarios fail that pass without it. What
 does not fit is omitted: the least relevant recollections, and the oldest turns. The message itself is never cut. Only
 the block of recollections has the tags ``<memory>`` and ``</memory>``: tags in the message or in earlier turns are
 escaped (``fences.py``).

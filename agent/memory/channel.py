@@ -11,6 +11,7 @@ from memagent.agent.journal import JournalReader
 from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.fusion import fuse_hits
 from memagent.agent.memory.provenance import with_provenance
+from memagent.agent.memory.supersession import mark_superseded
 from memagent.backends.protocol import LocalModel, ModelMemory
 from memagent.backends.records import Hit, Recollection
 
@@ -55,4 +56,4 @@ def attach(
             rankings[follower.name] = injection.hits
             seqs |= injection.seqs
     hits = fuse_hits(rankings, limit=sum(map(len, rankings.values())))
-    return AttachedMemory(tuple(with_provenance(journal, hits)), seqs)
+    return AttachedMemory(tuple(mark_superseded(with_provenance(journal, hits))), seqs)

@@ -27,7 +27,7 @@ def mark_superseded(recollections: Sequence[Recollection]) -> list[Recollection]
         item for item in recollections[:_MOST] if item.superseded_by is None and not is_question(item.text)
     ]
     successors: dict[tuple[int, ...], Recollection] = {}
-    for _, group in groupby(sorted(compared, key=_voice), key=_voice):
+    for _, group in groupby(sorted(compared, key=_author), key=_author):
         by_time = sorted(group, key=lambda item: (item.created_at, item.seqs))
         later_places = superseded_by([item.text for item in by_time])
         for item, later in zip(by_time, later_places, strict=True):
@@ -37,7 +37,7 @@ def mark_superseded(recollections: Sequence[Recollection]) -> list[Recollection]
     return _behind_successors(marked) if successors else marked
 
 
-def _voice(item: Recollection) -> tuple[str, str]:
+def _author(item: Recollection) -> tuple[str, str]:
     return item.role, item.speaker or ""
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from memagent.backends.errors import NotFoundError
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
-MINILM = "all-minilm-l6-v2"
-DEFAULT_EMBEDDER = MINILM
+DEFAULT_EMBEDDER = "all-minilm-l6-v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,7 @@ _MODELS = (
         about="tiny, for tests and trying out; often answers wrongly",
     ),
     CatalogueModel(
-        name=MINILM,
+        name=DEFAULT_EMBEDDER,
         kind="embedder",
         hub="sentence-transformers/all-MiniLM-L6-v2",
         files=(

@@ -272,7 +272,7 @@ def _hit(item: Ranked, chance: float) -> Hit:
         for name, rank in (("BM25", candidate.bm25_rank), ("embedding", candidate.cosine_rank))
         if rank
     ]
-    times = f" Told {len(item.seqs)} times." if len(item.seqs) > 1 else ""
+    times = f" Said {len(item.seqs)} times." if len(item.seqs) > 1 else ""
     return Hit(
         item.seqs,
         chance,

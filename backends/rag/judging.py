@@ -37,7 +37,7 @@ def judge(
     for at, newer in enumerate(oldest_first):
         for older in oldest_first[:at]:
             if (
-                ranked[newer].candidate.voice == ranked[older].candidate.voice
+                ranked[newer].candidate.author == ranked[older].candidate.author
                 and not is_question(evidence[newer].text)
                 and supersedes(vectors[newer], vectors[older])
             ):

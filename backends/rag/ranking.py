@@ -22,7 +22,7 @@ from memagent.backends.shared.text import is_question, normalize
 WEIGHTS = Path(__file__).with_name("ranking.json")
 _NEIGHBOURS = (-1, 1)
 _RANK_CONSTANT = 3.0
-"""Of the reciprocal ranks ``1 / (3 + rank)``. 1 to 10 were no different on LoCoMo development."""
+"""Of the reciprocal ranks ``1 / (3 + rank)``. Not varied."""
 FEATURES = (
     "cosine",
     "bm25",
@@ -67,7 +67,7 @@ class Candidate:
     bm25_rank: int | None
 
     @property
-    def voice(self) -> tuple[str | None, bool]:
+    def author(self) -> tuple[str | None, bool]:
         """Who said it."""
         return self.speaker, self.by_assistant
 
@@ -119,7 +119,7 @@ def features(query: str, candidates: Sequence[Candidate]) -> Vectors:
         for step in _NEIGHBOURS:
             other = places.get((item.session, item.seq + step))
             # Who goes on speaking changes the subject; who answers does not.
-            answers = other is not None and candidates[other].voice != item.voice
+            answers = other is not None and candidates[other].author != item.author
             neighbours += (
                 (cosines[other] - floor, own[other]) if other is not None and answers else (0.0, 0.0)
             )

@@ -4,7 +4,7 @@ The best hit of a search always exists; for most messages of a chat it is noise.
 turns the probability that it bears on the message, out of features that hold for any language. Turns below the threshold are
 dropped, and with them those that are much less likely than the best: small models answer from distractors.
 
-``benchmarks/fit_relevance.py`` fits the weights in ``relevance.json``; ``docs/relevance.md`` has the error rates and the data.
+``benchmarks/fit_rag.py`` fits the weights in ``relevance.json``; ``docs/relevance.md`` has the error rates and the data.
 """
 
 from __future__ import annotations
@@ -130,9 +130,8 @@ def probabilities(message: str, need: float, evidence: Sequence[Evidence], embed
         evidence = [replace(item, cosine=item.multilingual_cosine) for item in evidence]
     rows = features(message, need, evidence)
     chances = 1 / (1 + np.exp(-rows @ _weights(embedder)))
-    if normalize(message) in literals(
-        message
-    ):  # it is nothing but a code: only a turn that holds it can answer
+    is_bare_code = normalize(message) in literals(message)
+    if is_bare_code:  # only a turn that holds it can answer
         chances *= rows[:, FEATURES.index("literal")]
     return chances.tolist()  # type: ignore[no-any-return]
 

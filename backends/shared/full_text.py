@@ -1,6 +1,7 @@
 """Full-text search: chunks with their provenance and BM25 over their words, in one SQLite file (FTS5).
 
-Words are stemmed (Porter); case and accents do not count. What a word is, in any script: ``words.py``. FTS5's BM25 has k1 = 1.2 and b = 0.75.
+Words are stemmed (Porter); case and accents do not count. What a word is, in any script: ``words.py``. FTS5's BM25 has
+k1 = 1.2 and b = 0.75.
 """
 
 from __future__ import annotations

@@ -28,8 +28,8 @@ class MultilingualEmbedder:
 
     @cached_property
     def digest(self) -> str:
-        """The version of the package, which holds the weights."""
-        return f"{_PACKAGE} {version(_PACKAGE)}"
+        """The version of the package, which holds the weights; the version first, as messages show the beginning."""
+        return f"{version(_PACKAGE)} of {_PACKAGE}"
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return float32 ``[texts, 512]``, each row of length 1."""

@@ -8,8 +8,8 @@ from memagent.backends.protocol import Vectors
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
 _THRESHOLD = 0.65
-"""Cosine to the nearest example. Of the 600 messages of ``benchmarks/data/abstention.json`` and ``languages.yaml`` none reaches
-it, the highest being "Who are you?" with 0.63; of twelve other wordings in six languages eleven do."""
+"""Cosine to the nearest example. Chosen on the messages of ``benchmarks/data/abstention.json`` and ``languages.yaml``, of which
+none reaches it ("Who are you?" has 0.63), and on twelve other wordings in six languages, of which eleven do."""
 _EXAMPLES = (
     "What do you know about me?",
     "Tell me everything you remember about me.",

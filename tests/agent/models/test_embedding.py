@@ -10,7 +10,7 @@ import pytest
 
 from memagent.agent.home import Home
 from memagent.agent.models import hub as fetch
-from memagent.agent.models.catalogue import CATALOGUE, MINILM
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
 from memagent.agent.models.embedding import HashingEmbedder, load_embedder
 from memagent.agent.models.runtime import transformers
 from memagent.agent.models.sentence_encoder import SentenceEncoder
@@ -30,16 +30,18 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def minilm() -> SentenceEncoder:
-    model, models = CATALOGUE[MINILM], Home.from_environment().models
+    model, models = CATALOGUE[DEFAULT_EMBEDDER], Home.from_environment().models
     folder = model.folder(models)
     if not all((folder / file.name).exists() for file in model.files):
-        pytest.skip(f"{MINILM} is not in {models}; `memagent models pull {MINILM}` fetches it")
+        pytest.skip(
+            f"{DEFAULT_EMBEDDER} is not in {models}; `memagent models pull {DEFAULT_EMBEDDER}` fetches it"
+        )
     return encoder(lambda: fetch.ensure(model, models, notify=lambda notice: None))
 
 
 def encoder(folder: Callable[[], Path]) -> SentenceEncoder:
     """The default embedder with its files in another folder."""
-    model = CATALOGUE[MINILM]
+    model = CATALOGUE[DEFAULT_EMBEDDER]
     return SentenceEncoder(
         model.name,
         folder,
@@ -55,7 +57,7 @@ def encoder(folder: Callable[[], Path]) -> SentenceEncoder:
 def test_damaged_files_of_the_embedder_are_a_model_error(
     tmp_path: Path, file: str, content: bytes | None
 ) -> None:
-    model = CATALOGUE[MINILM]
+    model = CATALOGUE[DEFAULT_EMBEDDER]
     source = model.folder(Home.from_environment().models)
     for one in model.files:
         if one.name != file and (source / one.name).exists():
@@ -112,15 +114,15 @@ def test_the_environment_chooses_the_embedder(tmp_path: Path, monkeypatch: pytes
     assert isinstance(load_embedder(tmp_path, notify=print), HashingEmbedder)
 
 
-@pytest.mark.parametrize("value", [MINILM])
+@pytest.mark.parametrize("value", [DEFAULT_EMBEDDER])
 def test_the_default_embedder_fetches_nothing_before_the_first_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("MEMAGENT_EMBEDDER", value)
     notices: list[str] = []
     embedder = load_embedder(tmp_path, notify=notices.append)
-    assert (embedder.name, embedder.dimension) == (MINILM, 384)
-    assert embedder.digest == CATALOGUE[MINILM].weights.sha256
+    assert (embedder.name, embedder.dimension) == (DEFAULT_EMBEDDER, 384)
+    assert embedder.digest == CATALOGUE[DEFAULT_EMBEDDER].weights.sha256
     assert notices == []
     assert not any(tmp_path.iterdir())
 
@@ -133,7 +135,7 @@ def test_an_unknown_embedder_suggests_the_near_one(tmp_path: Path, monkeypatch: 
 
 def test_a_chat_model_is_no_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMAGENT_EMBEDDER", "smollm2-135m")
-    with pytest.raises(NotFoundError, match=MINILM):
+    with pytest.raises(NotFoundError, match=DEFAULT_EMBEDDER):
         load_embedder(tmp_path, notify=print)
 
 

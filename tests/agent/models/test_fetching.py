@@ -15,7 +15,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory
 from memagent.agent.memory.lock import backend_lock
 from memagent.agent.models import hub, loader
-from memagent.agent.models.catalogue import CATALOGUE, MINILM, PinnedFile
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, PinnedFile
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.models.fetching import fetch_models
 from memagent.agent.models.sentence_encoder import SentenceEncoder
@@ -36,8 +36,8 @@ def bare(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         return HashingEmbedder().embed(texts)
 
     file = PinnedFile("model.bin", len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest(), "model.bin")
-    tiny = replace(CATALOGUE[MINILM], files=(file,), carriers=((),))
-    monkeypatch.setitem(CATALOGUE, MINILM, tiny)
+    tiny = replace(CATALOGUE[DEFAULT_EMBEDDER], files=(file,), carriers=((),))
+    monkeypatch.setitem(CATALOGUE, DEFAULT_EMBEDDER, tiny)
     monkeypatch.setattr(SentenceEncoder, "embed", embed)
     monkeypatch.setattr(SentenceEncoder, "embed_queries", embed)
     monkeypatch.setenv("MEMAGENT_MODELS", str(tmp_path / "models"))
@@ -101,7 +101,7 @@ def test_forgetting_fetches_what_stored_memories_need_before_it_locks_them(
 ) -> None:
     CliRunner().invoke(app, ["remember", "My dog is called Biscuit."])
     CliRunner().invoke(app, ["backends", "rebuild", "rag"])
-    (CATALOGUE[MINILM].folder(bare.models) / "model.bin").unlink()
+    (CATALOGUE[DEFAULT_EMBEDDER].folder(bare.models) / "model.bin").unlink()
     fetches.clear()
     done = CliRunner().invoke(app, ["forget", "--matching", "Biscuit", "--yes", "--backend", "none"])
     assert done.exit_code == 0, done.output
@@ -118,7 +118,7 @@ def test_a_chat_that_needs_no_embedder_fetches_none(bare: Home, fetches: list[bo
     done = CliRunner().invoke(app, ["chat", "-p", "Hello.", "--model", "echo", "--backend", "in_memory"])
     assert done.exit_code == 0, done.output
     assert fetches == []
-    assert not (bare.models / MINILM).exists()
+    assert not (bare.models / DEFAULT_EMBEDDER).exists()
 
 
 def test_a_model_that_cannot_be_had_stops_the_command_before_the_lock(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, MINILM
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER
 from memagent.agent.models.embedding import fetch_embedder, load_embedder
 from memagent.agent.models.providers import ProviderEmbedder
 from memagent.agent.models.sentence_encoder import SentenceEncoder
@@ -96,7 +96,7 @@ def test_names_joined_by_plus_are_one_embedder() -> None:
 
 def test_the_default_is_the_small_english_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MEMAGENT_EMBEDDER", raising=False)
-    assert load("").name == DEFAULT_EMBEDDER == MINILM
+    assert load("").name == DEFAULT_EMBEDDER
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from memagent.agent.models import convert
 from memagent.agent.models import hub as fetch
-from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_MODEL, MINILM
+from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_EMBEDDER, DEFAULT_MODEL
 from memagent.agent.models.loader import transformers_folder
 from memagent.backends.errors import ModelError, NotFoundError
 from memagent.cli.main import app
@@ -73,8 +73,8 @@ def test_the_list_in_a_pipe_names_every_model_in_full() -> None:
 
 
 def test_a_model_counts_as_here_with_all_its_files(models: Path) -> None:
-    folder = put(models, MINILM)
-    assert here() == {name: name == MINILM for name in CATALOGUE}
+    folder = put(models, DEFAULT_EMBEDDER)
+    assert here() == {name: name == DEFAULT_EMBEDDER for name in CATALOGUE}
     (folder / "tokenizer.json").unlink()
     assert not any(here().values())
 

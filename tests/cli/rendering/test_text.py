@@ -127,7 +127,7 @@ def test_a_long_recollection_is_shown_around_the_questions_words() -> None:
     ("text", "query"), [("short", "short"), ("x" * 500, "x"), ("ab " * 200, ""), ("", "a")]
 )
 def test_an_excerpt_is_never_longer_than_asked_for(text: str, query: str) -> None:
-    assert len(excerpt(text, query, 40)) == min(len(text), len(excerpt(text, query, 40))) <= 40
+    assert len(excerpt(text, query, 40)) <= 40
 
 
 def test_times_are_local_and_a_superseded_fact_says_until_when(monkeypatch: pytest.MonkeyPatch) -> None:
