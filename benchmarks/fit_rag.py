@@ -4,31 +4,27 @@
     python benchmarks/fit_rag.py locomo.json --report   # reports only
 
 Fitted on: the conversations conv-26, conv-30 and conv-41 of LoCoMo, the set in data/abstention.json, and the even places of
-data/languages.yaml. Reported on: conv-43 and conv-47, and the odd places of data/languages.yaml. Needs LoCoMo's file and the
-default embedder; takes some ten minutes.
+data/languages.yaml and data/assistant.yaml, with generated codes. Reported on: conv-43 and conv-47, the odd places, and other
+codes. Needs LoCoMo's file and the default embedder; takes some ten minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
 
 import numpy as np
 import torch
-import yaml
+from fit_data import FIT, Part, Question, abstention, assistant_part, languages, literal_part, locomo
 from rich.console import Console
 from rich.progress import track
 
-from memagent.agent.evaluation.datasets import LOADERS
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.protocol import Embedder, Resources
@@ -36,180 +32,22 @@ from memagent.backends.rag import Rag, RagConfig, ranking, relevance
 from memagent.backends.rag.backend import _MIN_JUDGED
 from memagent.backends.rag.judging import collect_evidence
 from memagent.backends.rag.search import find_candidates
-from memagent.backends.records import Turn
 from memagent.backends.shared import memory_need
 from memagent.backends.shared.joined_embedder import with_multilingual
+from memagent.backends.shared.linear import write_classifier, write_named_weights
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
-DATA = Path(__file__).parent / "data"
-FIT = ("conv-26", "conv-30", "conv-41")
+NOTE = "Fitted by benchmarks/fit_rag.py, which names the data."
 # Weights of the groups of data. Questions about people's real talk are many, and hard to tell from those without answers.
 GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
 PENALTIES = {"need": 3e-4, "ranking": 0.01, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
 
 
-@dataclass
-class Question:
-    text: str
-    relevant: frozenset[int]
-    kind: str
-
-
-@dataclass
-class Part:
-    """One memory with questions about it."""
-
-    name: str
-    fit: bool
-    turns: list[Turn]
-    questions: list[Question]
-    rag: Rag = field(init=False)
-
-
 @cache
 def embedder() -> Embedder:
     """The embedder of `rag`, as it joins it."""
     return with_multilingual(load_embedder(Home.from_environment().models, notify=CONSOLE.print))
-
-
-def turns_of(rows: Sequence[tuple[str, str]], sessions: int = 40) -> list[Turn]:
-    """Return texts of (role, text) as turns of a journal."""
-    began = datetime(2026, 1, 1, tzinfo=UTC)
-    return [
-        Turn(
-            seq,
-            uuid5(NAMESPACE_OID, str(seq)).hex,
-            f"s{seq % sessions}",
-            role,
-            text,
-            began + timedelta(hours=seq),
-        )
-        for seq, (role, text) in enumerate(rows, start=1)
-    ]
-
-
-def locomo(path: Path) -> Iterator[Part]:
-    for case in LOADERS["locomo"](path):
-        rows = [turn for session in case.sessions for turn in session]
-        turns = [
-            Turn(
-                seq,
-                uuid5(NAMESPACE_OID, str(seq)).hex,
-                row.session,
-                row.role,
-                row.text,
-                row.created_at or datetime(2026, 1, 1, tzinfo=UTC),
-                row.speaker,
-            )
-            for seq, row in enumerate(rows, start=1)
-        ]
-        questions = [
-            Question(
-                item.text,
-                frozenset(place + 1 for place in item.turns) if item.answerable else frozenset(),
-                kind,
-            )
-            for item in case.questions
-            for kind in (
-                ["answerable"]
-                if item.answerable and item.turns
-                else ["category 5"]
-                if not item.answerable
-                else []
-            )
-        ]
-        yield Part(case.id, case.id in FIT, turns, questions)
-
-
-def abstention() -> Part:
-    data = json.loads((DATA / "abstention.json").read_text(encoding="utf-8"))
-    rows = [("user", fact["text"]) for fact in data["facts"]]
-    rows += [("user", text) for text in data["statements"]]
-    rows += [("assistant", text) for text in data["assistant_statements"]]
-    questions = [
-        Question(text, frozenset({seq}), "answerable")
-        for seq, fact in enumerate(data["facts"], start=1)
-        for text in fact["questions"]
-    ]
-    questions += [
-        Question(text, frozenset(), "unanswerable" if kind == "never_told" else "needs none")
-        for kind, texts in data["unanswerable"].items()
-        for text in texts
-    ]
-    return Part("abstention", True, turns_of(rows), questions)
-
-
-def languages(*, fit: bool) -> Iterator[Part]:
-    """Yield for each language memories of all its facts of one half, and of two of them: people begin with few."""
-    for language, entries in spoken().items():
-        facts, unanswerable, needs_none = (
-            entries[kind][0 if fit else 1 :: 2] for kind in ("facts", "unanswerable", "needs_none")
-        )
-        for size in (len(facts), 2):
-            kept = facts[:size]
-            questions = [
-                Question(question, frozenset({seq}), "answerable")
-                for seq, (_, question) in enumerate(kept, start=1)
-            ]
-            questions += [Question(text, frozenset(), "unanswerable") for text in unanswerable]
-            questions += [Question(text, frozenset(), "needs none") for text in needs_none]
-            yield Part(f"{language} {size}", fit, turns_of([("user", fact) for fact, _ in kept]), questions)
-
-
-def assistant_part(*, fit: bool) -> Part:
-    """Return what an assistant said in one half of data/assistant.yaml, among the facts that users told, and questions of all."""
-    half = 0 if fit else 1
-    languages_ = yaml.safe_load((DATA / "assistant.yaml").read_text(encoding="utf-8"))
-    rows, questions = [], []
-    for language, entries in spoken().items():
-        pairs = [("assistant", *pair) for pair in languages_[language][half::2]]
-        pairs += [("user", *pair) for pair in entries["facts"][half::2]]
-        for role, text, question in pairs:
-            rows.append((role, text))
-            kind = "asked of the assistant" if role == "assistant" else "answerable"
-            questions.append(Question(question, frozenset({len(rows)}), kind))
-        questions += [
-            Question(text, frozenset(), "unanswerable") for text in entries["unanswerable"][half::2]
-        ]
-        questions += [Question(text, frozenset(), "needs none") for text in entries["needs_none"][half::2]]
-    return Part("assistant", fit, turns_of(rows), questions)
-
-
-def literal_part(*, fit: bool) -> Part:
-    """Return statements with codes and numbers, asked for by the code alone, and codes that nobody told."""
-    draw = random.Random(0 if fit else 1)
-
-    def code() -> str:
-        digits = "".join(draw.choices("0123456789", k=10))
-        letters = "".join(draw.choices("ABCDEFGHKLMNPRSTVXYZ", k=3))
-        kinds = (
-            f"{letters[0]}{digits[:4]}",
-            f"{letters}-{digits[:3]}",
-            f"{digits[0]}.{digits[1:3]}.{digits[3]}",
-        )
-        return draw.choice((*kinds, f"{digits[:3]}-{digits[3:6]} {digits[6:]}"))
-
-    templates = (
-        "Error {} happens when the pump is dry.",
-        "My order number is {}.",
-        "The new release is {}.",
-        "Kovac can be reached at {}.",
-        "The spare part is listed as {} in the catalogue.",
-    )
-    rows, questions = [], []
-    for seq in range(1, 21):
-        told, other = code(), code()
-        rows.append(("user", draw.choice(templates).format(told)))
-        for text in (told, f"What was {told}?"):
-            questions.append(Question(text, frozenset({seq}), "literal"))
-        questions.append(Question(other, frozenset(), "unanswerable"))
-    return Part("literals", fit, turns_of(rows), questions)
-
-
-def spoken() -> dict[str, Any]:
-    languages_: dict[str, Any] = yaml.safe_load((DATA / "languages.yaml").read_text(encoding="utf-8"))
-    return languages_
 
 
 def fill(part: Part, folder: Path) -> None:
@@ -248,8 +86,6 @@ def need_messages(parts: Sequence[Part]) -> tuple[list[str], list[str]]:
 
 
 def fit_need(parts: Sequence[Part]) -> None:
-    from safetensors.numpy import save_file
-
     reported = [
         item.text for part in parts if not part.fit and part.name[:5] != "conv-" for item in part.questions
     ]
@@ -269,8 +105,7 @@ def fit_need(parts: Sequence[Part]) -> None:
         return (errors * balance).sum() + PENALTIES["need"] * weights[:-1].square().sum()
 
     weights = minimise(loss, inputs.shape[1] + 1).numpy()
-    save_file({"weight": weights[:-1], "bias": weights[-1:]}, memory_need.WEIGHTS)
-    memory_need._weights.cache_clear()
+    write_classifier(memory_need.WEIGHTS, weights[:-1], weights[-1])
 
 
 # Ranking
@@ -365,21 +200,6 @@ def fit_relevance(rows: Sequence[Judgement], name: str) -> dict[str, float]:
     return dict(zip(relevance.FEATURES, map(float, weights), strict=True))
 
 
-def write(file: Path, weights: Any) -> None:
-    note = "Fitted by benchmarks/fit_rag.py, which names the data."
-    file.write_text(
-        json.dumps({"note": note, "weights": _rounded(weights)}, indent=1) + "\n", encoding="utf-8"
-    )
-    for cached in (ranking._read_weights, ranking._weights, relevance.read_weights, relevance._weights):
-        cached.cache_clear()
-
-
-def _rounded(weights: Any) -> Any:
-    if isinstance(weights, dict):
-        return {name: _rounded(value) for name, value in weights.items()}
-    return float(f"{weights:.4g}")
-
-
 # Report
 
 
@@ -427,11 +247,12 @@ def main() -> None:
         if "need" in stages:
             fit_need(parts)
         if "ranking" in stages:
-            write(ranking.WEIGHTS, fit_ranking(parts))
+            write_named_weights(ranking.WEIGHTS, {ranking.WEIGHT_SET: fit_ranking(parts)}, NOTE)
         if "relevance" in stages:
             names = (embedder().name, relevance.ANY_EMBEDDER)
             rows = list(judgements(parts))
-            write(relevance.WEIGHTS, {name: fit_relevance(rows, name) for name in names})
+            sets = {name: fit_relevance(rows, name) for name in names}
+            write_named_weights(relevance.WEIGHTS, sets, NOTE)
         for row in report(parts):
             print(json.dumps(row))
 

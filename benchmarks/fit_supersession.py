@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import yaml
 from fit_rag import minimise
-from safetensors.numpy import save_file
 
 from memagent.backends.shared import supersession
+from memagent.backends.shared.linear import write_classifier
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
 DATA = Path(__file__).parent / "data" / "changes.yaml"
@@ -47,8 +47,7 @@ def fit() -> None:
         return errors + PENALTY * weights[:-1].square().sum()
 
     weights = minimise(loss, inputs.shape[1] + 1).numpy()
-    save_file({"weight": weights[:-1], "bias": weights[-1:]}, supersession.WEIGHTS)
-    supersession._weights.cache_clear()
+    write_classifier(supersession.WEIGHTS, weights[:-1], weights[-1])
 
 
 def report() -> dict[str, dict[str, str]]:

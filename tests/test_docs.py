@@ -295,3 +295,17 @@ def test_generated_pages_are_fresh() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_files_that_comments_name_exist() -> None:
+    missing = [
+        f"{path.relative_to(ROOT)} names {name}"
+        for folder in ("agent", "backends", "benchmarks", "cli", "kernels")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in re.findall(
+            r"(?<![\w/])(?:benchmarks|docs|tests)/[\w./-]*\.(?:py|md|yaml|json)",
+            path.read_text(encoding="utf-8"),
+        )
+        if not (ROOT / name).exists()
+    ]
+    assert missing == []

@@ -79,7 +79,7 @@ class Proof:
         elif isinstance(line, TurnLine | ForgettingLine):
             self._add_entry(line)
         elif isinstance(line, End):
-            self._end(line)
+            self._check_end(line)
 
     def _add_entry(self, line: TurnLine | ForgettingLine) -> None:
         if line.id in self._ids:
@@ -102,7 +102,7 @@ class Proof:
         if leaf is not None:
             self.head = turn_head(self.head, line.seq, line.id, leaf)
 
-    def _end(self, line: End) -> None:
+    def _check_end(self, line: End) -> None:
         if (line.turns, line.forgettings) != (self.turns, self.forgettings):
             raise InputError(
                 f"the export had {line.turns:,} turns and {line.forgettings:,} forgettings, the file has {self.turns:,} and "

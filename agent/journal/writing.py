@@ -182,6 +182,7 @@ class Transaction:
         self._seq = max(self._seq, min(seq, LARGEST_KEPT_SEQ))
 
     def _next_seq(self, requested: int | None) -> int:
+        """Return the requested seq if it is above the last one and at most ``LARGEST_KEPT_SEQ``, else the next number."""
         if requested is not None and self._seq < requested <= LARGEST_KEPT_SEQ:
             self._seq = requested
         elif self._seq >= LARGEST_SEQ:
@@ -207,6 +208,7 @@ class Transaction:
         ]
 
     def _add_forgettings(self, tombstones: Iterable[Tombstone]) -> list[Forgetting]:
+        """Number, chain and insert tombstones as forgettings."""
         new_forgettings: list[Forgetting] = []
         rows: list[dict[str, object]] = []
         for tombstone in tombstones:

@@ -1,7 +1,7 @@
 """Checking a GGUF file before it is converted.
 
 The gguf package trusts the header: a length of 2**60 in a damaged file makes it allocate all memory. Here every length
-is compared with the size of the file. Source: ggml's docs/gguf.md.
+is compared with the size of the file. Source: the specification of GGUF in the repository ggml-org/ggml.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,14 +44,7 @@ class ProviderChatModel:
             MissingExtraError: langchain, or the provider's package, is not installed.
             ModelError: the provider refuses (no such provider, no key).
         """
-        try:
-            from langchain.chat_models import init_chat_model
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(f"The model {name}", "langchain", "langchain") from error
-        try:
-            return cls(init_chat_model(name), name)
-        except Exception as error:  # each provider raises its own kinds
-            raise ModelError(f"The model {name} cannot be set up: {error}") from error
+        return cls(_set_up("model", "chat_models", "init_chat_model", name), name)
 
     def count(self, messages: Sequence[Message]) -> int:
         """Estimate the prompt's length: providers do not share their tokenizers."""
@@ -111,14 +105,7 @@ class ProviderEmbedder:
             MissingExtraError: langchain, or the provider's package, is not installed.
             ModelError: the provider refuses (no such provider, no key).
         """
-        try:
-            from langchain.embeddings import init_embeddings
-        except ModuleNotFoundError as error:
-            raise MissingExtraError(f"The embedder {name}", "langchain", "langchain") from error
-        try:
-            return cls(init_embeddings(name), name)
-        except Exception as error:  # each provider raises its own kinds
-            raise ModelError(f"The embedder {name} cannot be set up: {error}") from error
+        return cls(_set_up("embedder", "embeddings", "init_embeddings", name), name)
 
     @cached_property
     def dimension(self) -> int:
@@ -158,3 +145,15 @@ class ProviderEmbedder:
         if not np.isfinite(lengths).all() or not lengths.all():
             raise ModelError(f"{self.name} gave a vector that is zero or not finite.")
         return np.asarray(vectors / lengths, dtype=np.float32)
+
+
+def _set_up(kind: str, module: str, function: str, name: str) -> Any:
+    """Return what a function of a module of LangChain makes of a provider string."""
+    try:
+        init = getattr(import_module(f"langchain.{module}"), function)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"The {kind} {name}", "langchain", "langchain") from error
+    try:
+        return init(name)
+    except Exception as error:  # each provider raises its own kinds
+        raise ModelError(f"The {kind} {name} cannot be set up: {error}") from error

@@ -174,10 +174,13 @@ class Rag(MemoryBackend):
 
     @_translated
     def save(self, directory: Path) -> None:
-        """Write a copy of both indexes, and the counts that ``load`` compares; vectors on a server stay there."""
+        """Write a copy of both indexes, and the counts that ``load`` compares.
+
+        Vectors on a server stay there; those of turns that are not here are deleted.
+        """
         self._full_text.copy_to(directory / _FULL_TEXT_FILE)
         self._vectors.copy_to(directory / "chroma")
-        self._prune_server()
+        self._delete_stray_vectors()
         (directory / "state.json").write_text(json.dumps(self._counts()))
 
     @classmethod
@@ -235,12 +238,14 @@ class Rag(MemoryBackend):
             if missing:
                 self._embed(list(self._full_text.fetch(missing).values()))
 
-    def _prune_server(self) -> None:
-        """Remove from a Chroma server what was forgotten while its state here was lost."""
+    def _delete_stray_vectors(self) -> None:
+        """Delete from a Chroma server the vectors of turns that are not here, such as those forgotten while the state here was lost.
+
+        Turns newer than the last one here are spared: another machine has added them.
+        """
         if not self._vectors.embedded:
             known_keys = set(_view_keys(self._full_text.fetch(self._full_text.keys()).values()))
             last = max(map(turn_seq, known_keys), default=0)
-            # Another machine has added what is newer.
             stray = [
                 key for key in self._vectors.all_keys() if key not in known_keys and turn_seq(key) <= last
             ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS, Chunk
-from memagent.backends.shared.full_text import MAX_QUERY_WORDS, FullTextIndex
-from memagent.backends.shared.words import any_word_query
+from memagent.backends.shared.full_text import FullTextIndex
 
 _CONTEXT_TURNS = 2
 _CONTEXT_WEIGHT = 0.5
@@ -23,35 +21,14 @@ class ContextIndex(FullTextIndex):
 
     columns: ClassVar[tuple[str, ...]] = ("own", "context")
     weights: ClassVar[tuple[float, ...]] = (1.0, _CONTEXT_WEIGHT)
+    own_weights: ClassVar[tuple[float, ...]] = (1.0, 0.0)
+    """Without the turns before."""
 
     def document(self, chunk: Chunk) -> tuple[str, str]:
         """Return the text of both columns: the chunk's own words, and those of the turns it answers."""
         turn = chunk.turn
         date = f"{turn.created_at.day} {turn.created_at:%B %Y}"
         return " ".join(filter(None, (date, turn.speaker, chunk.text))), self._context(turn)
-
-    def search_both(self, words: Sequence[str], limit: int) -> dict[str, tuple[float, float]]:
-        """Rank the chunks that hold any of the words, or whose context does.
-
-        Args:
-            words: as ``query_words`` returns them; the first ``MAX_QUERY_WORDS`` count.
-            limit: most chunks returned.
-
-        Returns:
-            Keys with two BM25 scores, with the context's words and without, best first by the former; a higher score is better.
-        """
-        if not words:
-            return {}
-        with_context, own = (
-            f"-bm25(documents, {', '.join(map(str, weights))})" for weights in (self.weights, (1.0, 0.0))
-        )
-        hits = f"SELECT rowid AS hit, {with_context} AS score, {own} AS own FROM documents WHERE documents MATCH ?"  # noqa: S608
-        rows = self._database.execute(
-            f"SELECT seq, part, score, own FROM ({hits} ORDER BY score DESC, rowid LIMIT ?) "  # noqa: S608
-            "JOIN chunks ON chunks.rowid = hit ORDER BY score DESC, hit",
-            (any_word_query(words[:MAX_QUERY_WORDS]), limit),
-        )
-        return {f"{seq}:{part}": (score, max(own, 0.0)) for seq, part, score, own in rows}
 
     def _remove(self, seq: int) -> None:
         """Remove a turn, and its words from the context of the turns after it."""

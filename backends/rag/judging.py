@@ -50,8 +50,6 @@ def collect_evidence(
 ) -> tuple[list[Evidence], Vectors]:
     """Return what the relevance of turns is judged by, and their vectors of the multilingual encoder.
 
-    A cosine that the vector search did not find is the lowest found.
-
     Args:
         message: the message.
         ranked: one or more turns.
@@ -61,12 +59,11 @@ def collect_evidence(
         The evidence of each turn, and float32 ``[turns, 512]``.
     """
     candidates = [item.candidate for item in ranked]
-    floor = min((item.cosine for item in candidates if item.cosine is not None), default=0.0)
     coverage = full_text.coverage(content_words(message), [item.key for item in candidates])
     vectors = MultilingualEmbedder().embed([message, *(item.text for item in candidates)])
     evidence = [
         Evidence(
-            cosine=floor if item.candidate.cosine is None else item.candidate.cosine,
+            cosine=item.candidate.cosine,
             multilingual_cosine=float(vectors[0] @ vector),
             coverage=coverage[item.candidate.key],
             score=item.score,

@@ -7,19 +7,19 @@ minimise a listwise softmax loss over all candidates of a question (Cao et al. 2
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from memagent.backends.protocol import Vectors
+from memagent.backends.shared.linear import weight_vector
 from memagent.backends.shared.text import is_question, normalize
 
 WEIGHTS = Path(__file__).with_name("ranking.json")
+WEIGHT_SET = "all embedders"
 _NEIGHBOURS = (-1, 1)
 _RANK_CONSTANT = 3.0
 """Of the reciprocal ranks ``1 / (3 + rank)``. Not varied."""
@@ -47,8 +47,8 @@ class Candidate:
         speaker: of the turn, if it names one.
         by_assistant: the assistant said it.
         text: of the chunk.
-        cosine: highest cosine of a vector of the turn; None: the vector search did not reach it.
-        cosine_rank: among the turns, from 1; None likewise.
+        cosine: highest cosine of a vector of the turn, or the lowest that the vector search found if it did not reach the turn.
+        cosine_rank: among the turns, from 1; None: not reached.
         bm25: BM25 score with the words of the turns before; 0: the full-text search did not reach it.
         own_bm25: BM25 score of the chunk's own words.
         bm25_rank: among the turns, from 1; None: not reached.
@@ -60,7 +60,7 @@ class Candidate:
     speaker: str | None
     by_assistant: bool
     text: str
-    cosine: float | None
+    cosine: float
     cosine_rank: int | None
     bm25: float
     own_bm25: float
@@ -103,13 +103,11 @@ def features(query: str, candidates: Sequence[Candidate]) -> Vectors:
         candidates: all that the searches found for it.
 
     Returns:
-        float32 ``[candidates, features]``, in the order of ``FEATURES``. A cosine that was not found counts as the lowest
-        found; BM25 scores are shares of the highest.
+        float32 ``[candidates, features]``, in the order of ``FEATURES``. BM25 scores are shares of the highest.
     """
-    floor = min((item.cosine for item in candidates if item.cosine is not None), default=0.0)
+    floor = min((item.cosine for item in candidates), default=0.0)
     highest = max((item.bm25 for item in candidates), default=0.0) or 1.0
     highest_own = max((item.own_bm25 for item in candidates), default=0.0) or 1.0
-    cosines = [floor if item.cosine is None else item.cosine for item in candidates]
     own = [item.own_bm25 / highest_own for item in candidates]
     places = {(item.session, item.seq): place for place, item in enumerate(candidates)}
     folded = query.casefold()
@@ -121,11 +119,13 @@ def features(query: str, candidates: Sequence[Candidate]) -> Vectors:
             # Who goes on speaking changes the subject; who answers does not.
             answers = other is not None and candidates[other].author != item.author
             neighbours += (
-                (cosines[other] - floor, own[other]) if other is not None and answers else (0.0, 0.0)
+                (candidates[other].cosine - floor, own[other])
+                if other is not None and answers
+                else (0.0, 0.0)
             )
         rows.append(
             (
-                cosines[place],
+                item.cosine,
                 item.bm25 / highest,
                 own[place],
                 *neighbours,
@@ -148,7 +148,7 @@ def rank(query: str, candidates: Sequence[Candidate], *, asks: bool) -> list[Ran
         asks: the query asks for something; a turn of the same words then asked it before and is no answer.
     """
     question = normalize(query) if asks else None
-    scores = (features(query, candidates) @ _weights()).tolist()
+    scores = (features(query, candidates) @ weight_vector(WEIGHTS, WEIGHT_SET, FEATURES)).tolist()
     by_words: dict[str, list[tuple[float, Candidate]]] = {}
     for candidate, score in zip(candidates, scores, strict=True):
         words = normalize(candidate.text) or candidate.key
@@ -166,14 +166,3 @@ def rank(query: str, candidates: Sequence[Candidate], *, asks: bool) -> list[Ran
 
 def _reciprocal(rank: int | None) -> float:
     return 0.0 if rank is None else 1 / (_RANK_CONSTANT + rank)
-
-
-@cache
-def _read_weights() -> Mapping[str, float]:
-    weights: Mapping[str, float] = json.loads(WEIGHTS.read_text(encoding="utf-8"))["weights"]
-    return weights
-
-
-@cache
-def _weights() -> Vectors:
-    return np.asarray([_read_weights()[name] for name in FEATURES], dtype=np.float32)

@@ -9,16 +9,15 @@ dropped, and with them those that are much less likely than the best: small mode
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 from memagent.backends.protocol import Vectors
+from memagent.backends.shared.linear import named_weights, weight_vector
 from memagent.backends.shared.text import is_question, normalize
 from memagent.backends.shared.words import literals
 
@@ -125,11 +124,11 @@ def probabilities(message: str, need: float, evidence: Sequence[Evidence], embed
         evidence: as in ``features``.
         embedder: the name of the memory's embedder.
     """
-    if embedder not in read_weights():
+    if embedder not in named_weights(WEIGHTS):
         embedder = ANY_EMBEDDER
         evidence = [replace(item, cosine=item.multilingual_cosine) for item in evidence]
     rows = features(message, need, evidence)
-    chances = 1 / (1 + np.exp(-rows @ _weights(embedder)))
+    chances = 1 / (1 + np.exp(-rows @ weight_vector(WEIGHTS, embedder, FEATURES)))
     is_bare_code = normalize(message) in literals(message)
     if is_bare_code:  # only a turn that holds it can answer
         chances *= rows[:, FEATURES.index("literal")]
@@ -153,15 +152,3 @@ def select(chances: Sequence[float], questions: Sequence[bool], threshold: float
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-@cache
-def read_weights() -> Mapping[str, Mapping[str, float]]:
-    """Return the fitted weights by the name of the embedder that they are for."""
-    weights: Mapping[str, Mapping[str, float]] = json.loads(WEIGHTS.read_text(encoding="utf-8"))["weights"]
-    return weights
-
-
-@cache
-def _weights(embedder: str) -> Vectors:
-    return np.asarray([read_weights()[embedder][name] for name in FEATURES], dtype=np.float32)

@@ -31,16 +31,18 @@ def find_candidates(
     Returns:
         One candidate for each turn, in the order of their turns.
     """
+    words = content_words(query) or query_words(query)
     cosines: dict[str, float] = {}
     for view_key, cosine in vectors.nearest(vector, _VIEWS_PER_CHUNK * limit).items():
         if len(cosines) < limit or chunk_key(view_key) in cosines:
             cosines.setdefault(chunk_key(view_key), cosine)
-    bm25 = full_text.search_both(content_words(query) or query_words(query), limit)
+    bm25 = full_text.search_weighted(words, limit, [full_text.weights, full_text.own_weights])
+    floor = min(cosines.values(), default=0.0)
     cosine_ranks = _turn_ranks(cosines)
     bm25_ranks = _turn_ranks(bm25)
     best_keys = {turn_seq(key): key for key in reversed([*cosines, *bm25])}
     chunks = full_text.fetch(best_keys[seq] for seq in sorted(best_keys))
-    bm25_keys = {turn_seq(key): key for key in reversed(list(bm25))}
+    bm25_by_turn = {turn_seq(key): scores for key, scores in reversed(bm25.items())}
     return [
         Candidate(
             key=key,
@@ -49,10 +51,10 @@ def find_candidates(
             speaker=chunk.turn.speaker,
             by_assistant=chunk.turn.role == "assistant" and chunk.turn.speaker is None,
             text=chunk.text,
-            cosine=cosines.get(key),
+            cosine=cosines.get(key, floor),
             cosine_rank=cosine_ranks.get(chunk.turn.seq),
-            bm25=bm25.get(bm25_keys.get(chunk.turn.seq, ""), (0.0, 0.0))[0],
-            own_bm25=bm25.get(bm25_keys.get(chunk.turn.seq, ""), (0.0, 0.0))[1],
+            bm25=bm25_by_turn.get(chunk.turn.seq, (0.0, 0.0))[0],
+            own_bm25=bm25_by_turn.get(chunk.turn.seq, (0.0, 0.0))[1],
             bm25_rank=bm25_ranks.get(chunk.turn.seq),
         )
         for key, chunk in chunks.items()

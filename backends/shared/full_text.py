@@ -123,16 +123,32 @@ class FullTextIndex:
         Returns:
             Keys with their BM25 score, best first; a higher score is better. Equal scores are in order of insertion.
         """
+        return {key: score for key, (score,) in self.search_weighted(words, limit, [self.weights]).items()}
+
+    def search_weighted(
+        self, words: Sequence[str], limit: int, weightings: Sequence[Sequence[float]]
+    ) -> dict[str, tuple[float, ...]]:
+        """Rank the chunks that hold any of the words, and score them with several weightings of the columns.
+
+        Args:
+            words: as in ``search``.
+            limit: most chunks returned.
+            weightings: a factor for each column; the first one ranks.
+
+        Returns:
+            Keys with a BM25 score for each weighting, best first; a higher score is better. Equal scores are in order of insertion.
+        """
         if not words:
             return {}
-        weights = ", ".join(map(str, self.weights))
-        score = f"bm25(documents, {weights})"
-        hits = f"SELECT rowid AS hit, {score} AS score FROM documents WHERE documents MATCH ? ORDER BY score, rowid LIMIT ?"  # noqa: S608
+        scores = [f"-bm25(documents, {', '.join(map(str, weights))})" for weights in weightings]
+        names = [f"score{place}" for place in range(len(scores))]
+        columns = ", ".join(f"{score} AS {name}" for score, name in zip(scores, names, strict=True))
+        hits = f"SELECT rowid AS hit, {columns} FROM documents WHERE documents MATCH ? ORDER BY score0 DESC, rowid LIMIT ?"  # noqa: S608 - numbers only
         rows = self._database.execute(
-            f"SELECT seq, part, -score FROM chunks JOIN ({hits}) ON chunks.rowid = hit ORDER BY score, hit",  # noqa: S608
+            f"SELECT seq, part, {', '.join(names)} FROM chunks JOIN ({hits}) ON chunks.rowid = hit ORDER BY score0 DESC, hit",  # noqa: S608
             (any_word_query(words[:MAX_QUERY_WORDS]), limit),
         )
-        return {f"{seq}:{part}": score for seq, part, score in rows}
+        return {f"{seq}:{part}": tuple(values) for seq, part, *values in rows}
 
     def fetch(self, keys: Iterable[str]) -> dict[str, Chunk]:
         """Return the chunks under these keys; unknown keys are left out.

@@ -7,12 +7,9 @@ and writes ``memory_need.safetensors``; ``docs/relevance.md`` has its error rate
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
-import numpy as np
-
-from memagent.backends.protocol import Vectors
+from memagent.backends.shared.linear import classifier
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
 WEIGHTS = Path(__file__).with_name("memory_need.safetensors")
@@ -20,13 +17,5 @@ WEIGHTS = Path(__file__).with_name("memory_need.safetensors")
 
 def memory_need(message: str) -> float:
     """Return how much a message asks for what was told before, in nats; above 0 it more likely does than not."""
-    weights, bias = _weights()
+    weights, bias = classifier(WEIGHTS)
     return float(MultilingualEmbedder().embed([message])[0] @ weights + bias)
-
-
-@cache
-def _weights() -> tuple[Vectors, float]:
-    from safetensors.numpy import load_file
-
-    tensors = load_file(WEIGHTS)
-    return np.asarray(tensors["weight"], dtype=np.float32), float(tensors["bias"][0])

@@ -8,12 +8,10 @@ L2 penalty) and writes ``supersession.safetensors``; ``docs/relevance.md`` has i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import numpy as np
-
 from memagent.backends.protocol import Vectors
+from memagent.backends.shared.linear import classifier
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
 WEIGHTS = Path(__file__).with_name("supersession.safetensors")
@@ -62,13 +60,5 @@ def change(newer: Vectors, cosine: float) -> float:
         newer: vector of the multilingual encoder, ``[512]``.
         cosine: of both statements.
     """
-    weights, bias = _weights()
+    weights, bias = classifier(WEIGHTS)
     return float(newer @ weights[:-1] + cosine * weights[-1] + bias)
-
-
-@cache
-def _weights() -> tuple[Vectors, float]:
-    from safetensors.numpy import load_file
-
-    tensors = load_file(WEIGHTS)
-    return np.asarray(tensors["weight"], dtype=np.float32), float(tensors["bias"][0])

@@ -181,6 +181,7 @@ class _Stream(io.TextIOWrapper):
 
     @contextmanager
     def _delivering(self) -> Iterator[None]:
+        """If writing fails, discard all later output; then end the command, unless the stream is not needed."""
         try:
             yield
         except OSError as error:

@@ -57,6 +57,7 @@ def load(path: Path) -> Dataset:
 
 
 def _parse(raw: Any, where: str) -> Case:
+    """Make a case of a record; the id of a question is its place in ``qa``, from 0."""
     record = validate_record(_ConversationRecord, raw, where)
     where = f"{where} ({record.sample_id})"
     sessions: list[tuple[NewTurn, ...]] = []
@@ -73,12 +74,12 @@ def _parse(raw: Any, where: str) -> Case:
         if turns:
             sessions.append(tuple(turns))
     questions = []
-    for number, question in enumerate(record.qa):
+    for question_number, question in enumerate(record.qa):
         named_ids = _EVIDENCE.findall(" ".join(question.evidence))
         evidence = [dialogue_id for dialogue_id in named_ids if dialogue_id in places]
         questions.append(
             Question(
-                id=str(number),
+                id=str(question_number),
                 text=question.question,
                 category=str(question.category),
                 answerable=question.category != _ADVERSARIAL,
@@ -105,8 +106,8 @@ def _turns(conversation: dict[str, Any], name: str, where: str) -> Iterator[tupl
         ) from error
     if not isinstance(conversation[name], list):
         raise InputError(f"{where}: {name} is not a list of turns.")
-    for number, raw in enumerate(conversation[name]):
-        turn = validate_record(_TurnRecord, raw, f"{where}: {name}[{number}]")
+    for question_number, raw in enumerate(conversation[name]):
+        turn = validate_record(_TurnRecord, raw, f"{where}: {name}[{question_number}]")
         text = f"{turn.text} [{turn.blip_caption}]" if turn.blip_caption else turn.text
         role = "user" if turn.speaker == conversation.get("speaker_a") else "assistant"
         text = text.replace("\0", "")

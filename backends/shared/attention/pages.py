@@ -108,12 +108,12 @@ class PageStore:
         page_tokens = 0
         for number, tensors in chunks:
             if page and page_tokens + len(tensors.keys) > _PAGE_TOKENS:
-                self._write(page)
+                self._write_page(page)
                 page, page_tokens = [], 0
             page.append((number, tensors))
             page_tokens += len(tensors.keys)
         if page:
-            self._write(page)
+            self._write_page(page)
 
     def get(self, number: int) -> KeysAndValues:
         """Return a chunk's keys and values as bfloat16.
@@ -169,7 +169,8 @@ class PageStore:
     def _files(self) -> list[Path]:
         return sorted({location.path for location in self._locations.values()})
 
-    def _write(self, page: Sequence[tuple[int, KeysAndValues]]) -> None:
+    def _write_page(self, page: Sequence[tuple[int, KeysAndValues]]) -> None:
+        """Quantise some chunks and write them as one file."""
         parts = []
         for _, tensors in page:
             keys = quantize(tensors.keys, self._precision, 0)

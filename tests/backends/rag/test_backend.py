@@ -358,6 +358,6 @@ def test_a_store_that_fails_is_a_storage_error(rag: Rag, monkeypatch: pytest.Mon
     def fail(*_: object) -> dict[str, float]:
         raise sqlite3.OperationalError("disk I/O error")
 
-    monkeypatch.setattr(ContextIndex, "search_both", fail)
+    monkeypatch.setattr(ContextIndex, "search_weighted", fail)
     with pytest.raises(StorageError, match="The journal is kept apart"):
         rag.recall("What is my dog called?")

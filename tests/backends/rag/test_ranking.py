@@ -9,7 +9,7 @@ from memagent.backends.rag.ranking import FEATURES, Candidate, features, rank
 
 
 def candidate(
-    seq: int, text: str = "", *, cosine: float | None = 0.3, rank_: int | None = None, **fields: object
+    seq: int, text: str = "", *, cosine: float = 0.3, rank_: int | None = None, **fields: object
 ) -> Candidate:
     values: dict[str, object] = {
         "key": f"{seq}:0",
@@ -37,14 +37,8 @@ def test_a_higher_cosine_ranks_higher() -> None:
 
 
 def test_words_help_a_turn_that_no_vector_found() -> None:
-    by_words = candidate(1, cosine=None, bm25=9.0, own_bm25=9.0, bm25_rank=1)
+    by_words = candidate(1, cosine=0.2, bm25=9.0, own_bm25=9.0, bm25_rank=1)
     assert rank("Where?", [candidate(2, rank_=1), by_words], asks=True)[0].candidate == by_words
-
-
-def test_a_cosine_that_was_not_found_is_the_lowest_found() -> None:
-    candidates = [candidate(1, cosine=0.6), candidate(2, cosine=None), candidate(3, cosine=0.2)]
-    np.testing.assert_allclose(feature("cosine", "Where?", candidates), [0.6, 0.2, 0.2], rtol=1e-6)
-    assert feature("cosine", "Where?", [candidate(1, cosine=None)]) == [0.0]
 
 
 def test_a_turn_and_its_answer_count_for_each_other() -> None:
