@@ -38,7 +38,7 @@ from memagent.backends import registry
 from memagent.backends.protocol import LocalModel
 
 Result = dict[str, Any]
-PLAIN = ("none", "in_memory", "rag")
+MUTATED = ("exports", "scenarios", "journals", "states", "commands")
 
 
 @cache
@@ -143,19 +143,19 @@ def disk(arguments: argparse.Namespace, folder: Path) -> Result:
 def mutations(arguments: argparse.Namespace, folder: Path) -> Result:
     import faults_mutations as part
 
-    models = ready(arguments.backend, folder)
+    models = ready(arguments.backend if "states" in arguments.kind else [], folder)
     os.environ |= {"MEMAGENT_EMBEDDER": "hashing", "MEMAGENT_MODEL": "echo", "MEMAGENT_USER": "ana"}
     models_states = (arguments.checkpoints, folder / "states", arguments.seed, models, arguments.backend)
-    parts = {
+    kinds = {
         "exports": part.imports(arguments.count, folder / "imports", arguments.seed),
-        "scenario files": part.scenarios(arguments.count, folder / "scenarios", arguments.seed),
+        "scenarios": part.scenarios(arguments.count, folder / "scenarios", arguments.seed),
         "journals": part.journals(arguments.count, folder / "journals", arguments.seed),
-        "stored states": part.checkpoints(*models_states),
+        "states": part.checkpoints(*models_states),
         "commands": part.commands(arguments.commands, folder / "commands", arguments.seed, models),
     }
     tallies: dict[str, part.Tally] = {}
-    for name, batches in parts.items():
-        for tally in progress(batches, name):
+    for name in arguments.kind:
+        for tally in progress(kinds[name], name):
             tallies[tally.kind] = tally
     return {
         "outcomes": {kind: dict(tally.outcomes) for kind, tally in tallies.items()},
@@ -234,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--count", type=int, default=100_000, help="of exports, scenario files and journals each"
     )
+    one.add_argument("--kind", nargs="+", choices=MUTATED, default=MUTATED)
     one.add_argument("--checkpoints", type=int, default=2000, help="over all backends")
     one.add_argument("--commands", type=int, default=200, help="of each kind, through the command line")
     one.add_argument("--backend", nargs="+", default=[name for name in every if name != "none"])

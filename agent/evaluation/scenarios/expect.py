@@ -41,9 +41,10 @@ class Matcher(ScenarioModel):
     """Which recollection is meant; a bare text is what it contains.
 
     Attributes:
-        contains: words it contains_words, all of them; whole words, in any case.
+        contains: words it contains, all of them; whole words, in any case.
         within: its rank at most, 1 being the best; by default anywhere among those returned.
         session, role, speaker, on: its provenance; ``on`` is a date (UTC).
+        superseded: whether it must be marked as superseded by a newer one; by default either.
     """
 
     contains: Words
@@ -52,6 +53,7 @@ class Matcher(ScenarioModel):
     role: Role | None = None
     speaker: Name | None = None
     on: Day | None = None
+    superseded: bool | None = None
 
 
 MatcherOrText = Annotated[Matcher, BeforeValidator(_matcher, json_schema_input_type=Word | Matcher)]

@@ -99,6 +99,7 @@ def _matches(matcher: Matcher, item: Recollection) -> bool:
         and matcher.role in (None, item.role)
         and matcher.speaker in (None, item.speaker)
         and matcher.on in (None, item.created_at.astimezone(UTC).date())
+        and matcher.superseded in (None, item.superseded_by is not None)
     )
 
 
@@ -121,4 +122,6 @@ def _describe(matcher: Matcher) -> str:
         for name in ("session", "role", "speaker", "on")
         if (value := getattr(matcher, name)) is not None
     ]
+    if matcher.superseded is not None:
+        provenance.append("superseded" if matcher.superseded else "not superseded")
     return f"{words} ({', '.join(provenance)})" if provenance else words

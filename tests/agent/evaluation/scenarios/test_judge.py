@@ -153,6 +153,20 @@ def test_the_provenance_must_fit_too(provenance: dict[str, str], described: str)
     assert wrong(recalled={"contains": "Biscuit"} | provenance) == [f"not recalled: 'Biscuit' ({described})"]
 
 
+def test_what_is_superseded_can_be_expected_to_be_marked() -> None:
+    moved = recollection("I moved to Porto.", seqs=(2,))
+    lived = recollection("I live in Lisbon.", superseded_by=2, superseded_at=moved.created_at)
+    found = [moved, lived]
+    assert not wrong(found, recalled={"contains": "Lisbon", "superseded": True})
+    assert not wrong(found, not_recalled={"contains": "Lisbon", "superseded": False})
+    assert wrong(found, recalled={"contains": "Porto", "superseded": True}) == [
+        "not recalled: 'Porto' (superseded)"
+    ]
+    assert wrong(found, not_recalled={"contains": "Porto", "superseded": False}) == [
+        "recalled at rank 1, but must not be: 'Porto' (not superseded)"
+    ]
+
+
 def test_a_day_is_one_of_utc() -> None:
     late = datetime(2026, 1, 5, 23, tzinfo=timezone(timedelta(hours=-5)))
     found = [recollection("Porto", created_at=late)]
