@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
-from memagent.backends.records import Recollection
+from memagent.backends.records import Recollection, Turn
 from memagent.backends.shared.text import UNSAFE
 
 
@@ -20,6 +21,18 @@ def escape_json(text: str) -> str:
     JSON allows them inside strings only, so every occurrence can be escaped. The result parses to the same value.
     """
     return UNSAFE.sub(lambda character: f"\\u{ord(character[0]):04x}", text)
+
+
+def shown_turn_fields(turn: Turn) -> dict[str, Any]:
+    """Return what a list of turns shows of one, as a dictionary that JSON can represent."""
+    return {
+        "seq": turn.seq,
+        "role": turn.role,
+        "speaker": turn.speaker,
+        "text": turn.text,
+        "created_at": turn.created_at.isoformat(),
+        "attachments": [asdict(attachment) for attachment in turn.attachments],
+    }
 
 
 def recollection_fields(item: Recollection) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from memagent.cli.commands import (
     chat,
     config,
     doctor,
+    editing,
     journal,
     memory,
     models,
@@ -41,6 +42,9 @@ app.command("chat")(chat.chat)
 app.command("remember")(memory.remember)
 app.command("recall")(memory.recall)
 app.command("forget")(memory.forget)
+app.command("correct")(editing.correct)
+app.command("pin")(editing.pin)
+app.command("unpin")(editing.unpin)
 app.add_typer(sessions.app, name="sessions")
 app.command("export")(journal.export)
 app.command("import")(journal.import_)

@@ -17,7 +17,7 @@ from memagent.agent.memory.forgetting import Forgotten
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.models import Models
-from memagent.backends.records import Recollection
+from memagent.backends.records import Recollection, Turn
 
 _LOG = logging.getLogger("memagent")
 
@@ -175,6 +175,43 @@ class Agent:
             MemagentError: see ``Memory.forget``.
         """
         return self.memory.forget(seqs)
+
+    def correct(self, seq: int, text: str) -> Turn:
+        """Replace the text of a turn that was wrong, everywhere; replies that may repeat it are removed.
+
+        Args:
+            seq: of the turn.
+            text: what it should have said.
+
+        Returns:
+            The turn that took its place.
+
+        Raises:
+            MemagentError: see ``Memory.correct``.
+        """
+        return self.memory.correct(seq, text)[0]
+
+    def pin(self, *seqs: int) -> None:
+        """Pin turns: every prompt holds them, whatever is asked.
+
+        Args:
+            seqs: seqs of the turns.
+
+        Raises:
+            MemagentError: see ``Journal.pin``.
+        """
+        self.memory.journal.pin(seqs)
+
+    def unpin(self, *seqs: int) -> None:
+        """Unpin turns.
+
+        Args:
+            seqs: seqs of the turns.
+
+        Raises:
+            MemagentError: see ``Journal.unpin``.
+        """
+        self.memory.journal.unpin(seqs)
 
     def close(self) -> None:
         """Close the memory."""

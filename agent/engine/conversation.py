@@ -144,7 +144,8 @@ class Conversation:
 
     def _assemble(self, text: str, recollections: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
         settings = self.settings
-        system = settings.system or (SYSTEM_MODEL_CHANNEL if self.channel == "model" else SYSTEM)
+        without_notes = self.channel == "model" and not recollections
+        system = settings.system or (SYSTEM_MODEL_CHANNEL if without_notes else SYSTEM)
         reply_tokens, now = settings.sampling.max_tokens, settings.clock()
         return assemble(self.model, text, recollections, recent, settings.budget, reply_tokens, now, system)
 
@@ -163,16 +164,20 @@ class Conversation:
         return channel
 
     def _recall(self, text: str) -> tuple[Recalled, Prompt]:
-        """Recall before memory reads the message itself, and omit turns that are in the prompt anyway."""
+        """Recall before memory reads the message itself, and omit turns that are in the prompt anyway.
+
+        What is pinned comes first, in every channel, and beyond the limit.
+        """
         turns = self.memory.journal.recent(self.session, _RECENT_TURNS)
         recent = [turn for turn in turns if turn.role in ("user", "assistant")]
         prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent).recent}
         began = time.monotonic()
-        recollections: list[Recollection] = []
+        recollections = [item for item in self.memory.pinned() if not prompt_seqs.issuperset(item.seqs)]
         if self.channel != "model":
             limit = self.settings.limit
-            candidates = self.memory.recall(text, limit=limit + len(prompt_seqs))
-            recollections = [item for item in candidates if not prompt_seqs.issuperset(item.seqs)][:limit]
+            known_seqs = prompt_seqs.union(*(item.seqs for item in recollections))
+            candidates = self.memory.recall(text, limit=limit + len(known_seqs))
+            recollections += [item for item in candidates if not known_seqs.issuperset(item.seqs)][:limit]
         else:
             self.memory.catch_up()
         seconds = time.monotonic() - began

@@ -79,9 +79,11 @@ def export(journal: JournalReader, file: TextIO, *, session: str | None = None) 
         turn_count = forgetting_count = missing = 0
         head = GENESIS
         chained_ids: set[str] = set()
+        pinned_seqs = {turn.seq for turn in reader.pinned()}
         for entry in reader.entries():
             if entry.turn is not None and session in (None, entry.turn.session):
-                _write(file, _turn_fields(reader, entry.turn, entry.salt))
+                is_pinned = entry.turn.seq in pinned_seqs
+                _write(file, _turn_fields(reader, entry.turn, entry.salt, pinned=is_pinned))
                 head = turn_head(head, entry.turn.seq, entry.turn.id, entry.leaf)
                 turn_count += 1
             elif entry.forgetting is not None and session is None:
@@ -208,7 +210,7 @@ def _write(file: TextIO, fields: dict[str, Any]) -> None:
     file.write(json_text(fields) + "\n")
 
 
-def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None) -> dict[str, Any]:
+def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None, *, pinned: bool) -> dict[str, Any]:
     return {
         "kind": "turn",
         **turn_fields(turn),
@@ -217,6 +219,7 @@ def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None) -> dict[
             asdict(attachment) | {"content": b64encode(reader.attachment(turn.seq, position)).decode()}
             for position, attachment in enumerate(turn.attachments)
         ],
+        **({"pinned": True} if pinned else {}),
         "salt": (salt or b"").hex(),
     }
 

@@ -19,6 +19,7 @@ from memagent.agent.journal.maintenance import UnpurgedError, copy_database, pur
 from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError, check_not_emptied
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import (
+    MAX_PINS,
     Extent,
     Forgetting,
     NewAttachment,
@@ -34,7 +35,7 @@ from memagent.agent.journal.schema import (
     prepare,
 )
 from memagent.agent.journal.writing import Transaction
-from memagent.backends.errors import StorageError
+from memagent.backends.errors import InputError, StorageError
 from memagent.backends.records import Turn
 
 # What a reader waits for the tables of a journal that another process has just begun.
@@ -203,6 +204,32 @@ class Journal(JournalReader):
         if new_forgettings:
             self.finish_purge()
         return new_forgettings
+
+    def pin(self, seqs: Collection[int]) -> None:
+        """Pin turns, so that every prompt holds them. Forgetting a turn unpins it.
+
+        Args:
+            seqs: of the turns; those pinned already, and unknown ones, are ignored.
+
+        Raises:
+            InputError: more than ``MAX_PINS`` turns would be pinned; nothing was pinned.
+            StorageError: the database cannot be written; nothing was pinned.
+        """
+        with self._writing() as transaction:
+            transaction.pin(seqs)
+            if transaction.count_pins() > MAX_PINS:
+                raise InputError(
+                    f"At most {MAX_PINS} turns can be pinned: every prompt holds them. Nothing was pinned; unpin one first."
+                )
+
+    def unpin(self, seqs: Collection[int]) -> None:
+        """Unpin turns; those that are not pinned are ignored.
+
+        Raises:
+            StorageError: the database cannot be written; nothing was unpinned.
+        """
+        with self._writing() as transaction:
+            transaction.unpin(seqs)
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one, so that no seq of a lost turn is given twice."""

@@ -5,7 +5,7 @@ are in no chain (taken over from elsewhere, or older than the chain), each a JSO
 holds the head of the chain over all of them, which proves that nothing was cut off or changed.
 
 Formats: 1 has no chain and no last line. 2 adds both. 3 adds ``recalled`` and ``attachments`` to turns; the content of
-an attachment is base64.
+an attachment is base64. 4 adds ``pinned``, which no digest covers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from memagent.agent.journal.records import NewAttachment, NewTurn
 from memagent.agent.journal.rows import LARGEST_SEQ
 from memagent.backends.records import Attachment, Turn
 
-FORMAT = 3
+FORMAT = 4
 
 
 def _in_utc(when: datetime) -> datetime:
@@ -92,6 +92,7 @@ class TurnLine(_Line):
     derived: bool = False
     recalled: tuple[Seq, ...] = ()
     attachments: tuple[AttachmentField, ...] = ()
+    pinned: bool = False
     salt: Digest | None = None
 
     def new_turn(self) -> NewTurn:
@@ -106,6 +107,7 @@ class TurnLine(_Line):
             derived=self.derived,
             recalled=self.recalled,
             attachments=tuple(NewAttachment(file.media_type, file.content) for file in self.attachments),
+            pinned=self.pinned,
             id=self.id,
             seq=self.seq,
             salt=bytes.fromhex(self.salt) if self.salt is not None else None,

@@ -115,6 +115,21 @@ def _add_attachments(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
+def _add_pins(connection: Connection) -> None:
+    """3 to 4: pinned turns. None is pinned yet.
+
+    Cost: none that grows with the journal.
+    """
+    metadata = MetaData()
+    Table(
+        "pins",
+        metadata,
+        Column("user", String(255), primary_key=True),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    )
+    metadata.create_all(connection)
+
+
 def _rows(connection: Connection, table: Table, key: Column[Any], user: str) -> Iterator[Row[Any]]:
     """Yield a user's rows in order of ``key``, a page at a time."""
     last = 0
@@ -140,4 +155,4 @@ def _turn(row: Row[Any]) -> Turn:
 
 
 # MIGRATIONS[n] takes a journal of version n to version n + 1, inside the opening transaction.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_chain, 2: _add_attachments}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_chain, 2: _add_attachments, 3: _add_pins}

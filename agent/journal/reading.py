@@ -15,7 +15,16 @@ from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, Unfinished
 from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting, row_time, row_turn
-from memagent.agent.journal.schema import chain, checkpoints, forgettings, sessions, turns, unfinished, users
+from memagent.agent.journal.schema import (
+    chain,
+    checkpoints,
+    forgettings,
+    pins,
+    sessions,
+    turns,
+    unfinished,
+    users,
+)
 from memagent.backends.errors import JournalDamagedError, NotFoundError, StorageError
 from memagent.backends.records import Attachment, Turn
 from memagent.backends.shared.text import fold
@@ -80,6 +89,11 @@ class JournalReader:
         """Yield the turns that hold ``text``, in any case and Unicode form. Cost: reads the whole journal."""
         folded = fold(text)
         return (turn for turn in self.turns() if folded in fold(turn.text))
+
+    def pinned(self) -> list[Turn]:
+        """Return the pinned turns, in journal order."""
+        query = select(turns).join(pins, (pins.c.user == turns.c.user) & (pins.c.seq == turns.c.seq))
+        return self._read_turns(query.where(turns.c.user == self.user).order_by(turns.c.seq))
 
     def attachment(self, seq: int, position: int) -> bytes:
         """Return the bytes of an attachment, proved by their digest.

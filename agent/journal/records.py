@@ -19,6 +19,9 @@ MAX_ATTACHMENT_BYTES = 16 * 2**20
 MAX_TURN_ATTACHMENT_BYTES = 32 * 2**20
 """Most bytes that the attachments of one turn have together."""
 
+MAX_PINS = 8
+"""Most pinned turns of a user: each takes room in every prompt."""
+
 _MAX_NAME_CHARACTERS = 255
 # RFC 6838, section 4.2: restricted-name "/" restricted-name. Upper case means the same, so one spelling is enough.
 _RESTRICTED_NAME = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
@@ -114,6 +117,7 @@ class NewTurn:
         session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
         created_at: None: the present.
         attachments: the turn's files, in order.
+        pinned: whether every prompt holds it from now on.
         id, seq, salt: None: the journal makes them. An import gives those of the export, so that the chain of digests
             comes out the same.
     """
@@ -127,6 +131,7 @@ class NewTurn:
     derived: bool = False
     recalled: tuple[int, ...] = ()
     attachments: tuple[NewAttachment, ...] = ()
+    pinned: bool = False
     id: str | None = None
     seq: int | None = None
     salt: bytes | None = None

@@ -25,7 +25,7 @@ from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.migrations import MIGRATIONS
 from memagent.backends.errors import StorageError
 
-VERSION = 3
+VERSION = 4
 
 _OPENING_LOCK = int.from_bytes(b"memagent", "big") >> 1
 
@@ -96,6 +96,13 @@ forgettings = Table(
     Column("head", LargeBinary),
     Index("forgettings_by_turn", "user", "turn_id"),
     Index("forgettings_by_seq", "user", "seq"),
+)
+# Turns that every prompt holds. Of a pin nothing is proved: it says nothing, it only shows what the journal says.
+pins = Table(
+    "pins",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
 )
 # One row for every turn there ever was, forgotten or not; rows are never changed or deleted. See chain.py.
 chain = Table(

@@ -25,6 +25,7 @@ from memagent.agent.journal.schema import (
     chain,
     checkpoints,
     forgettings,
+    pins,
     sessions,
     turns,
     unfinished,
@@ -74,6 +75,7 @@ class Transaction:
         rows: list[dict[str, object]] = []
         file_rows: list[dict[str, object]] = []
         links: list[dict[str, object]] = []
+        pin_rows: list[dict[str, object]] = []
         tombstones: list[Tombstone] = []
         for entry in new:
             if isinstance(entry, NewTurn):
@@ -84,6 +86,8 @@ class Transaction:
                 if turn.attachments:
                     file_rows += attachment_rows(self.user, turn, entry.attachments)
                 links.append(self._link(turn.seq, turn.id, turn_leaf(salt, turn)))
+                if entry.pinned:
+                    pin_rows.append({"user": self.user, "seq": turn.seq})
             else:
                 tombstones.append(entry)
                 if self._seq < entry.seq <= LARGEST_KEPT_SEQ:
@@ -91,7 +95,7 @@ class Transaction:
                     if entry.leaf is not None:
                         links.append(self._link(entry.seq, entry.turn_id, entry.leaf))
         self.add_sessions({turn.session: turn.created_at for turn in reversed(new_turns)})
-        for table, values in ((turns, rows), (attachments, file_rows), (chain, links)):
+        for table, values in ((turns, rows), (attachments, file_rows), (chain, links), (pins, pin_rows)):
             if values:
                 self.connection.execute(insert(table), values)
         self._add_forgettings(self._without_taken_seqs(tombstones))
@@ -126,9 +130,29 @@ class Transaction:
             ids = select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
             tombstones += [Tombstone(row.seq, row.id, now) for row in self.connection.execute(ids)]
             self.connection.execute(delete(turns).where(chosen))
+            self.unpin(page)
             files = (attachments.c.user == self.user) & attachments.c.seq.in_(page)
             self.connection.execute(delete(attachments).where(files))
         return self._add_forgettings(tombstones)
+
+    def pin(self, seqs: Collection[int]) -> None:
+        """Pin turns that are here and not pinned yet; see ``Journal.pin``."""
+        self.unpin(seqs)
+        for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
+            here = select(turns.c.user, turns.c.seq).where(
+                (turns.c.user == self.user) & turns.c.seq.in_(page)
+            )
+            self.connection.execute(insert(pins).from_select(["user", "seq"], here))
+
+    def unpin(self, seqs: Collection[int]) -> None:
+        """Unpin turns; seqs that are not pinned are ignored."""
+        for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
+            self.connection.execute(delete(pins).where((pins.c.user == self.user) & pins.c.seq.in_(page)))
+
+    def count_pins(self) -> int:
+        """Return the number of pinned turns."""
+        query = select(func.count()).select_from(pins).where(pins.c.user == self.user)
+        return int(self.connection.execute(query).scalar_one())
 
     def note_unfinished(self, states: Collection[tuple[str, str]]) -> None:
         """Note that the journal's file and stored states must follow the forgettings up to the last one.

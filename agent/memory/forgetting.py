@@ -14,12 +14,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from memagent.agent.home import Home
-from memagent.agent.journal import Journal, JournalReader, Unfinished, UnpurgedError
+from memagent.agent.journal import Journal, JournalReader, NewAttachment, NewTurn, Unfinished, UnpurgedError
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError
 from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
-from memagent.backends.errors import BusyError, CheckpointError, JournalDamagedError, MemagentError
+from memagent.backends.errors import (
+    BusyError,
+    CheckpointError,
+    InputError,
+    JournalDamagedError,
+    MemagentError,
+)
 from memagent.backends.records import Turn
 
 if TYPE_CHECKING:
@@ -134,6 +140,57 @@ def forget(
     discarded, remaining = finish(home, journal, open_beside, open_backends=open_backends, forgotten=turns)
     remaining = [*failed.values(), *(step for step in remaining if step.backend not in failed)]
     return Forgotten(tuple(present), tuple(replies), tuple(discarded), tuple(remaining))
+
+
+def correct(
+    home: Home,
+    journal: Journal,
+    seq: int,
+    text: str,
+    open_beside: OpenBeside,
+    open_backends: Mapping[str, Follow] = MappingProxyType({}),
+) -> tuple[Turn, Forgotten]:
+    """Replace a turn that was wrong: a new one takes over all but its text, and the old one is forgotten everywhere.
+
+    A fact that was right and has changed is better remembered anew: then memory knows both, and since when. A kill between
+    both commits leaves both turns; the same call again replaces the old one.
+
+    Args:
+        home: the folders of the installation.
+        journal: the user's journal.
+        seq: of the turn.
+        text: what it should have said.
+        open_beside: as in ``forget``.
+        open_backends: as in ``forget``.
+
+    Returns:
+        The new turn, and what was removed.
+
+    Raises:
+        InputError: there is no such turn, or the text cannot be stored; nothing was changed.
+        StorageError: the journal could not be changed.
+    """
+    wrong = next(iter(journal.get([seq])), None)
+    if wrong is None:
+        raise InputError(f"There is no turn {seq}; nothing was changed.")
+    attachments = [
+        NewAttachment(attachment.media_type, journal.attachment(seq, position))
+        for position, attachment in enumerate(wrong.attachments)
+    ]
+    right = NewTurn(
+        wrong.session,
+        wrong.role,
+        text,
+        wrong.speaker,
+        wrong.created_at,
+        wrong.in_view,
+        wrong.derived,
+        wrong.recalled,
+        tuple(attachments),
+        pinned=seq in {turn.seq for turn in journal.pinned()},
+    )
+    turn = journal.extend([right])[0]
+    return turn, forget(home, journal, [seq], open_beside, open_backends)
 
 
 def finish(

@@ -26,7 +26,7 @@ from memagent.agent.journal import Journal
 from memagent.agent.memory.channel import AttachedMemory, attach
 from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.follower import Follower
-from memagent.agent.memory.forgetting import Forgotten, Remaining, forget
+from memagent.agent.memory.forgetting import Forgotten, Remaining, correct, forget
 from memagent.agent.memory.fusion import add_reports, add_stats, fuse_hits
 from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock
 from memagent.agent.memory.opening import Notify, Opening, disk_errors, open_journal
@@ -37,7 +37,7 @@ from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
 from memagent.backends.picture import Picture
 from memagent.backends.protocol import LocalModel, Progress, silent
-from memagent.backends.records import BackendStats, ConsolidationReport, Recollection, Turn, WriteResult
+from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Recollection, Turn, WriteResult
 
 _LOG = logging.getLogger("memagent")
 
@@ -241,6 +241,21 @@ class Memory:
                 follower.name: follower.backend.recall(query, limit=limit) for follower in self.followers
             }
             return mark_superseded(with_provenance(self.journal, fuse_hits(rankings, limit)))
+
+    def pinned(self) -> list[Recollection]:
+        """Return the pinned turns, in journal order: every prompt holds them, whatever is asked."""
+        hits = [Hit((turn.seq,), 1.0, "It is pinned.") for turn in self.journal.pinned()]
+        return with_provenance(self.journal, hits)
+
+    def correct(self, seq: int, text: str) -> tuple[Turn, Forgotten]:
+        """Replace the text of a turn everywhere; see ``forgetting.correct``.
+
+        Raises:
+            InputError, StorageError: as in ``forgetting.correct``.
+        """
+        with self._exclusive(writing=True):
+            open_backends = {follower.name: follower.catch_up for follower in self.followers}
+            return correct(self.home, self.journal, seq, text, self.open_beside, open_backends)
 
     def forget(self, seqs: Collection[int]) -> Forgotten:
         """Remove turns, and replies that may repeat them, from the journal and from all memories of the user.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from memagent.agent.journal.records import check_text
 from memagent.backends.errors import InputError
 from memagent.cli.rendering.phrases import say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.engine.conversation import Conversation
+    from memagent.backends.records import Turn
     from memagent.cli.rendering.console import Console
 
 # Of a turn's number; Python refuses to read more than 4,300.
@@ -51,26 +53,71 @@ def why(conversation: Conversation, console: Console, argument: str, ask: Ask) -
 
 def forget(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
     """Forget a turn for good: its number, or "last" for your last message."""
+    turn = _turn("/forget", conversation, argument)
+    _print_with_replies(turn, conversation, console)
+    if ask("Forget this for good?"):
+        forgotten = conversation.memory.forget([turn.seq])
+        conversation.last_recalled = None
+        console.print(f"Forgot {len(forgotten.turns) + len(forgotten.replies)} turns.")
+        say_remaining(forgotten.remaining)
+
+
+def correct(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
+    """Replace what a turn says: its number, or "last", and the text."""
+    place, _, text = argument.partition(" ")
+    turn = _turn("/correct", conversation, place)
+    check_text(text)
+    _print_with_replies(turn, conversation, console)
+    if ask("Replace this for good?"):
+        right, forgotten = conversation.memory.correct(turn.seq, text.strip())
+        conversation.last_recalled = None
+        console.print(f"Turn {right.seq} takes the place of turn {turn.seq}.")
+        say_remaining(forgotten.remaining)
+
+
+def pin(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
+    """Keep a turn in every prompt: its number, or "last"; alone, list what is pinned."""
+    if argument:
+        conversation.memory.journal.pin([_turn("/pin", conversation, argument).seq])
+    _print_pinned(conversation, console)
+
+
+def unpin(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
+    """Unpin a turn: its number, or "last"."""
+    conversation.memory.journal.unpin([_turn("/unpin", conversation, argument).seq])
+    _print_pinned(conversation, console)
+
+
+def _turn(command: str, conversation: Conversation, place: str) -> Turn:
+    """Return the turn that a command names: by number, or the user's last message."""
+    journal = conversation.memory.journal
+    if place == "last":
+        messages = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
+        turns = messages[-1:]
+    elif place.isdecimal() and len(place) <= _MOST_DIGITS:
+        turns = journal.get([int(place)])
+    else:
+        raise InputError(f"{command} takes a turn's number, as /why shows it, or: {command} last")
+    if not turns:
+        raise InputError(f"There is no turn {place}.")
+    return turns[0]
+
+
+def _print_with_replies(turn: Turn, conversation: Conversation, console: Console) -> None:
+    """Print a turn and the replies that go with it."""
     from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.text import print_turns
 
     journal = conversation.memory.journal
-    if argument == "last":
-        messages = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
-        turns = messages[-1:]
-    elif argument.isdecimal() and len(argument) <= _MOST_DIGITS:
-        turns = journal.get([int(argument)])
-    else:
-        raise InputError("/forget takes a turn's number, as /why shows it, or: /forget last")
-    if not turns:
-        raise InputError(f"There is no turn {argument}.")
-    replies = journal.get(replies_that_saw(journal, [turns[0].seq]))
-    print_turns([*turns, *replies], console)
-    if ask("Forget this for good?"):
-        forgotten = conversation.memory.forget([turns[0].seq])
-        conversation.last_recalled = None
-        console.print(f"Forgot {len(forgotten.turns) + len(forgotten.replies)} turns.")
-        say_remaining(forgotten.remaining)
+    print_turns([turn, *journal.get(replies_that_saw(journal, [turn.seq]))], console)
+
+
+def _print_pinned(conversation: Conversation, console: Console) -> None:
+    from memagent.cli.rendering.text import print_turns
+
+    pinned = conversation.memory.journal.pinned()
+    console.print("In every prompt:" if pinned else "Nothing is pinned.")
+    print_turns(pinned, console)
 
 
 def sessions(conversation: Conversation, console: Console, argument: str, ask: Ask) -> None:
@@ -89,6 +136,9 @@ COMMANDS: dict[str, Callable[[Conversation, Console, str, Ask], None]] = {
     "/help": help_,
     "/why": why,
     "/forget": forget,
+    "/correct": correct,
+    "/pin": pin,
+    "/unpin": unpin,
     "/sessions": sessions,
     "/quit": quit_,
 }

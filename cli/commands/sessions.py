@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -70,25 +69,14 @@ def show(name: SessionArgument, user: UserOption = DEFAULT_USER, output: OutputO
 
       memagent sessions show monday
     """
+    from memagent.agent.fields import shown_turn_fields
     from memagent.cli.rendering.text import print_turns
 
     with open_journal(user) as journal:
         journal.session(name)
         turns = list(journal.turns(session=name))
     if output is Output.JSON:
-        as_json(
-            [
-                {
-                    "seq": turn.seq,
-                    "role": turn.role,
-                    "speaker": turn.speaker,
-                    "text": turn.text,
-                    "created_at": turn.created_at.isoformat(),
-                    "attachments": [asdict(attachment) for attachment in turn.attachments],
-                }
-                for turn in turns
-            ]
-        )
+        as_json([shown_turn_fields(turn) for turn in turns])
     else:
         print_turns(turns)
 

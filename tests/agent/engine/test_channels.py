@@ -149,3 +149,13 @@ def test_what_the_prompt_shows_is_not_attended_and_what_was_attended_is_in_view(
     reply = memory.journal.get([5])[0]
     assert (set(reply.in_view), reply.recalled) == ({1, 2, 3, 4}, (2,))
     assert memory.forget([1]).replies == (5,)
+
+
+def test_what_is_pinned_reaches_the_model_as_text_in_the_model_channel_too(with_channel: Memory) -> None:
+    with_channel.remember("monday", "user", FACT)
+    with_channel.journal.pin([1])
+    model = LocalScriptedModel(["Biscuit."])
+    recalled, _ = send(Conversation(with_channel, model, "tuesday", Settings(channel="model")), "zzz")
+    assert [item.text for item in recalled.in_view] == [FACT]
+    assert FACT in model.prompts[-1][-1].content
+    assert "between <memory> and </memory>" in model.prompts[-1][0].content

@@ -331,3 +331,44 @@ def test_abandoning_the_events_at_once_keeps_the_message(memory: Memory) -> None
     events.close()  # type: ignore[attr-defined]
     assert journal_of(memory) == [("user", FACT)]
     assert [item.text for item in memory.recall(QUESTION)] == [FACT]
+
+
+# what is pinned
+
+
+def test_what_is_pinned_stands_in_every_prompt_before_what_is_recalled(memory: Memory) -> None:
+    memory.remember("monday", "user", "I answer to Ms. Adeyemi.")
+    memory.remember("monday", "user", FACT)
+    memory.journal.pin([1])
+    recalled, _ = send(Conversation(memory, ScriptedModel(["Biscuit."]), "tuesday"), QUESTION)
+    assert [item.seqs for item in recalled.in_view] == [(1,), (2,)]
+    recalled, _ = send(Conversation(memory, ScriptedModel(["Hm."]), "wednesday"), "zzz")
+    assert [(item.seqs, item.why) for item in recalled.in_view] == [((1,), "It is pinned.")]
+    memory.journal.unpin([1])
+    recalled, _ = send(Conversation(memory, ScriptedModel(["Hm."]), "thursday"), "qqq")
+    assert recalled.in_view == ()
+
+
+def test_a_pinned_turn_takes_no_place_of_what_is_recalled_and_stands_there_once(memory: Memory) -> None:
+    for text in (FACT, "The dog eats fish.", "The dog sleeps a lot."):
+        memory.remember("monday", "user", text)
+    memory.journal.pin([1])
+    conversation = Conversation(memory, ScriptedModel(["Hm."]), "tuesday", Settings(limit=2))
+    recalled, _ = send(conversation, "the dog")
+    assert sorted(item.seqs for item in recalled.in_view) == [(1,), (2,), (3,)]
+
+
+def test_a_pinned_turn_of_this_session_is_in_the_prompt_once(memory: Memory) -> None:
+    conversation = Conversation(memory, ScriptedModel(["Hm.", "Hm."]), "monday")
+    send(conversation, FACT)
+    memory.journal.pin([1])
+    recalled, _ = send(conversation, "zzz")
+    assert recalled.in_view == ()
+
+
+def test_a_reply_written_with_a_pinned_turn_in_view_goes_with_it(memory: Memory) -> None:
+    memory.remember("monday", "user", FACT)
+    memory.journal.pin([1])
+    send(Conversation(memory, ScriptedModel(["Hm."]), "tuesday"), "zzz")
+    memory.forget([1])
+    assert journal_of(memory) == [("user", "zzz")]

@@ -16,6 +16,7 @@ import pytest
 from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal import export as transfer
 from memagent.agent.journal.export import ExportResult, ImportResult
+from memagent.agent.journal.lines import FORMAT
 from memagent.agent.journal.proof import Proof
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, Tombstone
 from memagent.agent.memory.forgetting import replies_that_saw
@@ -422,8 +423,8 @@ def test_bytes_that_are_not_utf8_are_named_by_line(tmp_path: Path) -> None:
 
 
 def test_an_export_of_a_newer_format_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path, lines(HEADER | {"format": 4}))
-    with pytest.raises(InputError, match="line 1: .*format 4.*upgrade"):
+    path = written(tmp_path, lines(HEADER | {"format": FORMAT + 1}))
+    with pytest.raises(InputError, match=f"line 1: .*format {FORMAT + 1}.*upgrade"):
         prove(path)
 
 

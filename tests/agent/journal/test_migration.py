@@ -98,7 +98,9 @@ def test_a_journal_of_version_2_keeps_its_chain_as_it_is(home: Home, version_2: 
         assert journal.audit() == []
     with closing(sqlite3.connect(version_2)) as connection:
         assert connection.execute("SELECT * FROM chain WHERE seq < 6 ORDER BY seq").fetchall() == links
-        assert connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() == ("3",)
+        assert connection.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() == (
+            str(VERSION),
+        )
 
 
 def test_a_journal_of_version_2_has_the_schema_of_a_new_one_afterwards(

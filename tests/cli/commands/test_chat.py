@@ -299,7 +299,7 @@ def test_quit_leaves_at_once(home: Home) -> None:
 
 def test_help_lists_every_command() -> None:
     shown = talk("/help").stdout
-    for name in ("/help", "/why", "/forget", "/sessions", "/quit"):
+    for name in ("/help", "/why", "/forget", "/correct", "/pin", "/unpin", "/sessions", "/quit"):
         assert f"\n  {name} " in shown
     assert "Ctrl+J" in shown
 
@@ -325,7 +325,19 @@ def test_sessions_are_listed() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["/hepl", "/", "/QUIT", "/forget", "/forget all", "/forget -1", "/forget 99"]
+    "line",
+    [
+        "/hepl",
+        "/",
+        "/QUIT",
+        "/forget",
+        "/forget all",
+        "/forget -1",
+        "/forget 99",
+        "/correct 1",
+        "/pin 99",
+        "/unpin",
+    ],
 )
 def test_a_wrong_command_is_explained_and_the_chat_goes_on(home: Home, line: str) -> None:
     done = talk(line, "still here")
@@ -336,8 +348,9 @@ def test_a_wrong_command_is_explained_and_the_chat_goes_on(home: Home, line: str
 
 def test_an_unknown_command_names_the_known_ones() -> None:
     shown = talk("/hepl").stdout
-    assert "There is no command /hepl. Known: /help, /why, /forget, /sessions, /quit." in " ".join(
-        shown.split()
+    assert (
+        "There is no command /hepl. Known: /help, /why, /forget, /correct, /pin, /unpin, /sessions, /quit."
+        in " ".join(shown.split())
     )
 
 
@@ -353,6 +366,19 @@ def test_forgetting_by_number_takes_all_replies_that_saw_it(home: Home) -> None:
     assert "     1 " in shown
     assert "     2 " in shown
     assert stored_turns(home) == []
+
+
+def test_a_turn_is_corrected_in_the_chat(home: Home) -> None:
+    shown = talk("My dog is called Basket.", f"/correct last {FACT}", "y").stdout
+    assert "Turn 3 takes the place of turn 1." in shown
+    assert stored_turns(home) == [f"monday/user: {FACT}"]
+
+
+def test_what_is_pinned_is_in_every_prompt_until_it_is_unpinned() -> None:
+    assert "In every prompt:\n     1 " in talk(FACT, "/pin last", session="monday").stdout
+    shown = talk("Tell me a joke.", "/why", "/unpin 1", "/pin", session="tuesday").stdout
+    assert "It is pinned." in " ".join(shown.split())
+    assert "Nothing is pinned." in shown
 
 
 @pytest.mark.parametrize("answer", ["n", "", "maybe"])
