@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
 
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit
 from memagent.backends.shared.fusion import reciprocal_rank_fusion
 
 # The constant of rag's rank fusion, chosen on LoCoMo's development half: the top ranks count much more than the rest.
 _RANK_CONSTANT = 10.0
+WEIGHTS = Path(__file__).with_name("fusion.json")
+"""How much each backend counts; ``benchmarks/fit_fusion.py`` fits them. Another backend counts as much as rag."""
 
 
-def fuse_hits(rankings: Mapping[str, Sequence[Hit]], limit: int) -> list[Hit]:
+@cache
+def fitted_weights() -> Mapping[str, float]:
+    """Return the weights of ``fusion.json`` by the backend's name."""
+    weights: dict[str, float] = json.loads(WEIGHTS.read_text(encoding="utf-8"))
+    return weights
+
+
+def fuse_hits(
+    rankings: Mapping[str, Sequence[Hit]], limit: int, weights: Mapping[str, float] | None = None
+) -> list[Hit]:
     """Fuse the hits of several backends by reciprocal rank. Hits of the same turns become one hit.
 
     Args:
         rankings: hits by the backend's name, best first. The hits of a single backend are returned unchanged.
         limit: most hits returned.
+        weights: by the backend's name, 1 for those left out; None: the fitted ones.
 
     Returns:
         At most ``limit`` hits, best first. Their score is the fused score, 0 to 1; 1.0 means first in every backend.
     """
     if len(rankings) == 1:
         return list(next(iter(rankings.values())))
+    weights = fitted_weights() if weights is None else weights
     scores = reciprocal_rank_fusion(
-        [[hit.seqs for hit in hits] for hits in rankings.values()], _RANK_CONSTANT
+        [[hit.seqs for hit in hits] for hits in rankings.values()],
+        _RANK_CONSTANT,
+        [weights.get(name, 1.0) for name in rankings],
     )
     fused = []
     for seqs, score in list(scores.items())[:limit]:

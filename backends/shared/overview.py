@@ -36,7 +36,7 @@ _EXAMPLES = (
 
 def asks_for_overview(message: str) -> bool:
     """Return whether a message asks for all that is known about its writer."""
-    vector = MultilingualEmbedder().embed([message])[0]
+    vector = MultilingualEmbedder().embed_queries([message])[0]
     return float((_examples() @ vector).max()) >= _THRESHOLD
 
 

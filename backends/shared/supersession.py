@@ -32,7 +32,7 @@ def superseded_by(statements: Sequence[str]) -> list[int | None]:
     Returns:
         The place of the latest later statement that makes it untrue.
     """
-    vectors = MultilingualEmbedder().embed(statements)
+    vectors = MultilingualEmbedder().embed_queries(statements)
     return [
         max(
             (later for later in range(place + 1, len(vectors)) if supersedes(vectors[later], vectors[place])),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from memagent.agent.models.embedding import load_embedder
-from memagent.backends.protocol import Embedder
+from memagent.backends.protocol import Embedder, Vectors
+from memagent.backends.shared.multilingual import MAX_KEPT, MultilingualEmbedder
 
 SISTER, CAR = "My sister lives in Porto.", "The car is red."
 
@@ -84,3 +86,38 @@ def test_a_vector_does_not_depend_on_what_is_embedded_with_it(multilingual: Embe
     together = multilingual.embed(texts)
     for text, vector in zip(texts[:4], together, strict=False):
         np.testing.assert_allclose(multilingual.embed([text])[0], vector, atol=1e-5)
+
+
+def test_texts_seen_lately_are_not_computed_again(
+    multilingual: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [SISTER, "A text that no other test has.", CAR, SISTER]
+    queries = multilingual.embed_queries(texts)
+    assert np.allclose(queries, multilingual.embed(texts), atol=1e-5)
+    computed = watched(monkeypatch)
+    again = multilingual.embed_queries([CAR, "Another text that no other test has.", SISTER])
+    assert computed == ["Another text that no other test has."]
+    assert (again[0] == queries[2]).all()
+    assert (again[2] == queries[0]).all()
+    assert multilingual.embed_queries([]).shape == (0, 512)
+
+
+def test_what_is_kept_of_texts_is_bounded(multilingual: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = watched(monkeypatch)
+    multilingual.embed_queries(["the first text of all that are kept"])
+    multilingual.embed_queries([f"kept text {number}" for number in range(MAX_KEPT)])
+    computed.clear()
+    multilingual.embed_queries(["kept text 1", "the first text of all that are kept"])
+    assert computed == ["the first text of all that are kept"]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the encoder compute nothing from here on, and return the list of texts that it is to compute."""
+    computed: list[str] = []
+
+    def embed(self: MultilingualEmbedder, new: Sequence[str]) -> Vectors:
+        computed.extend(new)
+        return np.zeros((len(new), 512), dtype=np.float32)
+
+    monkeypatch.setattr(MultilingualEmbedder, "embed", embed)
+    return computed
