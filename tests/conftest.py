@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+# One core for each of several workers: with as many threads as cores in each, they are slower than one worker alone.
+# Before torch and numpy are imported; the processes that tests start inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory

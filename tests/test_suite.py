@@ -1,4 +1,4 @@
-"""The shipped scenarios, on the default models: what `rag` must pass, and what nobody passes without a memory."""
+"""The shipped scenarios, on the default embedder: what `rag` must pass, and what nobody passes without a memory."""
 
 from __future__ import annotations
 
@@ -39,20 +39,41 @@ def test_the_suite_is_large_and_its_names_are_unique() -> None:
     assert len(names) == len(set(names)) >= 40
 
 
-@pytest.mark.parametrize(
+RAG_SCENARIOS = pytest.mark.parametrize(
     "located",
     [
-        pytest.param(one, id=of(one), marks=[pytest.mark.slow] if HARD in one.scenario.tags else [])
+        pytest.param(
+            one,
+            id=f"{one.file.name.partition('.')[0]}: {of(one)}",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.xfail(reason="a fair scenario that rag fails today", strict=False),
+            ]
+            if HARD in one.scenario.tags
+            else [],
+        )
         for one in SCENARIOS
     ],
 )
-def test_rag_passes(located: LocatedScenario, request: pytest.FixtureRequest) -> None:
-    if HARD in located.scenario.tags:
-        request.applymarker(pytest.mark.xfail(reason="a fair scenario that rag fails today", strict=False))
+
+
+@RAG_SCENARIOS
+def test_rag_recalls(located: LocatedScenario) -> None:
+    check(located, Options(recall_only=True))
+
+
+@pytest.mark.slow
+@RAG_SCENARIOS
+def test_rag_answers(located: LocatedScenario, request: pytest.FixtureRequest) -> None:
+    """On the default language model (491 MB)."""
     name = of(located)
     if name in ROUNDED and Version(version("torch")) < ROUNDED[name]:
         request.applymarker(pytest.mark.xfail(reason="the model's answer depends on rounding", strict=False))
-    result = run(located, "rag", Options(), models())
+    check(located, Options())
+
+
+def check(located: LocatedScenario, options: Options) -> None:
+    result = run(located, "rag", options, models())
     assert result.passed, [(probe.question, probe.reply, probe.failures) for probe in result.probes]
 
 
