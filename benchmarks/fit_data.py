@@ -1,4 +1,4 @@
-"""The memories and questions that `rag` is fitted and reported on, see fit_rag.py."""
+"""The memories and questions that recall is fitted and reported on, see fit_recall.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from uuid import NAMESPACE_OID, uuid5
 import yaml
 
 from memagent.agent.evaluation.datasets import LOADERS
-from memagent.backends.rag import Rag
+from memagent.backends.protocol import MemoryBackend
 from memagent.backends.records import Turn
 
 DATA = Path(__file__).parent / "data"
@@ -36,7 +36,7 @@ class Part:
     fit: bool
     turns: list[Turn]
     questions: list[Question]
-    rag: Rag = field(init=False)
+    memories: dict[str, MemoryBackend] = field(default_factory=dict)
 
 
 def turns_of(rows: Sequence[tuple[str, str]], sessions: int = 40) -> list[Turn]:

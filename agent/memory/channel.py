@@ -56,4 +56,4 @@ def attach(
             rankings[follower.name] = injection.hits
             seqs |= injection.seqs
     hits = fuse_hits(rankings, limit=sum(map(len, rankings.values())))
-    return AttachedMemory(tuple(mark_superseded(with_provenance(journal, hits))), seqs)
+    return AttachedMemory(tuple(mark_superseded(with_provenance(journal, hits), query)), seqs)

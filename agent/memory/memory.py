@@ -240,7 +240,7 @@ class Memory:
             rankings = {
                 follower.name: follower.backend.recall(query, limit=limit) for follower in self.followers
             }
-            return mark_superseded(with_provenance(self.journal, fuse_hits(rankings, limit)))
+            return mark_superseded(with_provenance(self.journal, fuse_hits(rankings, limit)), query)
 
     def pinned(self) -> list[Recollection]:
         """Return the pinned turns, in journal order: every prompt holds them, whatever is asked."""

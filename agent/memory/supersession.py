@@ -14,14 +14,15 @@ _MOST = 10
 """The best recollections, which are compared with each other; a prompt takes fewer. Each takes a millisecond or two."""
 
 
-def mark_superseded(recollections: Sequence[Recollection]) -> list[Recollection]:
+def mark_superseded(recollections: Sequence[Recollection], query: str) -> list[Recollection]:
     """Return recollections with ``superseded_by`` and ``superseded_at``; each stands behind what supersedes it.
 
     Statements of one speaker that answer the same query are about one subject, so the newer may supersede the older.
     Marks that a backend has made stay. Questions take no part.
 
     Args:
-        recollections: of one query, best first.
+        recollections: best first.
+        query: what they were recalled for.
     """
     compared = [
         item for item in recollections[:_MOST] if item.superseded_by is None and not is_question(item.text)
@@ -29,7 +30,7 @@ def mark_superseded(recollections: Sequence[Recollection]) -> list[Recollection]
     successors: dict[tuple[int, ...], Recollection] = {}
     for _, group in groupby(sorted(compared, key=_author), key=_author):
         by_time = sorted(group, key=lambda item: (item.created_at, item.seqs))
-        later_places = superseded_by([item.text for item in by_time])
+        later_places = superseded_by([item.text for item in by_time], query)
         for item, later in zip(by_time, later_places, strict=True):
             if later is not None:
                 successors[item.seqs] = by_time[later]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
@@ -15,10 +15,12 @@ from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, turn_seq
 from memagent.backends.shared.full_text import FullTextIndex
+from memagent.backends.shared.judging import MIN_JUDGED, Found, author_of, judge, relevant
+from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.words import content_words, query_words
 
-_FORMAT = 2
+_FORMAT = 3
 _INDEX_FILE = "turns.sqlite3"
 _STORES = frozenset({"sqlite3"})
 _translated = translate_errors("bm25", _STORES)
@@ -30,14 +32,13 @@ class Bm25Config:
 
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
-        threshold: lowest coverage of a hit, 0 to 1: the share of the query's content words that the turn holds, each
-            word weighted by its inverse document frequency. 0.45 keeps 95 % of the 82 plainly asked facts and recalls
-            something for 19 % of the 165 unanswerable messages of ``benchmarks/abstention.py`` (0.30: 98 % and 40 %;
-            0.50: 90 % and 16 %).
+        threshold: lowest probability of relevance of a hit, 0 to 1 (see backends/shared/relevance.py).
+        margin: a hit less than so many times as likely as the best one is dropped, 0 to 1.
     """
 
     abstain: bool = True
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.45
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
+    margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
 
 
 class Bm25(MemoryBackend):
@@ -71,22 +72,37 @@ class Bm25(MemoryBackend):
 
     @_translated
     def recall(self, query: str, *, limit: int = 5) -> list[Hit]:
-        """Return the turns with the highest BM25 scores that hold enough of the question's words.
+        """Return the turns with the highest BM25 scores that bear on a message.
 
         Returns:
             Each hit's score is the sum of its words' BM25 weights: 0 or more, without an upper bound.
         """
-        scores = self._index.search(query_words(query), limit)
+        scores = self._index.search(
+            query_words(query), max(limit, MIN_JUDGED) if self.config.abstain else limit
+        )
         coverage = self._index.coverage(content_words(query), list(scores))
-        threshold = self.config.threshold if self.config.abstain else 0.0
-        return [
+        hits = [
             Hit(
                 (turn_seq(key),),
                 score,
                 why=f"BM25 score {score:.2f}; the turn holds {coverage[key]:.0%} of the question's words.",
             )
             for key, score in scores.items()
-            if coverage[key] >= threshold
+        ]
+        if not self.config.abstain:
+            return hits
+        found = self._found(scores, coverage)
+        chances = judge(query, memory_need(query), found, self.name)
+        return [hits[place] for place in relevant(chances, found, self.config.threshold, self.config.margin)][
+            :limit
+        ]
+
+    def _found(self, scores: Mapping[str, float], coverage: Mapping[str, float]) -> list[Found]:
+        """Return turns as their relevance is judged, from their keys' BM25 scores and coverage."""
+        chunks = self._index.fetch(scores)
+        return [
+            Found(chunks[key].text, turn_seq(key), author_of(chunks[key].turn), score, coverage[key])
+            for key, score in scores.items()
         ]
 
     @_translated

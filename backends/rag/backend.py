@@ -14,27 +14,24 @@ from pydantic import Field
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Embedder, Fingerprint, MemoryBackend, Resources
 from memagent.backends.rag.context_index import ContextIndex
-from memagent.backends.rag.judging import judge
 from memagent.backends.rag.ranking import Ranked, rank
-from memagent.backends.rag.relevance import select
 from memagent.backends.rag.search import find_candidates
 from memagent.backends.rag.vectors import VectorIndex, new_store_folder
 from memagent.backends.rag.views import views
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.joined_embedder import with_multilingual
+from memagent.backends.shared.judging import MIN_JUDGED, Found, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.overview import asks_for_overview
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.text import is_question, normalize
 from memagent.backends.shared.words import content_words
 
-_FORMAT = 4
+_FORMAT = 5
 _FULL_TEXT_FILE = "full_text.sqlite3"
 _OVERVIEW_CHUNKS = 200
 """The latest chunks, among which an overview chooses."""
-_MIN_JUDGED = 8
-"""The best turns, which are judged for relevance at least: more than a prompt takes. Each takes a millisecond or two."""
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
 _STORES = frozenset({"sqlite3", "chromadb", "httpx", "pyo3_runtime"})
 _translated = translate_errors("rag", _STORES)
@@ -122,11 +119,11 @@ class Rag(MemoryBackend):
         candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
         need = memory_need(query)
         ranked = rank(query, candidates, asks=need > 0 or is_question(query))
-        judged = ranked[: max(limit, _MIN_JUDGED) if self.config.abstain else _MIN_JUDGED]
-        chances = judge(query, need, judged, self._full_text, self._embedder.name)
+        judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
+        found = self._found(query, judged)
+        chances = judge(query, need, found, self.name, self._embedder.name)
         if self.config.abstain:
-            questions = [is_question(item.candidate.text) for item in judged]
-            places = select(chances, questions, self.config.threshold, self.config.margin)
+            places = relevant(chances, found, self.config.threshold, self.config.margin)
             return [_hit(judged[place], chances[place]) for place in places[:limit]]
         unjudged = [0.0] * (len(ranked) - len(judged))
         return [_hit(item, chance) for item, chance in zip(ranked, chances + unjudged, strict=True)][:limit]
@@ -217,6 +214,20 @@ class Rag(MemoryBackend):
     def _embedder(self) -> Embedder:
         """The shared embedder and the multilingual encoder as one: together they find more, in English too."""
         return with_multilingual(self._resources.embedder)
+
+    def _found(self, query: str, ranked: Sequence[Ranked]) -> list[Found]:
+        coverage = self._full_text.coverage(content_words(query), [item.candidate.key for item in ranked])
+        return [
+            Found(
+                item.candidate.text,
+                max(item.seqs),
+                item.candidate.author,
+                item.score,
+                coverage[item.candidate.key],
+                item.candidate.cosine,
+            )
+            for item in ranked
+        ]
 
     def _counts(self) -> dict[str, int]:
         """Return what a stored state holds, to be compared when it is loaded.

@@ -2,7 +2,7 @@
 
 The score is linear in the features below. A turn e times as likely to be the one that answers scores 1 higher: the weights
 minimise a listwise softmax loss over all candidates of a question (Cao et al. 2007, Learning to Rank), with an L2 penalty.
-``benchmarks/fit_rag.py`` fits them and writes ``ranking.json``; it names the data.
+``benchmarks/fit_recall.py`` fits them and writes ``ranking.json``; it names the data.
 """
 
 from __future__ import annotations

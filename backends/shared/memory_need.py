@@ -1,7 +1,7 @@
 """Does a message need memory at all? A linear classifier over the multilingual sentence encoder, for any language.
 
 "Where did I park?" does, "Write a haiku about the sea." does not. Most messages of a chat are of the second kind, and the best
-hit of a search always exists. ``benchmarks/fit_rag.py`` fits the classifier (logistic regression with an L2 penalty)
+hit of a search always exists. ``benchmarks/fit_recall.py`` fits the classifier (logistic regression with an L2 penalty)
 and writes ``memory_need.safetensors``; ``docs/relevance.md`` has its error rates and the data.
 """
 

@@ -20,6 +20,9 @@ _UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf
 _UNSPACED_RUN = re.compile(_UNSPACED + "+")
 # Letters and digits, in groups that only a separator stands between.
 _CODE = re.compile(r"(?<![^\W_])(?<![^\W_],)[^\W_]+(?:[-._/:]+[^\W_]+)*")
+# Groups of capitals and of digits in one code: M-KX 4471, AB 123 CD. "I" and "A" are words.
+_CAPITAL_GROUP = r"(?![IA]\b)[A-Z\d]{1,5}"
+_CAPITAL_GROUPS = re.compile(rf"(?<![\w-]){_CAPITAL_GROUP}(?:[ -]{_CAPITAL_GROUP})+(?![\w-])")
 _DIGIT_GROUPS = re.compile(r"(?<![\w,.-])\+?\(?\d+\)?(?:[ ()./-]{1,3}\d+)+(?![\w-])")
 _MIN_PHONE_DIGITS = 7
 
@@ -51,15 +54,27 @@ def content_words(query: str) -> list[str]:
     return [word for word in query_words(query) if word not in STOP_WORDS]
 
 
+def shared_words(query: str, text: str) -> float:
+    """Return the share of a query's content words that a text holds, 0 to 1; 0 if the query has none."""
+    words = content_words(query)
+    held = set(query_words(text))
+    return sum(word in held for word in words) / len(words) if words else 0.0
+
+
 def literals(text: str) -> list[str]:
     """Return the distinct codes and numbers of a text without their separators, case folded, in order.
 
-    Each has a digit: E4012, 2.13.0, a UUID, a phone number whose groups stand apart.
+    Each has a digit: E4012, 2.13.0, a UUID, a phone number or a number plate whose groups stand apart.
     """
     composed = compose("NFKC", _UNSPACED_RUN.sub(" ", text))
     codes = [re.sub(r"[\W_]", "", code.group()).casefold() for code in _CODE.finditer(composed)]
     numbers = [re.sub(r"\D", "", digits.group()) for digits in _DIGIT_GROUPS.finditer(composed)]
     codes += [number for number in numbers if len(number) >= _MIN_PHONE_DIGITS]
+    for found in _CAPITAL_GROUPS.finditer(composed):
+        groups = re.split(r"[ -]", found.group().casefold())
+        # A word before a code may be written in capitals as well: IBAN DE89 3704.
+        joined = ["".join(groups[first:]) for first in range(len(groups) - 1)]
+        codes += [code for code in joined if not code.isdecimal()]
     return list(dict.fromkeys(code for code in codes if re.search(r"\d", code)))
 
 

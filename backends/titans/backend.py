@@ -21,8 +21,11 @@ from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 from memagent.backends.shared.attention.hooks import attention_hook
+from memagent.backends.shared.judging import MIN_JUDGED, Found, author_of, judge, relevant
+from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.tensors import save_tensors
 from memagent.backends.shared.text import normalize as normalize_text
+from memagent.backends.shared.words import shared_words
 from memagent.backends.titans.associative_memory import AssociativeMemory
 from memagent.backends.titans.chunks import Chunk, load_chunks, save_chunks, split_text, text_with_speaker
 from memagent.backends.titans.config import TitansMemoryConfig
@@ -44,10 +47,12 @@ _SAME_SUBJECT = 0.55
 
 
 class Titans(MemoryBackend):
-    """Learns each turn once while reading it; recalls chunks its neural memory points at, or decodes them from weights.
+    """Learns turns in networks of fixed size, for study: finds facts told plainly, and less of people's real talk than bm25.
 
-    The networks keep their size whatever they read. Beside them the memory keeps the chunks it can return, each with its
-    embedding. A chunk that the networks have overwritten or forgotten is not recalled, though it is kept.
+    Each turn is learned once, while it is read. `recall` returns the chunks that the neural memory points at; the model channel
+    decodes them from the weights. The networks keep their size whatever they read. Beside them the memory keeps the chunks
+    it can return, each with its embedding. A chunk that the networks have overwritten or forgotten is not recalled, though
+    it is kept.
 
     Costs: `remember` takes one embedding and one step of gradient descent for each chunk. `recall` takes one embedding and its
     inner products with all chunks. `attached` takes a beam search that grows with the number of words that texts begin with.
@@ -131,17 +136,47 @@ class Titans(MemoryBackend):
         """Return the chunks whose embeddings have the largest inner products with the neural memory's output."""
         if not self._chunks:
             return []
+        abstain, embedding = self.config.abstain, self._embed(query)
+        best = self._nearest(query, embedding, max(limit, MIN_JUDGED) if abstain else limit)
+        if abstain:
+            best = [(index, score) for index, score in best if score >= self.config.min_score]
+            best = [best[place] for place in self._relevant(query, embedding, [index for index, _ in best])]
+        return [hit_of(self._chunks[index], score, regenerated=False) for index, score in best[:limit]]
+
+    def _nearest(self, query: str, embedding: Tensor, limit: int) -> list[tuple[int, float]]:
+        """Return the places of the chunks that the neural memory points at with their scores, best first, one for each turn."""
         normalized_query = normalize_text(query)  # an earlier turn that asks the same is no answer
-        like_query, successor = self._neural_memory.retrieve(self._embed(query))
+        like_query, successor = self._neural_memory.retrieve(embedding)
         scores = torch.stack(self._embeddings) @ (like_query + self.config.successor_weight * successor)
-        best: dict[int, Hit] = {}
+        best: dict[int, tuple[int, float]] = {}
         for index in scores.argsort(descending=True, stable=True).tolist():
-            score, chunk = float(scores[index]), self._chunks[index]
-            if len(best) == limit or (self.config.abstain and score < self.config.threshold):
-                break
+            chunk = self._chunks[index]
             if normalize_text(chunk.text) != normalized_query:
-                best.setdefault(chunk.turn.seq, hit_of(chunk, score, regenerated=False))
+                best.setdefault(chunk.turn.seq, (index, float(scores[index])))
+            if len(best) == limit:
+                break
         return list(best.values())
+
+    def _relevant(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[int]:
+        """Return which of the chunks at ``indices`` bear on a query, as places in that list."""
+        found = self._found(query, embedding, indices)
+        chances = judge(query, memory_need(query), found, self.name, self._resources.embedder.name)
+        return relevant(chances, found, self.config.threshold, self.config.margin)
+
+    def _found(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[Found]:
+        """Return chunks as their relevance is judged; how well the networks know them is judged apart."""
+        chunks = [self._chunks[index] for index in indices]
+        return [
+            Found(
+                chunk.text,
+                chunk.turn.seq,
+                author_of(chunk.turn),
+                0.0,
+                shared_words(query, chunk.text),
+                float(self._embeddings[index] @ embedding),
+            )
+            for index, chunk in zip(indices, chunks, strict=True)
+        ]
 
     @contextmanager
     def attached(
@@ -282,6 +317,7 @@ class Titans(MemoryBackend):
         min_score = self.config.decoding_threshold if self.config.abstain else 0.0
         decoded: list[tuple[list[Chunk], float]] = []
         better_indices: list[int] = []
+        last_indices: list[int] = []
         for text, score in decode(self._associative_memory, address):
             indices = indices_by_text.get(text, [])
             chunks = [self._chunks[index] for index in indices]
@@ -290,7 +326,10 @@ class Titans(MemoryBackend):
                 continue
             if not any(self._supersedes(better, indices[-1]) for better in better_indices):
                 decoded.append((chunks, score))
+                last_indices.append(indices[-1])
             better_indices.append(indices[-1])
+        if self.config.abstain:
+            decoded = [decoded[place] for place in self._relevant(query, embedding, last_indices)]
         return decoded[: self.config.max_decoded]
 
     def _supersedes(self, index: int, other: int) -> bool:

@@ -14,7 +14,10 @@ class TitansMemoryConfig:
 
     Attributes:
         abstain: Return only what seems relevant; switch off for retrieval benchmarks.
-        threshold: Text channel: lowest score of a recollection, an inner product of embeddings.
+        threshold: Lowest probability of relevance, 0 to 1 (see backends/shared/relevance.py).
+        margin: A text less than so many times as likely as the best one is dropped, 0 to 1.
+        min_score: Text channel: lowest score of a chunk, an inner product of embeddings; below it the network has lost the
+            chunk.
         successor_weight: Text channel: weight of "follows the query" (head 1) beside "is like the query" (head 0).
         memory_depth: Layers of the neural memory's MLPs.
         memory_width: Size of their hidden layers.
@@ -27,7 +30,9 @@ class TitansMemoryConfig:
     """
 
     abstain: bool = True
-    threshold: Annotated[float, Field(allow_inf_nan=False)] = 0.3
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
+    margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
+    min_score: Annotated[float, Field(allow_inf_nan=False)] = 0.3
     successor_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     memory_depth: Annotated[int, Field(ge=1, le=4)] = 2
     memory_width: Annotated[int, Field(ge=1, le=16384)] = 1536

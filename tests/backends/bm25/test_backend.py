@@ -118,6 +118,7 @@ def test_scores_fall_and_the_limit_holds(make_bm25: MakeBm25) -> None:
 
 def test_a_hit_is_the_whole_turn(make_bm25: MakeBm25) -> None:
     backend = make_bm25("I live in Porto.", "filler " * 2000 + "xylophone")
+    backend.config = Bm25Config(abstain=False)
     (hit,) = backend.recall("xylophone")
     assert (hit.seqs, hit.text) == ((2,), "")  # no text: the journal's text of the turn
     assert hit.why.endswith("100% of the question's words.")
@@ -146,9 +147,9 @@ def test_stop_words_alone_are_no_reason_to_recall(bm25: Bm25, make_bm25: MakeBm2
 
 
 def test_a_lower_threshold_recalls_more(make_bm25: MakeBm25) -> None:
-    query = "Does my dog like the beach in winter?"
-    assert seqs(make_bm25(*FACTS), query) == []
-    assert seqs(make_bm25(*FACTS, threshold=0.1), query) == [1]
+    query = "Would the river be a place for a picnic?"
+    assert seqs(make_bm25(*FACTS, threshold=0.9), query) == []
+    assert seqs(make_bm25(*FACTS, threshold=0.001), query) == [2]
 
 
 @pytest.mark.parametrize("value", ["-0.1", "1.1", "nan", "much"])
@@ -200,7 +201,7 @@ def test_later_changes_do_not_reach_a_stored_state(bm25: Bm25, make_bm25: MakeBm
     before = {path: path.read_bytes() for path in folder.iterdir()}
     bm25.forget([1])
     loaded = make_bm25(state=folder)
-    loaded.remember([turn(6, "My cat is called Crumb.")])
+    loaded.remember([turn(6, "The cat ate a whole mackerel.")])
     assert seqs(loaded, "What is my dog called?") == [1]
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -39,6 +39,10 @@ def found(text: str, query: str) -> bool:
         ("It runs version 2.13.0.", "2.13.0"),
         ("Error E4012 happens.", "e4012"),
         ("Error E-4012 happens.", "E4012"),
+        ("The plate is M-KX 4471.", "MKX4471"),
+        ("The plate is MKX4471.", "M-KX 4471"),
+        ("My IBAN is DE89 3704 0044 0532 0130 00.", "DE89370400440532013000"),
+        ("My IBAN DE89 3704 0044 0532 0130 00 is new.", "DE89370400440532013000"),
         ("The id is 550e8400-e29b-41d4-a716-446655440000.", "550E8400E29B41D4A716446655440000"),
     ],
 )
@@ -66,6 +70,8 @@ def test_any_text_has_words_that_are_a_query(text: str) -> None:
         ("call 555-123 4567 today", ["555123", "4567", "5551234567"]),
         ("it costs 1,000.50 euros", ["1", "50"]),
         ("nothing of the kind", []),
+        ("AB 123 CD", ["123", "ab123cd", "123cd"]),
+        ("In 2026 I moved, and A 5 is a road", ["2026", "5"]),
         ("车库的密码是4719。", ["4719"]),
     ],
 )

@@ -4,20 +4,22 @@ The best hit of a search always exists; for most messages of a chat it is noise.
 turns the probability that it bears on the message, out of features that hold for any language. Turns below the threshold are
 dropped, and with them those that are much less likely than the best: small models answer from distractors.
 
-``benchmarks/fit_rag.py`` fits the weights in ``relevance.json``; ``docs/relevance.md`` has the error rates and the data.
+Every memory that searches is judged in this way, each by a set of weights of its own.
+
+``benchmarks/fit_recall.py`` fits the weights in ``relevance.json``; ``docs/relevance.md`` has the error rates and the data.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from memagent.backends.protocol import Vectors
-from memagent.backends.shared.linear import named_weights, weight_vector
+from memagent.backends.shared.linear import weight_vector
 from memagent.backends.shared.text import is_question, normalize
 from memagent.backends.shared.words import literals
 
@@ -45,8 +47,6 @@ FEATURES = (
     "by_assistant",
     "bias",
 )
-ANY_EMBEDDER = "any other"
-"""Names the weights for embedders that nothing was fitted for: the multilingual cosine stands for theirs, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,11 @@ class Evidence:
     """What the relevance of one turn is judged by.
 
     Attributes:
-        cosine: cosine similarity of message and turn, of the memory's embedder, -1 to 1.
+        cosine: cosine similarity of message and turn, of the memory's embedder, -1 to 1; of a memory without one, the
+            multilingual encoder's.
         multilingual_cosine: the same of the multilingual encoder.
         coverage: idf-weighted share of the message's content words that the turn holds, 0 to 1.
-        score: of the ranking, in nats.
+        score: of the search, in nats.
         text: the words of the turn.
         by_assistant: the assistant said it: it may be a guess.
     """
@@ -115,20 +116,17 @@ def features(message: str, need: float, evidence: Sequence[Evidence]) -> Vectors
     return np.asarray(rows, dtype=np.float32).reshape(len(rows), len(FEATURES))
 
 
-def probabilities(message: str, need: float, evidence: Sequence[Evidence], embedder: str) -> list[float]:
+def probabilities(message: str, need: float, evidence: Sequence[Evidence], weight_set: str) -> list[float]:
     """Return for each turn the probability that it bears on the message.
 
     Args:
         message: as in ``features``.
         need: as in ``features``.
         evidence: as in ``features``.
-        embedder: the name of the memory's embedder.
+        weight_set: the name of a set of weights.
     """
-    if embedder not in named_weights(WEIGHTS):
-        embedder = ANY_EMBEDDER
-        evidence = [replace(item, cosine=item.multilingual_cosine) for item in evidence]
     rows = features(message, need, evidence)
-    chances = 1 / (1 + np.exp(-rows @ weight_vector(WEIGHTS, embedder, FEATURES)))
+    chances = 1 / (1 + np.exp(-rows @ weight_vector(WEIGHTS, weight_set, FEATURES)))
     is_bare_code = normalize(message) in literals(message)
     if is_bare_code:  # only a turn that holds it can answer
         chances *= rows[:, FEATURES.index("literal")]

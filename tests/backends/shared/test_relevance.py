@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memagent.agent.models.catalogue import DEFAULT_EMBEDDER
-from memagent.backends.rag.relevance import Evidence, probabilities, select
+from memagent.backends.shared.relevance import Evidence, probabilities, select
 
-EMBEDDER = f"{DEFAULT_EMBEDDER}+multilingual"
 CHANCES = st.lists(st.floats(0.0, 1.0), max_size=20)
 
 
@@ -23,7 +21,7 @@ def chance(message: str = "Where do I live?", *, need: float = 2.0, **evidence: 
         "text": "I live in Porto.",
     }
     others = [Evidence(0.1, 0.1, 0.0, -5.0, "Something else.")] * 9
-    return probabilities(message, need, [Evidence(**(fields | evidence)), *others], EMBEDDER)[0]  # type: ignore[arg-type]
+    return probabilities(message, need, [Evidence(**(fields | evidence)), *others], "rag")[0]  # type: ignore[arg-type]
 
 
 def test_more_similarity_and_more_covered_words_make_a_turn_likelier() -> None:
@@ -50,7 +48,7 @@ def test_a_literal_makes_the_turn_that_holds_it_likelier(code: str) -> None:
 
 
 def test_there_may_be_no_evidence() -> None:
-    assert probabilities("Where do I live?", 2.0, [], EMBEDDER) == []
+    assert probabilities("Where do I live?", 2.0, [], "rag") == []
 
 
 # selecting

@@ -1,7 +1,10 @@
-"""Fit what `rag` learns: which messages need memory, how turns are ranked, and which of them are relevant.
+"""Fit what recall learns: which messages need memory, how `rag` ranks turns, and which of those found are relevant.
 
-    python benchmarks/fit_rag.py locomo.json            # fits, writes the weights, and reports
-    python benchmarks/fit_rag.py locomo.json --report   # reports only
+    python benchmarks/fit_recall.py locomo.json                           # fits, writes the weights, and reports
+    python benchmarks/fit_recall.py locomo.json --report                  # reports only
+    python benchmarks/fit_recall.py locomo.json --memory bm25 titans      # these two only
+
+What is relevant is fitted for each memory that searches by itself: their scores differ.
 
 Fitted on: the conversations conv-26, conv-30 and conv-41 of LoCoMo, the set in data/abstention.json, and the even places of
 data/languages.yaml and data/assistant.yaml, with generated codes. Reported on: conv-43 and conv-47, the odd places, and other
@@ -27,33 +30,77 @@ from rich.progress import track
 
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
-from memagent.backends.protocol import Embedder, Resources
-from memagent.backends.rag import Rag, RagConfig, ranking, relevance
-from memagent.backends.rag.backend import _MIN_JUDGED
-from memagent.backends.rag.judging import collect_evidence
+from memagent.backends.bm25 import Bm25, Bm25Config
+from memagent.backends.protocol import Embedder, MemoryBackend, Resources
+from memagent.backends.rag import Rag, RagConfig, ranking
 from memagent.backends.rag.search import find_candidates
-from memagent.backends.shared import memory_need
+from memagent.backends.shared import memory_need, relevance
 from memagent.backends.shared.joined_embedder import with_multilingual
-from memagent.backends.shared.linear import write_classifier, write_named_weights
+from memagent.backends.shared.judging import (
+    ANOTHER_EMBEDDER,
+    FITTED_EMBEDDERS,
+    MIN_JUDGED,
+    Found,
+    collect_evidence,
+)
+from memagent.backends.shared.linear import named_weights, write_classifier, write_named_weights
 from memagent.backends.shared.multilingual import MultilingualEmbedder
+from memagent.backends.shared.words import content_words, query_words
+from memagent.backends.titans import Titans, TitansMemoryConfig
 
-NOTE = "Fitted by benchmarks/fit_rag.py, which names the data."
+NOTE = "Fitted by benchmarks/fit_recall.py, which names the data."
 # Weights of the groups of data. Questions about people's real talk are many, and hard to tell from those without answers.
 GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
 PENALTIES = {"need": 3e-4, "ranking": 0.01, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
+MEMORIES: dict[str, tuple[type[MemoryBackend], type[Any]]] = {
+    "rag": (Rag, RagConfig),
+    "bm25": (Bm25, Bm25Config),
+    "titans": (Titans, TitansMemoryConfig),
+}
+
+
+@cache
+def base_embedder() -> Embedder:
+    return load_embedder(Home.from_environment().models, notify=CONSOLE.print)
 
 
 @cache
 def embedder() -> Embedder:
     """The embedder of `rag`, as it joins it."""
-    return with_multilingual(load_embedder(Home.from_environment().models, notify=CONSOLE.print))
+    return with_multilingual(base_embedder())
 
 
-def fill(part: Part, folder: Path) -> None:
-    part.rag = Rag(RagConfig(), Resources(Path(tempfile.mkdtemp(dir=folder)), make_embedder=embedder))
-    for start in range(0, len(part.turns), 100):
-        part.rag.remember(part.turns[start : start + 100])
+def fill(part: Part, names: Sequence[str], folder: Path) -> None:
+    for name in names:
+        backend, config = MEMORIES[name]
+        workspace = Path(tempfile.mkdtemp(dir=folder))
+        part.memories[name] = backend(config(), Resources(workspace, make_embedder=base_embedder))
+        for start in range(0, len(part.turns), 100):
+            part.memories[name].remember(part.turns[start : start + 100])
+
+
+def ranked_by_rag(rag: Rag, question: str) -> list[ranking.Ranked]:
+    vector = embedder().embed_queries([question])[0]
+    candidates = find_candidates(question, vector, rag._full_text, rag._vectors, 100)
+    return ranking.rank(question, candidates, asks=True)[:MIN_JUDGED]
+
+
+def found_by(memory: MemoryBackend, question: str) -> list[tuple[Found, tuple[int, ...]]]:
+    """Return the best turns that a memory finds for a question, as it judges them, with the seqs of each."""
+    if isinstance(memory, Rag):
+        ranked = ranked_by_rag(memory, question)
+        return list(zip(memory._found(question, ranked), [item.seqs for item in ranked], strict=True))
+    if isinstance(memory, Bm25):
+        scores = memory._index.search(query_words(question), MIN_JUDGED)
+        found = memory._found(scores, memory._index.coverage(content_words(question), list(scores)))
+    elif isinstance(memory, Titans):
+        embedding = memory._embed(question)
+        nearest = memory._nearest(question, embedding, MIN_JUDGED)
+        found = memory._found(question, embedding, [index for index, _ in nearest])
+    else:
+        raise TypeError(f"{memory.name} is none of {', '.join(MEMORIES)}")
+    return [(item, (item.seq,)) for item in found]
 
 
 def minimise(loss: Any, size: int) -> torch.Tensor:
@@ -115,8 +162,10 @@ def ranking_rows(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield features and labels of the candidates of each question whose evidence is among them."""
     for question in part.questions:
         if question.relevant:
+            rag = part.memories["rag"]
+            assert isinstance(rag, Rag)
             vector = embedder().embed_queries([question.text])[0]
-            candidates = find_candidates(question.text, vector, part.rag._full_text, part.rag._vectors, 100)
+            candidates = find_candidates(question.text, vector, rag._full_text, rag._vectors, 100)
             labels = torch.tensor([float(item.seq in question.relevant) for item in candidates])
             if 0 < labels.sum() < len(labels):
                 yield torch.from_numpy(ranking.features(question.text, candidates)), labels
@@ -155,33 +204,31 @@ class Judgement:
     labels: list[float]
 
 
-def judgements(parts: Sequence[Part]) -> Iterator[Judgement]:
-    for part in track([part for part in parts if part.fit], "relevance", console=CONSOLE):
+def judgements(parts: Sequence[Part], memory: str) -> Iterator[Judgement]:
+    for part in track([part for part in parts if part.fit], f"relevance of {memory}", console=CONSOLE):
         group = "locomo" if part.name in FIT else part.name if part.name in GROUPS else "languages"
         for question in part.questions:
-            vector = embedder().embed_queries([question.text])[0]
-            candidates = find_candidates(question.text, vector, part.rag._full_text, part.rag._vectors, 100)
-            ranked = ranking.rank(question.text, candidates, asks=True)[:_MIN_JUDGED]
-            labels = [float(bool(question.relevant.intersection(item.seqs))) for item in ranked[:3]]
-            if ranked:
-                evidence, _ = collect_evidence(question.text, ranked, part.rag._full_text)
+            found = found_by(part.memories[memory], question.text)
+            labels = [float(bool(question.relevant.intersection(seqs))) for _, seqs in found[:3]]
+            if found:
+                evidence, _ = collect_evidence(question.text, [item for item, _ in found])
                 yield Judgement(group, question.text, evidence, labels)
 
 
-def relevance_rows(judgement: Judgement, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return features and labels of the three best turns of a question, for an embedder."""
+def relevance_rows(judgement: Judgement, weight_set: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return features and labels of the three best turns of a question, for a set of weights."""
     evidence = judgement.evidence
-    if name == relevance.ANY_EMBEDDER:
+    if weight_set.endswith(ANOTHER_EMBEDDER):
         evidence = [replace(item, cosine=item.multilingual_cosine) for item in evidence]
     need = memory_need.memory_need(judgement.question)
     features = relevance.features(judgement.question, need, evidence)
     return torch.from_numpy(features[:3]), torch.tensor(judgement.labels)
 
 
-def fit_relevance(rows: Sequence[Judgement], name: str) -> dict[str, float]:
+def fit_relevance(rows: Sequence[Judgement], weight_set: str) -> dict[str, float]:
     groups: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {group: [] for group in GROUPS}
     for judgement in rows:
-        groups[judgement.group].append(relevance_rows(judgement, name))
+        groups[judgement.group].append(relevance_rows(judgement, weight_set))
     blocks = {
         group: (torch.cat([features for features, _ in listed]), torch.cat([labels for _, labels in listed]))
         for group, listed in groups.items()
@@ -203,16 +250,17 @@ def fit_relevance(rows: Sequence[Judgement], name: str) -> dict[str, float]:
 # Report
 
 
-def report(parts: Sequence[Part]) -> list[dict[str, object]]:
+def report(parts: Sequence[Part], name: str) -> list[dict[str, object]]:
     """Return for each part recall@10 without abstention, and with it the shares that are right by kind of question."""
     table = []
-    for part in track(parts, "report", console=CONSOLE):
-        row: dict[str, object] = {"part": part.name, "fit": part.fit}
+    for part in track(parts, f"report on {name}", console=CONSOLE):
+        row: dict[str, object] = {"memory": name, "part": part.name, "fit": part.fit}
+        memory: Any = part.memories[name]
         shares: dict[str, list[float]] = {}
         for question in part.questions:
-            found = {seq for hit in part.rag.recall(question.text) for seq in hit.seqs}
+            found = {seq for hit in memory.recall(question.text) for seq in hit.seqs}
             if question.relevant:
-                shares.setdefault("recall@10", []).append(recall_at_10(part, question))
+                shares.setdefault("recall@10", []).append(recall_at_10(memory, question))
                 shares.setdefault("kept of 5" if question.kind == "answerable" else question.kind, []).append(
                     float(bool(found & question.relevant))
                 )
@@ -222,10 +270,11 @@ def report(parts: Sequence[Part]) -> list[dict[str, object]]:
     return table
 
 
-def recall_at_10(part: Part, question: Question) -> float:
-    part.rag.config = RagConfig(abstain=False)
-    ranked = [seq for hit in part.rag.recall(question.text, limit=10) for seq in hit.seqs][:10]
-    part.rag.config = RagConfig()
+def recall_at_10(memory: Any, question: Question) -> float:
+    config = memory.config
+    memory.config = replace(config, abstain=False)
+    ranked = [seq for hit in memory.recall(question.text, limit=10) for seq in hit.seqs][:10]
+    memory.config = config
     return len(question.relevant.intersection(ranked)) / len(question.relevant)
 
 
@@ -236,6 +285,7 @@ def main() -> None:
     parser.add_argument("locomo", type=Path)
     parser.add_argument("--report", action="store_true", help="fit nothing")
     parser.add_argument("--only", choices=("need", "ranking", "relevance"), nargs="+", default=None)
+    parser.add_argument("--memory", choices=tuple(MEMORIES), nargs="+", default=list(MEMORIES))
     arguments = parser.parse_args()
     stages = () if arguments.report else arguments.only or ("need", "ranking", "relevance")
     parts = [*locomo(arguments.locomo), abstention()]
@@ -243,18 +293,21 @@ def main() -> None:
         parts += [*languages(fit=half), literal_part(fit=half), assistant_part(fit=half)]
     with tempfile.TemporaryDirectory() as folder:
         for part in track(parts, "reading", console=CONSOLE):
-            fill(part, Path(folder))
+            fill(part, arguments.memory, Path(folder))
         if "need" in stages:
             fit_need(parts)
-        if "ranking" in stages:
+        if "ranking" in stages and "rag" in arguments.memory:
             write_named_weights(ranking.WEIGHTS, {ranking.WEIGHT_SET: fit_ranking(parts)}, NOTE)
         if "relevance" in stages:
-            names = (embedder().name, relevance.ANY_EMBEDDER)
-            rows = list(judgements(parts))
-            sets = {name: fit_relevance(rows, name) for name in names}
+            sets = dict(named_weights(relevance.WEIGHTS))
+            for name in arguments.memory:
+                rows = list(judgements(parts, name))
+                for weight_set in [name, f"{name}{ANOTHER_EMBEDDER}"] if name in FITTED_EMBEDDERS else [name]:
+                    sets[weight_set] = fit_relevance(rows, weight_set)
             write_named_weights(relevance.WEIGHTS, sets, NOTE)
-        for row in report(parts):
-            print(json.dumps(row))
+        for name in arguments.memory:
+            for row in report(parts, name):
+                print(json.dumps(row))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""Judging what a search found, for any memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from memagent.backends.shared.judging import Found, author_of, judge, relevant
+from memagent.backends.shared.memory_need import memory_need
+from tests.backends.shared.indexed_turns import turn
+
+QUESTION = "Where do I work?"
+ACME, GLOBEX = "I work at Acme Corp as an engineer.", "I left Acme Corp and started at Globex last week."
+ANA = ("Ana", False)
+
+
+def found(text: str, seq: int, author: tuple[str | None, bool] = ANA, **fields: float) -> Found:
+    return Found(text, seq, author, **{"score": 0.0, "coverage": 0.0, **fields})
+
+
+def chances(
+    question: str, items: list[Found], memory: str = "bm25", embedder: str | None = None
+) -> list[float]:
+    return judge(question, memory_need(question), items, memory, embedder)
+
+
+@pytest.mark.parametrize(
+    ("memory", "embedder"),
+    [("bm25", None), ("titans", "all-minilm-l6-v2"), ("titans", "hashing"), ("rag", "hashing")],
+)
+@pytest.mark.parametrize(
+    ("question", "fact", "other"),
+    [
+        ("What is my dog called?", "My dog is called Biscuit.", "The parcel came on Monday."),
+        ("Wie heißt mein Hund?", "Mein Hund heißt Keks.", "Das Paket kam am Montag."),
+    ],
+)
+def test_what_answers_is_likelier_than_what_does_not(
+    memory: str, embedder: str | None, question: str, fact: str, other: str
+) -> None:
+    items = [found(fact, 1, coverage=0.7, cosine=0.7), found(other, 2, cosine=0.1)]
+    likely, unlikely = chances(question, items, memory, embedder)
+    assert likely > 0.3 > unlikely
+
+
+def test_what_supersedes_a_relevant_turn_is_as_relevant() -> None:
+    both = [found(ACME, 1, coverage=1.0), found(GLOBEX, 2)]
+    assert chances(QUESTION, both)[1] >= chances(QUESTION, both)[0]
+    other_speaker = [found(ACME, 1, coverage=1.0), found(GLOBEX, 2, ("Bob", False))]
+    assert chances(QUESTION, other_speaker)[1] < chances(QUESTION, other_speaker)[0]
+
+
+def test_for_another_embedder_the_multilingual_cosine_stands_for_its_own() -> None:
+    near, far = ([found(ACME, 1, cosine=cosine)] for cosine in (0.9, -0.9))
+    assert chances(QUESTION, near, "rag", "hashing") == chances(QUESTION, far, "rag", "hashing")
+    own = "all-minilm-l6-v2+multilingual"
+    assert chances(QUESTION, near, "rag", own) > chances(QUESTION, far, "rag", own)
+
+
+def test_nothing_found_is_nothing_relevant() -> None:
+    assert chances(QUESTION, []) == []
+    assert relevant([], [], 0.1, 0.1) == []
+
+
+def test_statements_come_before_questions() -> None:
+    items = [found("Where do I work?", 1), found(ACME, 2)]
+    assert relevant([0.9, 0.5], items, 0.1, 0.1) == [1, 0]
+
+
+def test_an_author_is_a_speaker_and_a_side() -> None:
+    assert author_of(turn(1, "hello", speaker="Ana")) == ("Ana", False)
+    assert author_of(turn(1, "hello", role="assistant")) == (None, True)
