@@ -12,7 +12,7 @@ from memagent.agent.journal.chain import GENESIS, forgetting_head, turn_head, tu
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import Extent
-from memagent.agent.journal.rows import PAGE, DamagedRowError, row_forgetting, row_turn
+from memagent.agent.journal.rows import PAGE, DamagedRowError, last_key, row_forgetting, row_turn
 from memagent.agent.journal.schema import attachments, chain, forgettings, sessions, turns
 from memagent.backends.errors import StorageError
 from memagent.backends.records import Attachment
@@ -150,11 +150,12 @@ def _attachment_keys(journal: JournalReader) -> Iterator[Row[Any]]:
         .order_by(key.seq, key.position)
         .limit(PAGE)
     )
+    seq, position = 0, -1
     page = journal.fetch(query)
     while page:
+        seq, position = last_key(page, (seq, position), "seq", "position")
         yield from page
-        last = page[-1]
-        later = or_(key.seq > last.seq, and_(key.seq == last.seq, key.position > last.position))
+        later = or_(key.seq > seq, and_(key.seq == seq, key.position > position))
         page = journal.fetch(query.where(later))
 
 
@@ -192,5 +193,5 @@ def _row_pages(journal: JournalReader, table: Table, key: str) -> Iterator[list[
     while page := journal.fetch(
         select(table).where((table.c.user == journal.user) & (column > last)).order_by(column).limit(PAGE)
     ):
+        (last,) = last_key(page, (last,), key)
         yield list(page)
-        last = getattr(page[-1], key)

@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from memagent.agent.journal.chain import GENESIS, forgetting_head, new_salt, turn_head, turn_leaf
 from memagent.agent.journal.records import Forgetting
+from memagent.agent.journal.rows import last_key
 from memagent.backends.records import Turn
 
 _PAGE = 1000
@@ -136,8 +137,8 @@ def _rows(connection: Connection, table: Table, key: Column[Any], user: str) -> 
     while page := connection.execute(
         select(table).where((table.c.user == user) & (key > last)).order_by(key).limit(_PAGE)
     ).all():
+        (last,) = last_key(page, (last,), key.name)
         yield from page
-        last = getattr(page[-1], key.name)
 
 
 def _turn(row: Row[Any]) -> Turn:

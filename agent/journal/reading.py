@@ -14,7 +14,7 @@ from memagent.agent.journal.attachments import read_content, read_descriptors
 from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, Unfinished
-from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, pages, row_forgetting, row_time, row_turn
+from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, last_key, pages, row_forgetting, row_time, row_turn
 from memagent.agent.journal.schema import (
     chain,
     checkpoints,
@@ -68,8 +68,8 @@ class JournalReader:
         if session is not None:
             query = query.where(turns.c.session == session)
         while page := self._fetch_turns(query.where(turns.c.seq > after)):
+            (after,) = last_key([row for row, _ in page], (after,), "seq")
             yield from (row_turn(row, attachments) for row, attachments in page)
-            after = page[-1][0].seq
 
     def get(self, seqs: Collection[int]) -> list[Turn]:
         """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
@@ -185,7 +185,7 @@ class JournalReader:
         after = 0
         links = select(chain).where(chain.c.user == self.user).order_by(chain.c.seq).limit(PAGE)
         while page := self.fetch(links.where(chain.c.seq > after)):
-            first, after = page[0].seq, page[-1].seq
+            first, (after,) = page[0].seq, last_key(page, (after,), "seq")
             query = select(turns).where((turns.c.user == self.user) & turns.c.seq.between(first, after))
             turn_rows = {row.seq: (row, attachments) for row, attachments in self._fetch_turns(query)}
             query = select(forgettings).where(

@@ -119,6 +119,28 @@ def row_time(value: str) -> datetime:
         raise DamagedRowError("time", error) from error
 
 
+def last_key(page: Sequence[Row[Any]], after: tuple[int, ...], *columns: str) -> tuple[int, ...]:
+    """Return the key of a page's last row, after which the next page begins.
+
+    Args:
+        page: rows in order of their key.
+        after: the key of the last row of the page before.
+        columns: of the key.
+
+    Raises:
+        DamagedRowError: a row does not come after the one before it, as in a damaged index: reading on might never end.
+    """
+    try:
+        for row in page:
+            key = tuple(getattr(row, column) for column in columns)
+            if not key > after:
+                raise ValueError(f"{key[0]} stands behind {after[0]}")
+            after = key
+    except READING_ERRORS as error:
+        raise DamagedRowError("order", error) from error
+    return after
+
+
 def pages(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Split a list so that no statement has more bound values than a database takes."""
     return (items[start : start + PAGE] for start in range(0, len(items), PAGE))

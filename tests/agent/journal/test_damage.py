@@ -7,13 +7,15 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from memagent.agent.doctor import examine
 from memagent.agent.home import Home
-from memagent.agent.journal import Journal
+from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal.rows import DamagedRowError
 from memagent.agent.memory import open_journal
 from memagent.agent.memory.loss import accept_loss, examine_loss
 from memagent.backends.errors import JournalDamagedError, StorageError
@@ -257,3 +259,19 @@ def test_a_pipe_in_the_journals_place_is_refused_at_once(home: Home) -> None:
     for read_only in (False, True):
         with pytest.raises(StorageError, match="it is a pipe or a device"):
             open_journal(home, "ana", read_only=read_only)
+
+
+def test_a_damaged_index_does_not_keep_a_reader_for_ever(tmp_path: Path) -> None:
+    file = tmp_path / "journal.sqlite3"
+    with Journal(file, "ana") as journal:
+        journal.extend([NewTurn("monday", "user", f"turn {number}") for number in range(40)])
+    content = file.read_bytes()
+    # The last entries of the indexes by user and seq, in the tables of turns and of the chain: seq 40 is in row 40.
+    entry = b"ana" + bytes([40, 40])
+    assert content.count(entry) == 2
+    file.write_bytes(content.replace(entry, b"ana" + bytes([7, 40])))
+    with Journal(file, "ana") as journal:
+        assert journal.audit() != []
+        for read in (journal.turns, journal.entries):
+            with pytest.raises(DamagedRowError, match="7 stands behind 39"):
+                list(islice(read(), 1000))

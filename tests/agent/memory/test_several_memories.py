@@ -76,6 +76,13 @@ def test_a_hit_that_several_backends_recall_comes_first_with_all_their_reasons()
     assert [hit.score for hit in fused] == sorted((hit.score for hit in fused), reverse=True)
 
 
+def test_a_memory_counts_by_its_weight_and_an_unknown_one_as_much_as_rag() -> None:
+    rankings = {"rag": [Hit((1,), 1.0, "Near.")], "mine": [Hit((2,), 1.0, "Mine.")]}
+    assert [hit.seqs for hit in fuse_hits(rankings, 2, {"mine": 2.0})] == [(2,), (1,)]
+    assert [hit.seqs for hit in fuse_hits(rankings, 2, {"rag": 2.0})] == [(1,), (2,)]
+    assert [hit.score for hit in fuse_hits(rankings, 2)] == pytest.approx([0.5, 0.5])
+
+
 def test_first_in_every_backend_scores_one() -> None:
     fused = fuse_hits({"rag": [Hit((1,), 9.0, "Near.")], "titans": [Hit((1,), 0.2, "Known.")]}, limit=5)
     assert [hit.score for hit in fused] == pytest.approx([1.0])

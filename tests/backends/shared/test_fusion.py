@@ -64,3 +64,17 @@ def test_nothing_ranked_gives_nothing(rankings: list[list[str]]) -> None:
 
 def test_an_empty_ranking_halves_the_scores_of_the_other() -> None:
     assert reciprocal_rank_fusion([["a"], []], 10.0) == pytest.approx({"a": 0.5})
+
+
+@given(RANKINGS, st.floats(0.1, 10.0))
+@settings(deadline=None)
+def test_equal_weights_change_nothing(rankings: list[list[int]], weight: float) -> None:
+    weighted = reciprocal_rank_fusion(rankings, 10.0, [weight] * len(rankings))
+    assert weighted == pytest.approx(reciprocal_rank_fusion(rankings, 10.0))
+
+
+def test_what_counts_more_decides() -> None:
+    rankings = [["a", "b"], ["b", "a"]]
+    assert list(reciprocal_rank_fusion(rankings, 10.0, [1.0, 2.0])) == ["b", "a"]
+    assert list(reciprocal_rank_fusion(rankings, 10.0, [2.0, 1.0])) == ["a", "b"]
+    assert reciprocal_rank_fusion([["a"], ["a"]], 10.0, [1.0, 3.0])["a"] == pytest.approx(1.0)
