@@ -40,7 +40,7 @@ from memagent.backends.shared.judging import (
     ANOTHER_EMBEDDER,
     FITTED_EMBEDDERS,
     MIN_JUDGED,
-    Found,
+    SearchHit,
     collect_evidence,
 )
 from memagent.backends.shared.linear import named_weights, write_classifier, write_named_weights
@@ -86,7 +86,7 @@ def ranked_by_rag(rag: Rag, question: str) -> list[ranking.Ranked]:
     return ranking.rank(question, candidates, asks=True)[:MIN_JUDGED]
 
 
-def found_by(memory: MemoryBackend, question: str) -> list[tuple[Found, tuple[int, ...]]]:
+def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tuple[int, ...]]]:
     """Return the best turns that a memory finds for a question, as it judges them, with the seqs of each."""
     if isinstance(memory, Rag):
         ranked = ranked_by_rag(memory, question)
@@ -100,7 +100,7 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[Found, tuple[in
         found = memory._found(question, embedding, [index for index, _ in nearest])
     else:
         raise TypeError(f"{memory.name} is none of {', '.join(MEMORIES)}")
-    return [(item, (item.seq,)) for item in found]
+    return [(item, (item.said_at[1],)) for item in found]
 
 
 def minimise(loss: Any, size: int) -> torch.Tensor:

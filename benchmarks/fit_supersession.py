@@ -96,10 +96,11 @@ def main() -> None:
     only_report = parser.parse_args().report
     shipped = supersession.WEIGHTS.read_bytes()
     pairs = read_pairs()
-    print(json.dumps(report(pairs), indent=1))
-    if only_report:
+    try:
+        print(json.dumps(report(pairs), indent=1))
+    finally:
         supersession.WEIGHTS.write_bytes(shipped)
-    else:
+    if not only_report:
         fit(pairs)
 
 

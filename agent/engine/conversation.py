@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, cast
 
@@ -142,12 +142,20 @@ class Conversation:
         yield from self._answer(text, prompt, reply)
         yield self._ended(prompt, reply)
 
-    def _assemble(self, text: str, recollections: Sequence[Recollection], recent: Sequence[Turn]) -> Prompt:
+    def _assemble(
+        self,
+        text: str,
+        recollections: Sequence[Recollection],
+        recent: Sequence[Turn],
+        pinned: Sequence[Recollection],
+    ) -> Prompt:
         settings = self.settings
-        without_notes = self.channel == "model" and not recollections
+        without_notes = self.channel == "model" and not pinned
         system = settings.system or (SYSTEM_MODEL_CHANNEL if without_notes else SYSTEM)
         reply_tokens, now = settings.sampling.max_tokens, settings.clock()
-        return assemble(self.model, text, recollections, recent, settings.budget, reply_tokens, now, system)
+        return assemble(
+            self.model, text, recollections, recent, settings.budget, reply_tokens, now, system, pinned
+        )
 
     def _choose_channel(self, channel: Channel) -> Channel:
         local = hasattr(self.model, "tokenizer")
@@ -166,23 +174,25 @@ class Conversation:
     def _recall(self, text: str) -> tuple[Recalled, Prompt]:
         """Recall before memory reads the message itself, and omit turns that are in the prompt anyway.
 
-        What is pinned comes first, in every channel, and beyond the limit.
+        What is pinned comes first, in every channel, beyond the limit, and though a recent turn says the same.
         """
+        pinned = self.memory.pinned()
         turns = self.memory.journal.recent(self.session, _RECENT_TURNS)
         recent = [turn for turn in turns if turn.role in ("user", "assistant")]
-        prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent).recent}
+        prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent, pinned).recent}
         began = time.monotonic()
-        recollections = [item for item in self.memory.pinned() if not prompt_seqs.issuperset(item.seqs)]
+        recollections: list[Recollection] = []
         if self.channel != "model":
             limit = self.settings.limit
-            known_seqs = prompt_seqs.union(*(item.seqs for item in recollections))
-            candidates = self.memory.recall(text, limit=limit + len(known_seqs))
-            recollections += [item for item in candidates if not known_seqs.issuperset(item.seqs)][:limit]
+            given_seqs = prompt_seqs.union(*(item.seqs for item in pinned))
+            candidates = self.memory.recall(text, limit=limit + len(given_seqs))
+            recollections = [item for item in candidates if not given_seqs.issuperset(item.seqs)][:limit]
+            pinned = [_with_mark(item, candidates) for item in pinned]
         else:
             self.memory.catch_up()
         seconds = time.monotonic() - began
-        prompt = self._assemble(text, recollections, recent)
-        return Recalled(tuple(recollections), prompt.recollections, seconds), prompt
+        prompt = self._assemble(text, recollections, recent, pinned)
+        return Recalled((*pinned, *recollections), prompt.recollections, seconds), prompt
 
     def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
         # The model channel of this reply is open in a context of its own: other replies of the same model do not use it.
@@ -255,6 +265,12 @@ def remembered(turn: Turn, results: Mapping[int, WriteResult]) -> Remembered:
         why = "It was written with recollections in view, so it stays in the journal only."
         return Remembered(turn, journal_only=True, why=why)
     return Remembered(turn, journal_only=False, why="Memory has read it.", result=results.get(turn.seq))
+
+
+def _with_mark(pin: Recollection, recalled: Sequence[Recollection]) -> Recollection:
+    """Return a pinned item marked as superseded if what was recalled says so."""
+    same = next((item for item in recalled if item.seqs == pin.seqs), pin)
+    return replace(pin, superseded_by=same.superseded_by, superseded_at=same.superseded_at)
 
 
 def _storable(text: str) -> str:

@@ -1,6 +1,6 @@
 """Assemble a prompt that fits the model's context window.
 
-    system prompt | recent turns of this session | <memory> recollections </memory> or today's date, + the message
+    system prompt | recent turns of this session | <memory> pinned and recalled </memory> or today's date, + the message
 
 Recollections and date are in the last message only, so that earlier messages do not change between turns. Recollections are
 in order of time, and their dates are in the user's time zone. Today's date beside them misleads a small model: asked on what
@@ -42,10 +42,12 @@ class Budget:
     """Limits for the parts of a prompt, in tokens.
 
     Attributes:
+        pinned: limit for what is pinned.
         recollections: limit for the recollections.
         recent: limit for the recent turns of this session.
     """
 
+    pinned: int = 1024
     recollections: int = 1024
     recent: int = 2048
 
@@ -56,7 +58,7 @@ class Prompt:
 
     Attributes:
         messages: the messages for the model.
-        recollections: the recollections in the prompt, best first.
+        recollections: what is pinned and the recollections in the prompt, best first.
         recent: the recent turns in the prompt, oldest first.
         tokens: size of the prompt.
         recollection_tokens: size of the recollections in it.
@@ -78,8 +80,9 @@ def assemble(
     reply: int,
     now: datetime,
     system: str = SYSTEM,
+    pinned: Sequence[Recollection] = (),
 ) -> Prompt:
-    """Build a prompt with as many recollections, and then as many recent turns, as fit.
+    """Build a prompt with what is pinned, and as many recollections, and then as many recent turns, as fit.
 
     Args:
         model: the chat model; counts tokens.
@@ -90,6 +93,7 @@ def assemble(
         reply: tokens that are reserved for the reply.
         now: the user's time, with time zone.
         system: the system prompt.
+        pinned: what the prompt holds before all recollections; one that does not fit is omitted.
 
     Raises:
         InputError: the message alone does not fit the window.
@@ -104,9 +108,11 @@ def assemble(
     *recent_texts, message = without_fences([*(turn.text for turn in recent), message])
     history = [Message(turn.role, text) for turn, text in zip(recent, recent_texts, strict=True)]
 
+    pins: list[Recollection] = []
+
     def build(recollection_count: int, recent_count: int) -> list[Message]:
         turns = _from_user(recent[len(recent) - recent_count :])
-        notes = fenced(recollections[:recollection_count], now.tzinfo)
+        notes = fenced([*pins, *recollections[:recollection_count]], now.tzinfo)
         return [
             Message("system", system),
             *history[len(recent) - len(turns) :],
@@ -119,10 +125,15 @@ def assemble(
             f"The message takes {message_tokens:,} tokens; {model.name} has room for {limit:,}. Nothing was stored. "
             "Send it in parts, or store it with `memagent remember - < FILE` and ask about it."
         )
+    for item in pinned:
+        pins.append(item)
+        if model.count(build(0, 0)) > min(limit, message_tokens + budget.pinned):
+            pins.pop()
+    tokens_with_pins = model.count(build(0, 0)) if pins else message_tokens
     recollection_count = _max_count(
         len(recollections),
         lambda count: model.count(build(count, 0)),
-        min(limit, message_tokens + budget.recollections),
+        min(limit, tokens_with_pins + budget.recollections),
     )
     tokens_with_memory = model.count(build(recollection_count, 0))
     recent_count = _max_count(
@@ -133,7 +144,7 @@ def assemble(
     messages = build(recollection_count, recent_count)
     return Prompt(
         messages=tuple(messages),
-        recollections=tuple(recollections[:recollection_count]),
+        recollections=(*pins, *recollections[:recollection_count]),
         recent=tuple(_from_user(recent[len(recent) - recent_count :])),
         tokens=model.count(messages),
         recollection_tokens=tokens_with_memory - message_tokens,

@@ -27,6 +27,7 @@ from memagent.agent.journal.records import (
     Tombstone,
     Unfinished,
     check_name,
+    check_text,
     check_turn,
 )
 from memagent.agent.journal.schema import (
@@ -216,8 +217,9 @@ class Journal(JournalReader):
             StorageError: the database cannot be written; nothing was pinned.
         """
         with self._writing() as transaction:
+            before = transaction.count_pins()
             transaction.pin(seqs)
-            if transaction.count_pins() > MAX_PINS:
+            if transaction.count_pins() > max(MAX_PINS, before):
                 raise InputError(
                     f"At most {MAX_PINS} turns can be pinned: every prompt holds them. Nothing was pinned; unpin one first."
                 )
@@ -230,6 +232,30 @@ class Journal(JournalReader):
         """
         with self._writing() as transaction:
             transaction.unpin(seqs)
+
+    def correct(
+        self, seq: int, text: str, replies: Collection[int], states: Collection[tuple[str, str]]
+    ) -> Turn:
+        """Replace a turn by one with another text, and remove replies that may repeat the old text, in one commit.
+
+        ``finish_purge`` is left to the caller. This is the journal's part only; see ``forgetting.correct``.
+
+        Args:
+            seq: of the turn.
+            text: of the new turn.
+            replies: seqs of the replies.
+            states: as in ``forget``.
+
+        Raises:
+            InputError: there is no such turn, or the text cannot be stored; nothing was changed.
+            StorageError: the journal could not be changed.
+        """
+        check_text(text)
+        with self._writing() as transaction:
+            turn = transaction.correct(seq, text)
+            transaction.forget([seq, *replies])
+            transaction.note_unfinished({*states, *transaction.stored_states()})
+        return turn
 
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one, so that no seq of a lost turn is given twice."""

@@ -117,7 +117,7 @@ class NewTurn:
         session, role, text, speaker, in_view, derived, recalled: as in ``Turn``.
         created_at: None: the present.
         attachments: the turn's files, in order.
-        pinned: whether every prompt holds it from now on.
+        pinned: whether every prompt holds it from now on, if fewer than ``MAX_PINS`` turns are pinned.
         id, seq, salt: None: the journal makes them. An import gives those of the export, so that the chain of digests
             comes out the same.
     """

@@ -97,7 +97,7 @@ forgettings = Table(
     Index("forgettings_by_turn", "user", "turn_id"),
     Index("forgettings_by_seq", "user", "seq"),
 )
-# Turns that every prompt holds. Of a pin nothing is proved: it says nothing, it only shows what the journal says.
+# Turns that every prompt holds. The chain of digests does not cover pins.
 pins = Table(
     "pins",
     metadata,

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from memagent.agent.journal.attachments import attachment_rows
+from memagent.agent.journal.attachments import attachment_rows, read_content, read_descriptors
 from memagent.agent.journal.chain import (
     GENESIS,
     forgetting_head,
@@ -18,8 +18,16 @@ from memagent.agent.journal.chain import (
     turn_head,
     turn_leaf,
 )
-from memagent.agent.journal.records import Extent, Forgetting, NewTurn, Tombstone, Unfinished
-from memagent.agent.journal.rows import LARGEST_SEQ, pages, turn_row
+from memagent.agent.journal.records import (
+    MAX_PINS,
+    Extent,
+    Forgetting,
+    NewAttachment,
+    NewTurn,
+    Tombstone,
+    Unfinished,
+)
+from memagent.agent.journal.rows import LARGEST_SEQ, pages, row_turn, turn_row
 from memagent.agent.journal.schema import (
     attachments,
     chain,
@@ -86,7 +94,7 @@ class Transaction:
                 if turn.attachments:
                     file_rows += attachment_rows(self.user, turn, entry.attachments)
                 links.append(self._link(turn.seq, turn.id, turn_leaf(salt, turn)))
-                if entry.pinned:
+                if entry.pinned and self.count_pins() + len(pin_rows) < MAX_PINS:
                     pin_rows.append({"user": self.user, "seq": turn.seq})
             else:
                 tombstones.append(entry)
@@ -139,10 +147,10 @@ class Transaction:
         """Pin turns that are here and not pinned yet; see ``Journal.pin``."""
         self.unpin(seqs)
         for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
-            here = select(turns.c.user, turns.c.seq).where(
+            own_turns = select(turns.c.user, turns.c.seq).where(
                 (turns.c.user == self.user) & turns.c.seq.in_(page)
             )
-            self.connection.execute(insert(pins).from_select(["user", "seq"], here))
+            self.connection.execute(insert(pins).from_select(["user", "seq"], own_turns))
 
     def unpin(self, seqs: Collection[int]) -> None:
         """Unpin turns; seqs that are not pinned are ignored."""
@@ -153,6 +161,37 @@ class Transaction:
         """Return the number of pinned turns."""
         query = select(func.count()).select_from(pins).where(pins.c.user == self.user)
         return int(self.connection.execute(query).scalar_one())
+
+    def correct(self, seq: int, text: str) -> Turn:
+        """Add a turn that takes over all of another but its text; the other one stays.
+
+        Raises:
+            InputError: there is no such turn.
+        """
+        query = select(turns).where((turns.c.user == self.user) & (turns.c.seq == seq))
+        row = self.connection.execute(query).first() if 0 < seq <= LARGEST_SEQ else None
+        if row is None:
+            raise InputError(f"There is no turn {seq}; nothing was changed.")
+        old = row_turn(row, read_descriptors(self.connection, self.user, [row]).get(seq, ()))
+        contents = [read_content(self.connection, self.user, seq, n) for n in range(len(old.attachments))]
+        is_pinned = select(pins.c.seq).where((pins.c.user == self.user) & (pins.c.seq == seq))
+        new = NewTurn(
+            old.session,
+            old.role,
+            text,
+            old.speaker,
+            old.created_at,
+            old.in_view,
+            old.derived,
+            old.recalled,
+            tuple(
+                NewAttachment(attachment.media_type, content or b"")
+                for attachment, content in zip(old.attachments, contents, strict=True)
+            ),
+            pinned=self.connection.execute(is_pinned).first() is not None,
+        )
+        self.unpin([seq])  # its place is the new one's
+        return self.extend([new], None)[0]
 
     def note_unfinished(self, states: Collection[tuple[str, str]]) -> None:
         """Note that the journal's file and stored states must follow the forgettings up to the last one.

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from memagent.agent.home import Home
-from memagent.agent.journal import Journal, JournalReader, NewAttachment, NewTurn, Unfinished, UnpurgedError
+from memagent.agent.journal import Journal, JournalReader, Unfinished, UnpurgedError
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError
 from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
@@ -22,7 +22,6 @@ from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.backends.errors import (
     BusyError,
     CheckpointError,
-    InputError,
     JournalDamagedError,
     MemagentError,
 )
@@ -126,20 +125,9 @@ def forget(
     replies = replies_that_saw(journal, present) if present else []
     if present:
         turns += journal.get(replies)
-        place = home.place()
         with suppress(UnpurgedError):  # ``finish`` tries again and reports it
-            journal.forget([*present, *replies], [(name, place) for name in home.backends_of(journal.user)])
-    failed: dict[str, Remaining] = {}
-    for name, follow in open_backends.items():
-        try:
-            follow(turns)
-        except (MemagentError, OSError) as error:
-            failed[name] = Remaining(
-                name, f"It could not follow the journal: {error}", "memagent doctor --mend"
-            )
-    discarded, remaining = finish(home, journal, open_beside, open_backends=open_backends, forgotten=turns)
-    remaining = [*failed.values(), *(step for step in remaining if step.backend not in failed)]
-    return Forgotten(tuple(present), tuple(replies), tuple(discarded), tuple(remaining))
+            journal.forget([*present, *replies], _states(home, journal))
+    return _follow(home, journal, turns, present, replies, open_beside, open_backends)
 
 
 def correct(
@@ -150,10 +138,9 @@ def correct(
     open_beside: OpenBeside,
     open_backends: Mapping[str, Follow] = MappingProxyType({}),
 ) -> tuple[Turn, Forgotten]:
-    """Replace a turn that was wrong: a new one takes over all but its text, and the old one is forgotten everywhere.
+    """Replace a turn whose text was wrong: a new one takes over all but the text, and the old one is forgotten everywhere.
 
-    A fact that was right and has changed is better remembered anew: then memory knows both, and since when. A kill between
-    both commits leaves both turns; the same call again replaces the old one.
+    A fact that was right and has changed is better remembered as a new turn: then memory knows both, and since when.
 
     Args:
         home: the folders of the installation.
@@ -170,27 +157,39 @@ def correct(
         InputError: there is no such turn, or the text cannot be stored; nothing was changed.
         StorageError: the journal could not be changed.
     """
-    wrong = next(iter(journal.get([seq])), None)
-    if wrong is None:
-        raise InputError(f"There is no turn {seq}; nothing was changed.")
-    attachments = [
-        NewAttachment(attachment.media_type, journal.attachment(seq, position))
-        for position, attachment in enumerate(wrong.attachments)
-    ]
-    right = NewTurn(
-        wrong.session,
-        wrong.role,
-        text,
-        wrong.speaker,
-        wrong.created_at,
-        wrong.in_view,
-        wrong.derived,
-        wrong.recalled,
-        tuple(attachments),
-        pinned=seq in {turn.seq for turn in journal.pinned()},
-    )
-    turn = journal.extend([right])[0]
-    return turn, forget(home, journal, [seq], open_beside, open_backends)
+    replies = replies_that_saw(journal, [seq])
+    removed = journal.get([seq, *replies])
+    new_turn = journal.correct(seq, text, replies, _states(home, journal))
+    return new_turn, _follow(home, journal, removed, [seq], replies, open_beside, open_backends)
+
+
+def _states(home: Home, journal: Journal) -> list[tuple[str, str]]:
+    """Return backend and place of the states that this home keeps for the user."""
+    place = home.place()
+    return [(name, place) for name in home.backends_of(journal.user)]
+
+
+def _follow(
+    home: Home,
+    journal: Journal,
+    turns: Sequence[Turn],
+    present: Sequence[int],
+    replies: Sequence[int],
+    open_beside: OpenBeside,
+    open_backends: Mapping[str, Follow],
+) -> Forgotten:
+    """Let all memories follow what the journal has forgotten: ``present`` and ``replies``, whose content is ``turns``."""
+    failed: dict[str, Remaining] = {}
+    for name, follow in open_backends.items():
+        try:
+            follow(turns)
+        except (MemagentError, OSError) as error:
+            failed[name] = Remaining(
+                name, f"It could not follow the journal: {error}", "memagent doctor --mend"
+            )
+    discarded, remaining = finish(home, journal, open_beside, open_backends=open_backends, forgotten=turns)
+    remaining = [*failed.values(), *(step for step in remaining if step.backend not in failed)]
+    return Forgotten(tuple(present), tuple(replies), tuple(discarded), tuple(remaining))
 
 
 def finish(

@@ -49,9 +49,12 @@ def _marked(item: Recollection, successor: Recollection | None) -> Recollection:
 
 
 def _behind_successors(recollections: list[Recollection]) -> list[Recollection]:
-    """Move each recollection that stands before what supersedes it to right behind it."""
+    """Move each recollection that stands before what supersedes it to right behind it.
+
+    The newest move first, so that of a chain of changes each stands behind the next.
+    """
     ordered = list(recollections)
-    for item in recollections:
+    for item in sorted(recollections, key=lambda item: (item.created_at, item.seqs), reverse=True):
         successor = next((other for other in ordered if item.superseded_by in other.seqs), None)
         if successor is not None and ordered.index(item) < ordered.index(successor):
             ordered.remove(item)

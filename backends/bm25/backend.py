@@ -15,7 +15,7 @@ from memagent.backends.protocol import Fingerprint, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, turn_seq
 from memagent.backends.shared.full_text import FullTextIndex
-from memagent.backends.shared.judging import MIN_JUDGED, Found, author_of, judge, relevant
+from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, author_of, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.words import content_words, query_words
@@ -33,7 +33,7 @@ class Bm25Config:
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
         threshold: lowest probability of relevance of a hit, 0 to 1 (see backends/shared/relevance.py).
-        margin: a hit less than so many times as likely as the best one is dropped, 0 to 1.
+        margin: hits below this share of the best one's probability are dropped, 0 to 1.
     """
 
     abstain: bool = True
@@ -97,11 +97,17 @@ class Bm25(MemoryBackend):
             :limit
         ]
 
-    def _found(self, scores: Mapping[str, float], coverage: Mapping[str, float]) -> list[Found]:
+    def _found(self, scores: Mapping[str, float], coverage: Mapping[str, float]) -> list[SearchHit]:
         """Return turns as their relevance is judged, from their keys' BM25 scores and coverage."""
         chunks = self._index.fetch(scores)
         return [
-            Found(chunks[key].text, turn_seq(key), author_of(chunks[key].turn), score, coverage[key])
+            SearchHit(
+                chunks[key].text,
+                (chunks[key].turn.created_at, turn_seq(key)),
+                author_of(chunks[key].turn),
+                score,
+                coverage[key],
+            )
             for key, score in scores.items()
         ]
 

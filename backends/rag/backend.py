@@ -21,7 +21,7 @@ from memagent.backends.rag.views import views
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.joined_embedder import with_multilingual
-from memagent.backends.shared.judging import MIN_JUDGED, Found, judge, relevant
+from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.overview import asks_for_overview
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
@@ -44,7 +44,7 @@ class RagConfig:
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
         threshold: lowest probability of relevance of a hit, 0 to 1 (see relevance.py).
-        margin: a hit less than so many times as likely as the best one is dropped, 0 to 1.
+        margin: hits below this share of the best one's probability are dropped, 0 to 1.
         candidates: chunks taken from each of the two searches, 1 to 1,000.
         url: address of a Chroma server, for several machines; embedded Chroma if empty.
     """
@@ -215,12 +215,12 @@ class Rag(MemoryBackend):
         """The shared embedder and the multilingual encoder as one: together they find more, in English too."""
         return with_multilingual(self._resources.embedder)
 
-    def _found(self, query: str, ranked: Sequence[Ranked]) -> list[Found]:
+    def _found(self, query: str, ranked: Sequence[Ranked]) -> list[SearchHit]:
         coverage = self._full_text.coverage(content_words(query), [item.candidate.key for item in ranked])
         return [
-            Found(
+            SearchHit(
                 item.candidate.text,
-                max(item.seqs),
+                max((repeat.created_at, repeat.seq) for repeat in item.repeats),
                 item.candidate.author,
                 item.score,
                 coverage[item.candidate.key],

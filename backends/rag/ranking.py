@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ class Candidate:
         key: of the chunk with the highest cosine, or with the highest BM25 score if no vector of the turn was found.
         seq: of the turn.
         session: of the turn.
+        created_at: of the turn.
         speaker: of the turn, if it names one.
         by_assistant: the assistant said it.
         text: of the chunk.
@@ -57,6 +59,7 @@ class Candidate:
     key: str
     seq: int
     session: str
+    created_at: datetime
     speaker: str | None
     by_assistant: bool
     text: str

@@ -10,6 +10,7 @@ from memagent.backends.rag.ranking import Candidate
 from memagent.backends.rag.vectors import VectorIndex
 from memagent.backends.rag.views import chunk_key
 from memagent.backends.shared.chunking import turn_seq
+from memagent.backends.shared.judging import author_of
 from memagent.backends.shared.words import content_words, query_words
 
 _VIEWS_PER_CHUNK = 3
@@ -48,8 +49,9 @@ def find_candidates(
             key=key,
             seq=chunk.turn.seq,
             session=chunk.turn.session,
+            created_at=chunk.turn.created_at,
             speaker=chunk.turn.speaker,
-            by_assistant=chunk.turn.role == "assistant" and chunk.turn.speaker is None,
+            by_assistant=author_of(chunk.turn)[1],
             text=chunk.text,
             cosine=cosines.get(key, floor),
             cosine_rank=cosine_ranks.get(chunk.turn.seq),

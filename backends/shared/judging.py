@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from memagent.backends.protocol import Vectors
 from memagent.backends.records import Turn
@@ -23,20 +24,21 @@ ANOTHER_EMBEDDER = " with another embedder"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchHit:
     """A turn that a search found.
 
     Attributes:
         text: what is judged.
-        seq: of the turn, the latest one where several have the text.
+        said_at: time and seq of the turn, of the latest one where several have the text.
         author: speaker, and whether the assistant said it.
         score: of the search, in nats; only differences between scores mean something.
-        coverage: idf-weighted share of the message's content words that the turn holds, 0 to 1.
+        coverage: share of the message's content words that the turn holds, 0 to 1; idf-weighted where the memory knows how rare
+            they are.
         cosine: of message and turn by the memory's embedder; None: it has none, the multilingual encoder's stands for it.
     """
 
     text: str
-    seq: int
+    said_at: tuple[datetime, int]
     author: tuple[str | None, bool]
     score: float
     coverage: float
@@ -44,12 +46,12 @@ class Found:
 
 
 def author_of(turn: Turn) -> tuple[str | None, bool]:
-    """Return who said a turn: speaker, and whether the assistant did."""
-    return turn.speaker, turn.role == "assistant"
+    """Return who said a turn: speaker, and whether the assistant did. A named speaker is a person, whatever the role."""
+    return turn.speaker, turn.role == "assistant" and turn.speaker is None
 
 
 def judge(
-    message: str, need: float, found: Sequence[Found], memory: str, embedder: str | None = None
+    message: str, need: float, found: Sequence[SearchHit], memory: str, embedder: str | None = None
 ) -> list[float]:
     """Return the probability that each turn bears on a message.
 
@@ -71,7 +73,7 @@ def judge(
         message, found if is_fitted else [replace(item, cosine=None) for item in found]
     )
     chances = probabilities(message, need, evidence, memory if is_fitted else f"{memory}{ANOTHER_EMBEDDER}")
-    oldest_first = sorted(range(len(found)), key=lambda place: found[place].seq)
+    oldest_first = sorted(range(len(found)), key=lambda place: found[place].said_at)
     for at, newer in enumerate(oldest_first):
         for older in oldest_first[:at]:
             if (
@@ -84,12 +86,14 @@ def judge(
     return chances
 
 
-def relevant(chances: Sequence[float], found: Sequence[Found], threshold: float, margin: float) -> list[int]:
+def relevant(
+    chances: Sequence[float], found: Sequence[SearchHit], threshold: float, margin: float
+) -> list[int]:
     """Return the places of the turns that are relevant enough for a prompt; see ``relevance.select``."""
     return select(chances, [is_question(item.text) for item in found], threshold, margin)
 
 
-def collect_evidence(message: str, found: Sequence[Found]) -> tuple[list[Evidence], Vectors]:
+def collect_evidence(message: str, found: Sequence[SearchHit]) -> tuple[list[Evidence], Vectors]:
     """Return what the relevance of turns is judged by, and their vectors of the multilingual encoder.
 
     Args:

@@ -22,7 +22,7 @@ _UNSPACED_RUN = re.compile(_UNSPACED + "+")
 _CODE = re.compile(r"(?<![^\W_])(?<![^\W_],)[^\W_]+(?:[-._/:]+[^\W_]+)*")
 # Groups of capitals and of digits in one code: M-KX 4471, AB 123 CD. "I" and "A" are words.
 _CAPITAL_GROUP = r"(?![IA]\b)[A-Z\d]{1,5}"
-_CAPITAL_GROUPS = re.compile(rf"(?<![\w-]){_CAPITAL_GROUP}(?:[ -]{_CAPITAL_GROUP})+(?![\w-])")
+_CAPITAL_GROUPS = re.compile(rf"(?<![\w-]){_CAPITAL_GROUP}(?:[ -]{_CAPITAL_GROUP}){{1,9}}(?![\w-])")
 _DIGIT_GROUPS = re.compile(r"(?<![\w,.-])\+?\(?\d+\)?(?:[ ()./-]{1,3}\d+)+(?![\w-])")
 _MIN_PHONE_DIGITS = 7
 
@@ -70,10 +70,10 @@ def literals(text: str) -> list[str]:
     codes = [re.sub(r"[\W_]", "", code.group()).casefold() for code in _CODE.finditer(composed)]
     numbers = [re.sub(r"\D", "", digits.group()) for digits in _DIGIT_GROUPS.finditer(composed)]
     codes += [number for number in numbers if len(number) >= _MIN_PHONE_DIGITS]
-    for found in _CAPITAL_GROUPS.finditer(composed):
-        groups = re.split(r"[ -]", found.group().casefold())
+    for code_match in _CAPITAL_GROUPS.finditer(composed):
+        groups = re.split(r"[ -]", code_match.group().casefold())
         # A word before a code may be written in capitals as well: IBAN DE89 3704.
-        joined = ["".join(groups[first:]) for first in range(len(groups) - 1)]
+        joined = ["".join(groups[first:]) for first in range(min(2, len(groups) - 1))]
         codes += [code for code in joined if not code.isdecimal()]
     return list(dict.fromkeys(code for code in codes if re.search(r"\d", code)))
 
@@ -94,7 +94,7 @@ def _words_apart(text: str, split: Callable[[str], list[str]]) -> str:
     """Return a text with blanks between its words, and its codes without separators at its end."""
     composed = compose("NFKC", text)
     spaced = _UNSPACED_RUN.sub(lambda run: f" {' '.join(split(run.group()))} ", composed)
-    words = _WORD.findall(composed.casefold())
+    words = set(_WORD.findall(composed.casefold()))
     return " ".join([spaced, *(code for code in literals(composed) if code not in words)])
 
 

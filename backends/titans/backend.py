@@ -21,7 +21,7 @@ from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 from memagent.backends.shared.attention.hooks import attention_hook
-from memagent.backends.shared.judging import MIN_JUDGED, Found, author_of, judge, relevant
+from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, author_of, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.tensors import save_tensors
 from memagent.backends.shared.text import normalize as normalize_text
@@ -163,13 +163,13 @@ class Titans(MemoryBackend):
         chances = judge(query, memory_need(query), found, self.name, self._resources.embedder.name)
         return relevant(chances, found, self.config.threshold, self.config.margin)
 
-    def _found(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[Found]:
+    def _found(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[SearchHit]:
         """Return chunks as their relevance is judged; how well the networks know them is judged apart."""
         chunks = [self._chunks[index] for index in indices]
         return [
-            Found(
+            SearchHit(
                 chunk.text,
-                chunk.turn.seq,
+                (chunk.turn.created_at, chunk.turn.seq),
                 author_of(chunk.turn),
                 0.0,
                 shared_words(query, chunk.text),
@@ -334,4 +334,6 @@ class Titans(MemoryBackend):
 
     def _supersedes(self, index: int, other: int) -> bool:
         """Return whether a chunk is later than another one and about the same subject."""
-        return index > other and float(self._embeddings[index] @ self._embeddings[other]) > _SAME_SUBJECT
+        later, earlier = self._chunks[index].turn, self._chunks[other].turn
+        is_later = index > other and later.created_at >= earlier.created_at  # a corrected turn keeps its time
+        return is_later and float(self._embeddings[index] @ self._embeddings[other]) > _SAME_SUBJECT

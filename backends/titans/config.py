@@ -15,7 +15,7 @@ class TitansMemoryConfig:
     Attributes:
         abstain: Return only what seems relevant; switch off for retrieval benchmarks.
         threshold: Lowest probability of relevance, 0 to 1 (see backends/shared/relevance.py).
-        margin: A text less than so many times as likely as the best one is dropped, 0 to 1.
+        margin: Texts below this share of the best one's probability are dropped, 0 to 1.
         min_score: Text channel: lowest score of a chunk, an inner product of embeddings; below it the network has lost the
             chunk.
         successor_weight: Text channel: weight of "follows the query" (head 1) beside "is like the query" (head 0).

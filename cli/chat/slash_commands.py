@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from memagent.agent.journal.records import check_text
 from memagent.backends.errors import InputError
-from memagent.cli.rendering.phrases import say_remaining
+from memagent.cli.rendering.phrases import and_forget_replies, forgot_replies, say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.engine.conversation import Conversation
@@ -67,11 +67,13 @@ def correct(conversation: Conversation, console: Console, argument: str, ask: As
     place, _, text = argument.partition(" ")
     turn = _turn("/correct", conversation, place)
     check_text(text)
-    _print_with_replies(turn, conversation, console)
-    if ask("Replace this for good?"):
-        right, forgotten = conversation.memory.correct(turn.seq, text.strip())
+    replies = _print_with_replies(turn, conversation, console)
+    if ask(f"Replace this{and_forget_replies(replies)} for good?"):
+        new_turn, forgotten = conversation.memory.correct(turn.seq, text.strip())
         conversation.last_recalled = None
-        console.print(f"Turn {right.seq} takes the place of turn {turn.seq}.")
+        console.print(
+            f"Turn {new_turn.seq} takes the place of turn {turn.seq}.{forgot_replies(len(forgotten.replies))}"
+        )
         say_remaining(forgotten.remaining)
 
 
@@ -103,13 +105,15 @@ def _turn(command: str, conversation: Conversation, place: str) -> Turn:
     return turns[0]
 
 
-def _print_with_replies(turn: Turn, conversation: Conversation, console: Console) -> None:
-    """Print a turn and the replies that go with it."""
+def _print_with_replies(turn: Turn, conversation: Conversation, console: Console) -> int:
+    """Print a turn and the replies that are forgotten with it; return how many replies these are."""
     from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.text import print_turns
 
     journal = conversation.memory.journal
-    print_turns([turn, *journal.get(replies_that_saw(journal, [turn.seq]))], console)
+    replies = journal.get(replies_that_saw(journal, [turn.seq]))
+    print_turns([turn, *replies], console)
+    return len(replies)
 
 
 def _print_pinned(conversation: Conversation, console: Console) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from memagent.backends.errors import InputError
 from memagent.cli.commands.memory import update_memory
-from memagent.cli.inputs import require_utf8
+from memagent.cli.inputs import read_stdin, require_utf8
 from memagent.cli.opening import backend_settings, home, open_beside, open_journal
 from memagent.cli.options import (
     DEFAULT_BACKEND,
@@ -24,7 +24,7 @@ from memagent.cli.options import (
     UserOption,
 )
 from memagent.cli.rendering.output import as_json, confirm, write
-from memagent.cli.rendering.phrases import and_replies, say_remaining
+from memagent.cli.rendering.phrases import and_forget_replies, forgot_replies, say_discarded, say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.journal import JournalReader
@@ -45,7 +45,7 @@ OptionalSeqsArgument = Annotated[
 
 def correct(
     seq: SeqArgument,
-    text: Annotated[str, typer.Argument(help="What it should have said.")],
+    text: Annotated[str, typer.Argument(help="What it should have said; - reads it from standard input.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
@@ -62,27 +62,38 @@ def correct(
 
       memagent correct 12 "My dog is called Biscuit, not Basket."
     """
+    from memagent.agent.journal.records import check_text
     from memagent.agent.memory.forgetting import correct as correct_
     from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.console import Console
     from memagent.cli.rendering.text import print_turns
 
     backend_settings(backend, set_)  # a wrong one is refused before anything is stored
-    require_utf8(text, "The text")
+    text = (read_stdin() if text == "-" else require_utf8(text, "The text")).strip()
+    check_text(text)
     with open_journal(user, read_only=False) as journal:
         require_turns(journal, [seq])
         replies = journal.get(replies_that_saw(journal, [seq]))
         if not yes:
             print_turns([*journal.get([seq]), *replies], Console(stderr=True))
-            if not confirm(f"Replace this turn{and_replies(len(replies))} for good?"):
+            if not confirm(f"Replace this turn{and_forget_replies(len(replies))} for good?"):
                 raise typer.Abort
         turn, forgotten = correct_(home(), journal, seq, text, open_beside(user, model))
     update_memory(user, backend, set_, model)
     if output is Output.JSON:
         remaining = [asdict(item) for item in forgotten.remaining]
-        as_json({"user": user, "seq": turn.seq, "replies": forgotten.replies, "remaining": remaining})
+        as_json(
+            {
+                "user": user,
+                "seq": turn.seq,
+                "replies": forgotten.replies,
+                "discarded": forgotten.discarded,
+                "remaining": remaining,
+            }
+        )
     else:
-        write(f"Turn {turn.seq} takes the place of turn {seq}.")
+        write(f"Turn {turn.seq} takes the place of turn {seq}.{forgot_replies(len(forgotten.replies))}")
+    say_discarded(forgotten.discarded)
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 

@@ -27,7 +27,7 @@ from memagent.cli.options import (
     UserOption,
 )
 from memagent.cli.rendering.output import as_json, confirm, say, write
-from memagent.cli.rendering.phrases import and_replies, quantity, say_remaining
+from memagent.cli.rendering.phrases import and_replies, quantity, say_discarded, say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal, NewAttachment
@@ -192,10 +192,7 @@ def forget(
         write(f"Forgot {quantity(len(forgotten.turns), 'turn')}{and_replies(len(forgotten.replies))}.")
     elif not forgotten.remaining:
         write("No turn fits. An unfinished earlier forgetting is finished now.")
-    if forgotten.discarded:
-        say(
-            f"Removed the stored state of {', '.join(forgotten.discarded)}; it is rebuilt without them when next used."
-        )
+    say_discarded(forgotten.discarded)
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 

@@ -24,6 +24,28 @@ def and_replies(number: int) -> str:
     return f" and {replies} written with it in view"
 
 
+def and_forget_replies(number: int) -> str:
+    """Return what a question about a correction adds for the replies that are forgotten; empty if there are none."""
+    if not number:
+        return ""
+    replies = "the reply" if number == 1 else f"the {number:,} replies"
+    return f" and forget {replies} written with it in view"
+
+
+def forgot_replies(number: int) -> str:
+    """Return what a message about a correction adds for the replies that were forgotten; empty if there are none."""
+    if not number:
+        return ""
+    replies = "1 reply that was" if number == 1 else f"{number:,} replies that were"
+    return f" Forgot {replies} written with it in view."
+
+
+def say_discarded(names: Sequence[str]) -> None:
+    """Print which stored states a forgetting has removed, if any."""
+    if names:
+        say(f"Removed the stored state of {', '.join(names)}; it is rebuilt without them when next used.")
+
+
 def say_remaining(remaining: Sequence[Remaining]) -> bool:
     """Print what of a forgetting is unfinished; return whether the person has to do something about it."""
     for item in remaining:

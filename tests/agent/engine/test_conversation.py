@@ -23,6 +23,7 @@ from tests.agent.conversing import (
     send,
     until_token,
 )
+from tests.conftest import OpenMemory
 
 # a turn from beginning to end
 
@@ -358,12 +359,30 @@ def test_a_pinned_turn_takes_no_place_of_what_is_recalled_and_stands_there_once(
     assert sorted(item.seqs for item in recalled.in_view) == [(1,), (2,), (3,)]
 
 
-def test_a_pinned_turn_of_this_session_is_in_the_prompt_once(memory: Memory) -> None:
+def test_a_pinned_turn_of_this_session_is_a_note_too(memory: Memory) -> None:
     conversation = Conversation(memory, ScriptedModel(["Hm.", "Hm."]), "monday")
     send(conversation, FACT)
     memory.journal.pin([1])
     recalled, _ = send(conversation, "zzz")
-    assert recalled.in_view == ()
+    assert [item.seqs for item in recalled.in_view] == [(1,)]
+
+
+def test_a_long_pinned_turn_leaves_the_others_in_the_prompt(memory: Memory) -> None:
+    memory.remember("monday", "user", "word " * 5000)
+    memory.remember("monday", "user", "I answer to Ms. Adeyemi.")
+    memory.remember("monday", "user", FACT)
+    memory.journal.pin([1, 2])
+    recalled, _ = send(Conversation(memory, ScriptedModel(["Biscuit."]), "tuesday"), QUESTION)
+    assert [item.seqs for item in recalled.in_view] == [(2,), (3,)]
+
+
+def test_a_pinned_turn_that_is_superseded_is_marked(open_memory: OpenMemory) -> None:
+    memory = open_memory(backend="bm25")
+    memory.remember("monday", "user", "I work at Acme Corp as an engineer.")
+    memory.remember("tuesday", "user", "I left Acme Corp and work at Globex since last week.")
+    memory.journal.pin([1])
+    recalled, _ = send(Conversation(memory, ScriptedModel(["Globex."]), "friday"), "Where do I work?")
+    assert [(item.seqs, item.superseded_by) for item in recalled.in_view] == [((1,), 2), ((2,), None)]
 
 
 def test_a_reply_written_with_a_pinned_turn_in_view_goes_with_it(memory: Memory) -> None:

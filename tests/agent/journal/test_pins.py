@@ -93,3 +93,13 @@ def test_an_import_pins_new_turns_only(journal: Journal, tmp_path: Path) -> None
         other.append("sunday", "user", "a turn with the number 1")
         load(other, Source("export", io.BytesIO(content)))
         assert [turn.text for turn in other.pinned()] == ["fact 2"]
+
+
+def test_an_import_pins_no_more_than_the_most(journal: Journal, tmp_path: Path) -> None:
+    journal.pin(range(1, MAX_PINS + 1))
+    with Journal(tmp_path / "other.sqlite3", "ana") as other:
+        other.extend([NewTurn("sunday", "user", f"own {number}") for number in range(3)])
+        other.pin([1, 2, 3])
+        load(other, Source("export", io.BytesIO(exported(journal))))
+        assert len(pinned(other)) == MAX_PINS
+        other.pin([1])  # pinned already

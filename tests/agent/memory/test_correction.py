@@ -8,9 +8,11 @@ import pytest
 
 from memagent.agent.engine.conversation import Conversation
 from memagent.agent.home import Home
-from memagent.agent.journal import NewAttachment
+from memagent.agent.journal import Journal, NewAttachment
+from memagent.agent.journal.writing import Transaction
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends.errors import InputError
+from memagent.backends.records import Turn
 from tests.conftest import OpenMemory
 
 WHEN = datetime(2026, 3, 14, tzinfo=UTC)
@@ -59,3 +61,40 @@ def test_what_cannot_be_corrected_changes_nothing(seq: int, text: str, open_memo
     with pytest.raises(InputError):
         memory.correct(seq, text)
     assert [turn.text for turn in memory.journal.turns()] == [WRONG]
+
+
+def test_a_turn_that_another_process_forgets_meanwhile_does_not_come_back(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory()
+    memory.remember("monday", "user", WRONG, attachments=(NewAttachment("text/plain", b"a secret"),))
+    monkeypatch.setattr(type(memory.journal), "get", lambda journal, seqs: forget_first(journal, monkeypatch))
+    with pytest.raises(InputError, match="There is no turn 1"):
+        memory.correct(1, RIGHT)
+    assert list(memory.journal.turns()) == []
+
+
+def forget_first(journal: Journal, patched: pytest.MonkeyPatch) -> list[Turn]:
+    """Stand in for ``Journal.get``: another process forgets turn 1 right after it."""
+    patched.undo()
+    turns = journal.get([1])
+    journal.forget([1])
+    return turns
+
+
+def test_a_kill_leaves_the_old_turn_or_the_new_one(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory()
+    memory.remember("monday", "user", WRONG)
+
+    def fail(self: Transaction, states: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Transaction, "note_unfinished", fail)
+        with pytest.raises(KeyboardInterrupt):
+            memory.correct(1, RIGHT)
+    assert [turn.text for turn in memory.journal.turns()] == [WRONG]
+    memory.correct(1, RIGHT)
+    assert [turn.text for turn in memory.journal.turns()] == [RIGHT]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ def candidate(
         "key": f"{seq}:0",
         "seq": seq,
         "session": "s",
+        "created_at": datetime(2026, 3, 1, tzinfo=UTC),
         "speaker": None,
         "by_assistant": False,
         "text": text or f"Statement number {seq}.",

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
-from memagent.backends.shared.judging import Found, author_of, judge, relevant
+from memagent.backends.shared.judging import SearchHit, author_of, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
 from tests.backends.shared.indexed_turns import turn
 
 QUESTION = "Where do I work?"
 ACME, GLOBEX = "I work at Acme Corp as an engineer.", "I left Acme Corp and started at Globex last week."
 ANA = ("Ana", False)
+BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def found(text: str, seq: int, author: tuple[str | None, bool] = ANA, **fields: float) -> Found:
-    return Found(text, seq, author, **{"score": 0.0, "coverage": 0.0, **fields})
+def found(text: str, seq: int, author: tuple[str | None, bool] = ANA, **fields: float) -> SearchHit:
+    return SearchHit(
+        text, (BEGAN + timedelta(days=seq), seq), author, **{"score": 0.0, "coverage": 0.0, **fields}
+    )
 
 
 def chances(
-    question: str, items: list[Found], memory: str = "bm25", embedder: str | None = None
+    question: str, items: list[SearchHit], memory: str = "bm25", embedder: str | None = None
 ) -> list[float]:
     return judge(question, memory_need(question), items, memory, embedder)
 
@@ -49,6 +55,13 @@ def test_what_supersedes_a_relevant_turn_is_as_relevant() -> None:
     assert chances(QUESTION, other_speaker)[1] < chances(QUESTION, other_speaker)[0]
 
 
+def test_what_was_said_later_supersedes_whatever_its_number() -> None:
+    """A corrected turn gets a new number and keeps its time."""
+    corrected = replace(found(ACME, 1, coverage=1.0), said_at=(BEGAN, 3))
+    both = [corrected, found(GLOBEX, 2)]
+    assert chances(QUESTION, both)[1] >= chances(QUESTION, both)[0]
+
+
 def test_for_another_embedder_the_multilingual_cosine_stands_for_its_own() -> None:
     near, far = ([found(ACME, 1, cosine=cosine)] for cosine in (0.9, -0.9))
     assert chances(QUESTION, near, "rag", "hashing") == chances(QUESTION, far, "rag", "hashing")
@@ -69,3 +82,4 @@ def test_statements_come_before_questions() -> None:
 def test_an_author_is_a_speaker_and_a_side() -> None:
     assert author_of(turn(1, "hello", speaker="Ana")) == ("Ana", False)
     assert author_of(turn(1, "hello", role="assistant")) == (None, True)
+    assert author_of(turn(1, "hello", role="assistant", speaker="Ben")) == ("Ben", False)

@@ -32,7 +32,20 @@ def test_a_correction_is_confirmed_first(home: Home) -> None:
 def test_correct_says_as_json_what_it_did() -> None:
     memagent("remember", WRONG)
     done = memagent("correct", "1", FACT, "-y", "-o", "json")
-    assert json.loads(done.stdout) == {"user": "default", "seq": 2, "replies": [], "remaining": []}
+    assert json.loads(done.stdout) == {
+        "user": "default",
+        "seq": 2,
+        "replies": [],
+        "discarded": [],
+        "remaining": [],
+    }
+
+
+def test_the_text_may_come_from_standard_input_and_blank_ones_are_refused_first(home: Home) -> None:
+    memagent("remember", WRONG)
+    assert isinstance(memagent("correct", "1", " ").exception, InputError)
+    assert memagent("correct", "1", "-", "-y", stdin=f"  {FACT}\n".encode()).exit_code == 0
+    assert stored_turns(home) == [f"2 notes/user: {FACT}"]
 
 
 def test_pins_are_shown_and_taken_back() -> None:
