@@ -372,6 +372,6 @@ class RopeMap(MemoryBackend):
             (chunk.turn.seq,),
             score,
             text=chunk.text,
-            why=f"SearchHit by {len(self._heads.query_heads)} attention heads and the values of "
+            why=f"Found by {len(self._heads.query_heads)} attention heads and the values of "
             f"{len(self._heads.value_similarity.heads)}; a chunk with a score 1 lower is e times less likely.",
         )
