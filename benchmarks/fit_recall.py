@@ -90,17 +90,17 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tupl
     """Return the best turns that a memory finds for a question, as it judges them, with the seqs of each."""
     if isinstance(memory, Rag):
         ranked = ranked_by_rag(memory, question)
-        return list(zip(memory._found(question, ranked), [item.seqs for item in ranked], strict=True))
+        return list(zip(memory._search_hits(question, ranked), [item.seqs for item in ranked], strict=True))
     if isinstance(memory, Bm25):
         scores = memory._index.search(query_words(question), MIN_JUDGED)
-        found = memory._found(scores, memory._index.coverage(content_words(question), list(scores)))
+        found = memory._search_hits(scores, memory._index.coverage(content_words(question), list(scores)))
     elif isinstance(memory, Titans):
         embedding = memory._embed(question)
         nearest = memory._nearest(question, embedding, MIN_JUDGED)
-        found = memory._found(question, embedding, [index for index, _ in nearest])
+        found = memory._search_hits(question, embedding, [index for index, _ in nearest])
     else:
         raise TypeError(f"{memory.name} is none of {', '.join(MEMORIES)}")
-    return [(item, (item.said_at[1],)) for item in found]
+    return [(item, (item.order[1],)) for item in found]
 
 
 def minimise(loss: Any, size: int) -> torch.Tensor:

@@ -91,13 +91,13 @@ class Bm25(MemoryBackend):
         ]
         if not self.config.abstain:
             return hits
-        found = self._found(scores, coverage)
-        chances = judge(query, memory_need(query), found, self.name)
-        return [hits[place] for place in relevant(chances, found, self.config.threshold, self.config.margin)][
-            :limit
-        ]
+        search_hits = self._search_hits(scores, coverage)
+        chances = judge(query, memory_need(query), search_hits, self.name)
+        return [
+            hits[place] for place in relevant(chances, search_hits, self.config.threshold, self.config.margin)
+        ][:limit]
 
-    def _found(self, scores: Mapping[str, float], coverage: Mapping[str, float]) -> list[SearchHit]:
+    def _search_hits(self, scores: Mapping[str, float], coverage: Mapping[str, float]) -> list[SearchHit]:
         """Return turns as their relevance is judged, from their keys' BM25 scores and coverage."""
         chunks = self._index.fetch(scores)
         return [

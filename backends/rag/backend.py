@@ -120,10 +120,10 @@ class Rag(MemoryBackend):
         need = memory_need(query)
         ranked = rank(query, candidates, asks=need > 0 or is_question(query))
         judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
-        found = self._found(query, judged)
-        chances = judge(query, need, found, self.name, self._embedder.name)
+        search_hits = self._search_hits(query, judged)
+        chances = judge(query, need, search_hits, self.name, self._embedder.name)
         if self.config.abstain:
-            places = relevant(chances, found, self.config.threshold, self.config.margin)
+            places = relevant(chances, search_hits, self.config.threshold, self.config.margin)
             return [_hit(judged[place], chances[place]) for place in places[:limit]]
         unjudged = [0.0] * (len(ranked) - len(judged))
         return [_hit(item, chance) for item, chance in zip(ranked, chances + unjudged, strict=True)][:limit]
@@ -215,7 +215,7 @@ class Rag(MemoryBackend):
         """The shared embedder and the multilingual encoder as one: together they find more, in English too."""
         return with_multilingual(self._resources.embedder)
 
-    def _found(self, query: str, ranked: Sequence[Ranked]) -> list[SearchHit]:
+    def _search_hits(self, query: str, ranked: Sequence[Ranked]) -> list[SearchHit]:
         coverage = self._full_text.coverage(content_words(query), [item.candidate.key for item in ranked])
         return [
             SearchHit(

@@ -1,4 +1,4 @@
-"""Judging what a search found: the evidence of each turn, its probability of relevance, and what newer turns change."""
+"""Judging the results of a search: the evidence of each turn, its probability of relevance, and what newer turns change."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ANOTHER_EMBEDDER = " with another embedder"
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A turn that a search found.
+    """A turn that a search returned.
 
     Attributes:
         text: what is judged.
-        said_at: time and seq of the turn, of the latest one where several have the text.
+        order: time and seq of the turn, of the latest one where several have the text.
         author: speaker, and whether the assistant said it.
         score: of the search, in nats; only differences between scores mean something.
         coverage: share of the message's content words that the turn holds, 0 to 1; idf-weighted where the memory knows how rare
@@ -38,7 +38,7 @@ class SearchHit:
     """
 
     text: str
-    said_at: tuple[datetime, int]
+    order: tuple[datetime, int]
     author: tuple[str | None, bool]
     score: float
     coverage: float
@@ -51,7 +51,7 @@ def author_of(turn: Turn) -> tuple[str | None, bool]:
 
 
 def judge(
-    message: str, need: float, found: Sequence[SearchHit], memory: str, embedder: str | None = None
+    message: str, need: float, search_hits: Sequence[SearchHit], memory: str, embedder: str | None = None
 ) -> list[float]:
     """Return the probability that each turn bears on a message.
 
@@ -61,51 +61,51 @@ def judge(
     Args:
         message: the message.
         need: of the message, see ``memory_need``.
-        found: the best turns, best first.
-        memory: the memory that found them; it has weights of its own in ``relevance.json``.
+        search_hits: the best turns, best first.
+        memory: the memory that searched; it has weights of its own in ``relevance.json``.
         embedder: the name of its embedder; None: it has none. For one that nothing was fitted for, there are weights with
             which the multilingual encoder's cosines stand for its own.
     """
-    if not found:
+    if not search_hits:
         return []
     is_fitted = embedder is None or embedder == FITTED_EMBEDDERS[memory]
     evidence, vectors = collect_evidence(
-        message, found if is_fitted else [replace(item, cosine=None) for item in found]
+        message, search_hits if is_fitted else [replace(item, cosine=None) for item in search_hits]
     )
     chances = probabilities(message, need, evidence, memory if is_fitted else f"{memory}{ANOTHER_EMBEDDER}")
-    oldest_first = sorted(range(len(found)), key=lambda place: found[place].said_at)
+    oldest_first = sorted(range(len(search_hits)), key=lambda place: search_hits[place].order)
     for at, newer in enumerate(oldest_first):
         for older in oldest_first[:at]:
             if (
-                found[newer].author == found[older].author
-                and not is_question(found[newer].text)
+                search_hits[newer].author == search_hits[older].author
+                and not is_question(search_hits[newer].text)
                 and supersedes(vectors[newer], vectors[older])
-                and holds_codes_of(found[newer].text, found[older].text, message)
+                and holds_codes_of(search_hits[newer].text, search_hits[older].text, message)
             ):
                 chances[newer] = max(chances[newer], chances[older])
     return chances
 
 
 def relevant(
-    chances: Sequence[float], found: Sequence[SearchHit], threshold: float, margin: float
+    chances: Sequence[float], search_hits: Sequence[SearchHit], threshold: float, margin: float
 ) -> list[int]:
     """Return the places of the turns that are relevant enough for a prompt; see ``relevance.select``."""
-    return select(chances, [is_question(item.text) for item in found], threshold, margin)
+    return select(chances, [is_question(item.text) for item in search_hits], threshold, margin)
 
 
-def collect_evidence(message: str, found: Sequence[SearchHit]) -> tuple[list[Evidence], Vectors]:
+def collect_evidence(message: str, search_hits: Sequence[SearchHit]) -> tuple[list[Evidence], Vectors]:
     """Return what the relevance of turns is judged by, and their vectors of the multilingual encoder.
 
     Args:
         message: the message.
-        found: one or more turns.
+        search_hits: one or more turns.
 
     Returns:
         The evidence of each turn, and float32 ``[turns, 512]``.
     """
-    vectors = MultilingualEmbedder().embed_queries([message, *(item.text for item in found)])
+    vectors = MultilingualEmbedder().embed_queries([message, *(item.text for item in search_hits)])
     evidence = []
-    for item, vector in zip(found, vectors[1:], strict=True):
+    for item, vector in zip(search_hits, vectors[1:], strict=True):
         cosine = float(vectors[0] @ vector)
         evidence.append(
             Evidence(

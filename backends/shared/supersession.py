@@ -19,7 +19,7 @@ from memagent.backends.shared.words import literals
 
 WEIGHTS = Path(__file__).with_name("supersession.safetensors")
 _PRODUCT_SCALE = 10.0
-"""Brings the products to the size of the differences. Of 5, 10, 20 and 40 by cross-fitting; 5 to 20 are about alike."""
+"""Brings the products to the size of the differences. Of 5, 10, 20 and 40 by cross-fitting; 5 to 20 are about the same."""
 _SAME_SUBJECT = 0.4
 """Lowest cosine of statements about one subject: of statements about different subjects 99 % have less than 0.35."""
 THRESHOLD = 0.4

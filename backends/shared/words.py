@@ -70,8 +70,8 @@ def literals(text: str) -> list[str]:
     codes = [re.sub(r"[\W_]", "", code.group()).casefold() for code in _CODE.finditer(composed)]
     numbers = [re.sub(r"\D", "", digits.group()) for digits in _DIGIT_GROUPS.finditer(composed)]
     codes += [number for number in numbers if len(number) >= _MIN_PHONE_DIGITS]
-    for code_match in _CAPITAL_GROUPS.finditer(composed):
-        groups = re.split(r"[ -]", code_match.group().casefold())
+    for code_groups in _CAPITAL_GROUPS.finditer(composed):
+        groups = re.split(r"[ -]", code_groups.group().casefold())
         # A word before a code may be written in capitals as well: IBAN DE89 3704.
         joined = ["".join(groups[first:]) for first in range(min(2, len(groups) - 1))]
         codes += [code for code in joined if not code.isdecimal()]

@@ -159,11 +159,11 @@ class Titans(MemoryBackend):
 
     def _relevant(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[int]:
         """Return which of the chunks at ``indices`` bear on a query, as places in that list."""
-        found = self._found(query, embedding, indices)
-        chances = judge(query, memory_need(query), found, self.name, self._resources.embedder.name)
-        return relevant(chances, found, self.config.threshold, self.config.margin)
+        search_hits = self._search_hits(query, embedding, indices)
+        chances = judge(query, memory_need(query), search_hits, self.name, self._resources.embedder.name)
+        return relevant(chances, search_hits, self.config.threshold, self.config.margin)
 
-    def _found(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[SearchHit]:
+    def _search_hits(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[SearchHit]:
         """Return chunks as their relevance is judged; how well the networks know them is judged apart."""
         chunks = [self._chunks[index] for index in indices]
         return [

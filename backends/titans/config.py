@@ -32,7 +32,7 @@ class TitansMemoryConfig:
     abstain: bool = True
     threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
     margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
-    min_score: Annotated[float, Field(allow_inf_nan=False)] = 0.3
+    min_score: Annotated[float, Field(allow_inf_nan=False)] = 0.2
     successor_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     memory_depth: Annotated[int, Field(ge=1, le=4)] = 2
     memory_width: Annotated[int, Field(ge=1, le=16384)] = 1536

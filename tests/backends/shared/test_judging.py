@@ -57,7 +57,7 @@ def test_what_supersedes_a_relevant_turn_is_as_relevant() -> None:
 
 def test_what_was_said_later_supersedes_whatever_its_number() -> None:
     """A corrected turn gets a new number and keeps its time."""
-    corrected = replace(found(ACME, 1, coverage=1.0), said_at=(BEGAN, 3))
+    corrected = replace(found(ACME, 1, coverage=1.0), order=(BEGAN, 3))
     both = [corrected, found(GLOBEX, 2)]
     assert chances(QUESTION, both)[1] >= chances(QUESTION, both)[0]
 
