@@ -189,7 +189,7 @@ class Rag(MemoryBackend):
         Raises:
             CheckpointError: a file is missing or damaged, or the counts differ.
         """
-        from shutil import copyfile, copytree
+        from shutil import Error, copyfile, copytree
 
         chroma = new_store_folder(resources.workspace)
         try:
@@ -198,6 +198,10 @@ class Rag(MemoryBackend):
             if not config.url:
                 copytree(directory / "chroma", chroma)
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"its files cannot be read ({error})") from error
+        except Error as error:  # of copytree; another process may have stored a newer state meanwhile
+            if all(Path(source).exists() for source, *_ in error.args[0]):
+                raise
             raise CheckpointError(f"its files cannot be read ({error})") from error
         backend = cls(config, resources, chroma)
         with closed_after_errors(backend, _STORES):

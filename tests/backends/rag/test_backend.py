@@ -333,6 +333,21 @@ def test_a_damaged_state_is_refused(
         make_rag(saved=tmp_path / "saved")
 
 
+def test_a_state_that_another_process_replaces_while_it_is_copied_is_refused_too(
+    rag: Rag, make_rag: MakeRag, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = saved(rag, tmp_path)
+    copy = shutil.copy2
+
+    def vanish(source: str, target: str, **options: bool) -> str:
+        Path(source).unlink()
+        return copy(source, target, **options)
+
+    monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, vanish, False, False))
+    with pytest.raises(CheckpointError):
+        make_rag(saved=folder)
+
+
 def test_the_fingerprint_names_what_a_state_depends_on(resources: Callable[[], Resources]) -> None:
     here = Rag.fingerprint(RagConfig(), resources())
     joined = with_multilingual(HashingEmbedder())
