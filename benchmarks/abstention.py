@@ -34,7 +34,7 @@ from memagent.backends.records import Turn
 DATA = Path(__file__).parent / "data" / "abstention.json"
 CONFIGS: dict[str, list[Any]] = {
     "rag": [RagConfig(threshold=threshold) for threshold in (0.06, 0.08, 0.1, 0.12, 0.14, 0.2)],
-    "bm25": [Bm25Config(threshold=threshold) for threshold in (0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6)],
+    "bm25": [Bm25Config(threshold=threshold) for threshold in (0.06, 0.1, 0.14, 0.2)],
 }
 BACKENDS: dict[str, type[MemoryBackend]] = {"rag": Rag, "bm25": Bm25}
 

@@ -320,3 +320,16 @@ def test_index_files_hold_no_freed_memory(tmp_path: Path) -> None:
     nearest = index.nearest(np.eye(1, 64, 1, dtype=np.float32)[0], 2)
     assert next(iter(nearest)) == "2:0"
     index.close()
+
+
+def test_what_is_nearest_follows_every_change(index: VectorIndex) -> None:
+    first, second = np.eye(DIMENSION, dtype=np.float32)[:2]
+    index.add(["a"], first[None])
+    assert index.nearest(first, 2) == {"a": 1.0}
+    index.add(["b"], second[None])
+    assert index.nearest(second, 2) == {"b": 1.0, "a": 0.0}
+    index.add(["a"], second[None])
+    assert index.nearest(second, 2) == {"a": 1.0, "b": 1.0}
+    index.delete(["b"])
+    index.rewrite()
+    assert index.nearest(second, 2) == {"a": 1.0}
