@@ -49,12 +49,14 @@ class Expected:
         texts: of every acknowledged turn, by seq.
         forgotten: seqs whose forgetting was acknowledged.
         tried: seqs whose forgetting was begun; they may be there or not.
+        corrected: texts whose correction was begun, by the seq of the turn; one of both is there.
         faults: contradictions among the acknowledgements themselves.
     """
 
     texts: dict[int, str] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
     tried: set[int] = field(default_factory=set)
+    corrected: dict[int, str] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     @classmethod
@@ -72,6 +74,9 @@ class Expected:
                     if seq <= last:
                         expected.faults.append(f"{ledger.name}: {seq} was given after {last}")
                     expected.texts[seq], last = entry["text"], seq
+                elif entry["did"] == "correct":
+                    expected.tried.add(entry["seq"])
+                    expected.corrected[entry["seq"]] = entry["text"]
                 else:
                     (expected.forgotten if entry["did"] == "forgot" else expected.tried).update(entry["seqs"])
         return expected
@@ -95,6 +100,11 @@ def check(home: Home, expected: Expected, *, user: str = USER) -> list[str]:
             faults.append(f"turn {seq} holds {texts[seq]!r} instead of {text!r}")
         elif seq not in texts and seq not in expected.forgotten | expected.tried:
             faults.append(f"turn {seq} was acknowledged and is lost")
+    faults += [
+        f"of turn {seq} and its correction, both or none are there"
+        for seq, text in expected.corrected.items()
+        if (seq in texts) is (text in texts.values())
+    ]
     faults += [f"turn {seq} was forgotten and is there" for seq in expected.forgotten & texts.keys()]
     # Hashing gigabytes of models after every kill would take most of the time.
     without_models = replace(home, models=home.root / "models")

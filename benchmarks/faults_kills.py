@@ -129,6 +129,16 @@ def _forget(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
         forget(memory, ledger, 7)
 
 
+def _correct(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
+    """A killed correction leaves the old turn or the new one, never both or none."""
+    text = sentence(random.Random(4))
+    with models.open(home, backend) as memory:
+        ledger.note(did="correct", seq=4, text=text)
+        turn, forgotten = memory.correct(4, text)
+        ledger.note(did="forgot", seqs=[*forgotten.turns, *forgotten.replies])
+        ledger.note(did="turn", seq=turn.seq, text=text)
+
+
 def _checkpoint(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
     with models.open(home, backend) as memory:
         memory.checkpoint()
@@ -175,7 +185,7 @@ def _before_migration(home: Home, models: Models, backend: str, ledger: Ledger) 
             ledger.note(did="turn", seq=journal.append("s", "user", text).seq, text=text)
     with closing(sqlite3.connect(home.journal_file(USER))) as connection:
         connection.executescript(
-            "DROP TABLE attachments;"
+            "DROP TABLE attachments; DROP TABLE pins;"
             "ALTER TABLE turns DROP COLUMN recalled; ALTER TABLE turns DROP COLUMN attachment_count;"
             "DROP TABLE chain; DROP TABLE unfinished; DROP INDEX forgettings_by_seq;"
             "ALTER TABLE turns DROP COLUMN salt; ALTER TABLE forgettings DROP COLUMN head;"
@@ -194,6 +204,7 @@ OPERATIONS = [
     Operation("begin", _nothing, _remember),
     Operation("remember", _filled, _remember),
     Operation("forget", _filled, _forget),
+    Operation("correct", _filled, _correct),
     Operation("checkpoint", _filled, _checkpoint),
     Operation("consolidate", _filled, _consolidate),
     Operation("rebuild", _filled, _rebuild),

@@ -31,28 +31,31 @@ from rich.progress import track
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.bm25 import Bm25, Bm25Config
+from memagent.backends.bm25.backend import RELEVANCE as BM25_RELEVANCE
 from memagent.backends.protocol import Embedder, MemoryBackend, Resources
 from memagent.backends.rag import Rag, RagConfig, ranking
+from memagent.backends.rag.backend import RELEVANCE as RAG_RELEVANCE
 from memagent.backends.rag.search import find_candidates
 from memagent.backends.shared import memory_need, relevance
 from memagent.backends.shared.joined_embedder import with_multilingual
 from memagent.backends.shared.judging import (
     ANOTHER_EMBEDDER,
-    FITTED_EMBEDDERS,
     MIN_JUDGED,
     SearchHit,
     collect_evidence,
 )
-from memagent.backends.shared.linear import named_weights, write_classifier, write_named_weights
+from memagent.backends.shared.linear import write_classifier, write_named_weights
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.words import content_words, query_words
 from memagent.backends.titans import Titans, TitansMemoryConfig
+from memagent.backends.titans.backend import RELEVANCE as TITANS_RELEVANCE
 
 NOTE = "Fitted by benchmarks/fit_recall.py, which names the data."
 # Weights of the groups of data. Questions about people's real talk are many, and hard to tell from those without answers.
 GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
 PENALTIES = {"need": 3e-4, "ranking": 0.01, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
+WEIGHTS = {"rag": RAG_RELEVANCE, "bm25": BM25_RELEVANCE, "titans": TITANS_RELEVANCE}
 MEMORIES: dict[str, tuple[type[MemoryBackend], type[Any]]] = {
     "rag": (Rag, RagConfig),
     "bm25": (Bm25, Bm25Config),
@@ -211,14 +214,14 @@ def judgements(parts: Sequence[Part], memory: str) -> Iterator[Judgement]:
             found = found_by(part.memories[memory], question.text)
             labels = [float(bool(question.relevant.intersection(seqs))) for _, seqs in found[:3]]
             if found:
-                evidence, _ = collect_evidence(question.text, [item for item, _ in found])
+                evidence = collect_evidence(question.text, [item for item, _ in found])
                 yield Judgement(group, question.text, evidence, labels)
 
 
 def relevance_rows(judgement: Judgement, weight_set: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return features and labels of the three best turns of a question, for a set of weights."""
     evidence = judgement.evidence
-    if weight_set.endswith(ANOTHER_EMBEDDER):
+    if weight_set == ANOTHER_EMBEDDER:
         evidence = [replace(item, cosine=item.multilingual_cosine) for item in evidence]
     need = memory_need.memory_need(judgement.question)
     features = relevance.features(judgement.question, need, evidence)
@@ -245,6 +248,12 @@ def fit_relevance(rows: Sequence[Judgement], weight_set: str) -> dict[str, float
 
     weights = minimise(loss, len(relevance.FEATURES)) / scale
     return dict(zip(relevance.FEATURES, map(float, weights), strict=True))
+
+
+def weight_sets(name: str) -> list[str]:
+    """Return the names of a memory's sets of weights: for its default embedder, and for others."""
+    own = {"rag": [embedder().name], "bm25": [], "titans": [base_embedder().name]}[name]
+    return [*own, ANOTHER_EMBEDDER]
 
 
 # Report
@@ -299,12 +308,10 @@ def main() -> None:
         if "ranking" in stages and "rag" in arguments.memory:
             write_named_weights(ranking.WEIGHTS, {ranking.WEIGHT_SET: fit_ranking(parts)}, NOTE)
         if "relevance" in stages:
-            sets = dict(named_weights(relevance.WEIGHTS))
             for name in arguments.memory:
                 rows = list(judgements(parts, name))
-                for weight_set in [name, f"{name}{ANOTHER_EMBEDDER}"] if name in FITTED_EMBEDDERS else [name]:
-                    sets[weight_set] = fit_relevance(rows, weight_set)
-            write_named_weights(relevance.WEIGHTS, sets, NOTE)
+                sets = {one: fit_relevance(rows, one) for one in weight_sets(name)}
+                write_named_weights(WEIGHTS[name], sets, NOTE)
         for name in arguments.memory:
             for row in report(parts, name):
                 print(json.dumps(row))

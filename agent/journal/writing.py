@@ -27,7 +27,7 @@ from memagent.agent.journal.records import (
     Tombstone,
     Unfinished,
 )
-from memagent.agent.journal.rows import LARGEST_SEQ, pages, row_turn, turn_row
+from memagent.agent.journal.rows import LARGEST_SEQ, DamagedRowError, pages, row_turn, turn_row
 from memagent.agent.journal.schema import (
     attachments,
     chain,
@@ -167,14 +167,14 @@ class Transaction:
 
         Raises:
             InputError: there is no such turn.
+            DamagedRowError: an attachment is damaged.
         """
         query = select(turns).where((turns.c.user == self.user) & (turns.c.seq == seq))
         row = self.connection.execute(query).first() if 0 < seq <= LARGEST_SEQ else None
         if row is None:
             raise InputError(f"There is no turn {seq}; nothing was changed.")
         old = row_turn(row, read_descriptors(self.connection, self.user, [row]).get(seq, ()))
-        contents = [read_content(self.connection, self.user, seq, n) for n in range(len(old.attachments))]
-        is_pinned = select(pins.c.seq).where((pins.c.user == self.user) & (pins.c.seq == seq))
+        pin = select(pins).where((pins.c.user == self.user) & (pins.c.seq == seq))
         new = NewTurn(
             old.session,
             old.role,
@@ -185,13 +185,19 @@ class Transaction:
             old.derived,
             old.recalled,
             tuple(
-                NewAttachment(attachment.media_type, content or b"")
-                for attachment, content in zip(old.attachments, contents, strict=True)
+                NewAttachment(attachment.media_type, self._content(seq, position))
+                for position, attachment in enumerate(old.attachments)
             ),
-            pinned=self.connection.execute(is_pinned).first() is not None,
+            pinned=self.connection.execute(pin).first() is not None,
         )
         self.unpin([seq])  # its place is the new one's
         return self.extend([new], None)[0]
+
+    def _content(self, seq: int, position: int) -> bytes:
+        content = read_content(self.connection, self.user, seq, position)
+        if content is None:  # its descriptor is there
+            raise DamagedRowError(f"attachment {position} of turn {seq}", ValueError("it has no content"))
+        return content
 
     def note_unfinished(self, states: Collection[tuple[str, str]]) -> None:
         """Note that the journal's file and stored states must follow the forgettings up to the last one.

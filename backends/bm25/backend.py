@@ -20,6 +20,8 @@ from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.words import content_words, query_words
 
+RELEVANCE = Path(__file__).with_name("relevance.json")
+"""The weights by which relevance is judged."""
 _FORMAT = 3
 _INDEX_FILE = "turns.sqlite3"
 _STORES = frozenset({"sqlite3"})
@@ -92,7 +94,7 @@ class Bm25(MemoryBackend):
         if not self.config.abstain:
             return hits
         search_hits = self._search_hits(scores, coverage)
-        chances = judge(query, memory_need(query), search_hits, self.name)
+        chances = judge(query, memory_need(query), search_hits, RELEVANCE)
         return [
             hits[place] for place in relevant(chances, search_hits, self.config.threshold, self.config.margin)
         ][:limit]

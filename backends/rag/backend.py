@@ -28,6 +28,8 @@ from memagent.backends.shared.store_errors import check_counts, closed_after_err
 from memagent.backends.shared.text import is_question, normalize
 from memagent.backends.shared.words import content_words
 
+RELEVANCE = Path(__file__).with_name("relevance.json")
+"""The weights by which relevance is judged."""
 _FORMAT = 5
 _FULL_TEXT_FILE = "full_text.sqlite3"
 _OVERVIEW_CHUNKS = 200
@@ -43,7 +45,7 @@ class RagConfig:
 
     Attributes:
         abstain: return only what seems relevant; switch off for retrieval benchmarks.
-        threshold: lowest probability of relevance of a hit, 0 to 1 (see relevance.py).
+        threshold: lowest probability of relevance of a hit, 0 to 1 (see backends/shared/relevance.py).
         margin: hits below this share of the best one's probability are dropped, 0 to 1.
         candidates: chunks taken from each of the two searches, 1 to 1,000.
         url: address of a Chroma server, for several machines; embedded Chroma if empty.
@@ -121,7 +123,7 @@ class Rag(MemoryBackend):
         ranked = rank(query, candidates, asks=need > 0 or is_question(query))
         judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
         search_hits = self._search_hits(query, judged)
-        chances = judge(query, need, search_hits, self.name, self._embedder.name)
+        chances = judge(query, need, search_hits, RELEVANCE, self._embedder.name)
         if self.config.abstain:
             places = relevant(chances, search_hits, self.config.threshold, self.config.margin)
             return [_hit(judged[place], chances[place]) for place in places[:limit]]

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from memagent.backends.protocol import Vectors
 from memagent.backends.records import Turn
+from memagent.backends.shared.linear import named_weights
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.relevance import Evidence, probabilities, select
-from memagent.backends.shared.supersession import holds_codes_of, supersedes
+from memagent.backends.shared.supersession import successions
 from memagent.backends.shared.text import is_question
 
 MIN_JUDGED = 8
 """The best turns, which are judged at least: more than a prompt takes. Each takes a millisecond or two."""
 
-
-FITTED_EMBEDDERS = {"rag": "all-minilm-l6-v2+multilingual", "titans": "all-minilm-l6-v2"}
-"""The embedder whose cosines a memory's weights are fitted for."""
-ANOTHER_EMBEDDER = " with another embedder"
-"""Follows the memory's name in the name of the weights for any other embedder."""
+ANOTHER_EMBEDDER = "another embedder"
+"""Names the weights for every embedder that has none of its own, and for memories without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class SearchHit:
         score: of the search, in nats; only differences between scores mean something.
         coverage: share of the message's content words that the turn holds, 0 to 1; idf-weighted where the memory knows how rare
             they are.
-        cosine: of message and turn by the memory's embedder; None: it has none, the multilingual encoder's stands for it.
+        cosine: of message and turn by the memory's embedder; None: it has none.
     """
 
     text: str
@@ -51,7 +49,11 @@ def author_of(turn: Turn) -> tuple[str | None, bool]:
 
 
 def judge(
-    message: str, need: float, search_hits: Sequence[SearchHit], memory: str, embedder: str | None = None
+    message: str,
+    need: float,
+    search_hits: Sequence[SearchHit],
+    weights: Path,
+    embedder: str = ANOTHER_EMBEDDER,
 ) -> list[float]:
     """Return the probability that each turn bears on a message.
 
@@ -62,27 +64,21 @@ def judge(
         message: the message.
         need: of the message, see ``memory_need``.
         search_hits: the best turns, best first.
-        memory: the memory that searched; it has weights of its own in ``relevance.json``.
-        embedder: the name of its embedder; None: it has none. For one that nothing was fitted for, there are weights with
-            which the multilingual encoder's cosines stand for its own.
+        weights: the file of the memory's weights, which has a set for each embedder that they were fitted for.
+        embedder: the name of the memory's embedder. If the file has no weights for it, the multilingual encoder's cosines stand
+            for its own.
     """
     if not search_hits:
         return []
-    is_fitted = embedder is None or embedder == FITTED_EMBEDDERS[memory]
-    evidence, vectors = collect_evidence(
-        message, search_hits if is_fitted else [replace(item, cosine=None) for item in search_hits]
-    )
-    chances = probabilities(message, need, evidence, memory if is_fitted else f"{memory}{ANOTHER_EMBEDDER}")
+    weight_set = embedder if embedder in named_weights(weights) else ANOTHER_EMBEDDER
+    evidence = collect_evidence(message, search_hits, own_cosines=weight_set != ANOTHER_EMBEDDER)
+    chances = probabilities(message, need, evidence, weights, weight_set)
     oldest_first = sorted(range(len(search_hits)), key=lambda place: search_hits[place].order)
-    for at, newer in enumerate(oldest_first):
-        for older in oldest_first[:at]:
-            if (
-                search_hits[newer].author == search_hits[older].author
-                and not is_question(search_hits[newer].text)
-                and supersedes(vectors[newer], vectors[older])
-                and holds_codes_of(search_hits[newer].text, search_hits[older].text, message)
-            ):
-                chances[newer] = max(chances[newer], chances[older])
+    texts = [search_hits[place].text for place in oldest_first]
+    for later, earlier in successions(texts, message):
+        newer, older = oldest_first[later], oldest_first[earlier]
+        if search_hits[newer].author == search_hits[older].author and not is_question(texts[later]):
+            chances[newer] = max(chances[newer], chances[older])
     return chances
 
 
@@ -93,15 +89,15 @@ def relevant(
     return select(chances, [is_question(item.text) for item in search_hits], threshold, margin)
 
 
-def collect_evidence(message: str, search_hits: Sequence[SearchHit]) -> tuple[list[Evidence], Vectors]:
-    """Return what the relevance of turns is judged by, and their vectors of the multilingual encoder.
+def collect_evidence(
+    message: str, search_hits: Sequence[SearchHit], *, own_cosines: bool = True
+) -> list[Evidence]:
+    """Return what the relevance of turns is judged by.
 
     Args:
         message: the message.
         search_hits: one or more turns.
-
-    Returns:
-        The evidence of each turn, and float32 ``[turns, 512]``.
+        own_cosines: use the cosines of the memory's embedder where it has one; False: those of the multilingual encoder.
     """
     vectors = MultilingualEmbedder().embed_queries([message, *(item.text for item in search_hits)])
     evidence = []
@@ -109,7 +105,7 @@ def collect_evidence(message: str, search_hits: Sequence[SearchHit]) -> tuple[li
         cosine = float(vectors[0] @ vector)
         evidence.append(
             Evidence(
-                cosine=cosine if item.cosine is None else item.cosine,
+                cosine=item.cosine if own_cosines and item.cosine is not None else cosine,
                 multilingual_cosine=cosine,
                 coverage=item.coverage,
                 score=item.score,
@@ -117,4 +113,4 @@ def collect_evidence(message: str, search_hits: Sequence[SearchHit]) -> tuple[li
                 by_assistant=item.author[1],
             )
         )
-    return evidence, vectors[1:]
+    return evidence

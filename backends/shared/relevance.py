@@ -4,9 +4,8 @@ The best hit of a search always exists; for most messages of a chat it is noise.
 turns the probability that it bears on the message, out of features that hold for any language. Turns below the threshold are
 dropped, and with them those that are much less likely than the best: small models answer from distractors.
 
-Every memory that searches is judged in this way, each by a set of weights of its own.
-
-``benchmarks/fit_recall.py`` fits the weights in ``relevance.json``; ``docs/relevance.md`` has the error rates and the data.
+A memory's weights are in its own folder; ``benchmarks/fit_recall.py`` fits them. ``docs/relevance.md`` has the error rates and the
+data.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from memagent.backends.shared.linear import weight_vector
 from memagent.backends.shared.text import is_question, normalize
 from memagent.backends.shared.words import literals
 
-WEIGHTS = Path(__file__).with_name("relevance.json")
 _MIN_LITERAL = 3
 """Letters and digits of a code that is compared; shorter numbers are everywhere."""
 _BACKGROUND = 8
@@ -116,17 +114,20 @@ def features(message: str, need: float, evidence: Sequence[Evidence]) -> Vectors
     return np.asarray(rows, dtype=np.float32).reshape(len(rows), len(FEATURES))
 
 
-def probabilities(message: str, need: float, evidence: Sequence[Evidence], weight_set: str) -> list[float]:
+def probabilities(
+    message: str, need: float, evidence: Sequence[Evidence], weights: Path, weight_set: str
+) -> list[float]:
     """Return for each turn the probability that it bears on the message.
 
     Args:
         message: as in ``features``.
         need: as in ``features``.
         evidence: as in ``features``.
-        weight_set: the name of a set of weights.
+        weights: a file with sets of weights.
+        weight_set: the name of one of them.
     """
     rows = features(message, need, evidence)
-    chances = 1 / (1 + np.exp(-rows @ weight_vector(WEIGHTS, weight_set, FEATURES)))
+    chances = 1 / (1 + np.exp(-rows @ weight_vector(weights, weight_set, FEATURES)))
     is_bare_code = normalize(message) in literals(message)
     if is_bare_code:  # only a turn that holds it can answer
         chances *= rows[:, FEATURES.index("literal")]

@@ -1,8 +1,9 @@
 """Does a newer statement make an older one untrue? A linear classifier over the multilingual encoder, for any language.
 
-"I moved to Porto." supersedes "I live in Lisbon.", "My flat in Lisbon has a balcony." does not. The classifier
-looks at the newer statement, which tells of a change, at how it differs from the older one, and at what both share. ``benchmarks/fit_supersession.py`` fits the classifier (logistic regression with an
-L2 penalty) and writes ``supersession.safetensors``; ``docs/relevance.md`` has its error rates and the data.
+"I moved to Porto." supersedes "I live in Lisbon.", "My flat in Lisbon has a balcony." does not. The classifier looks at the newer
+statement, which says that something changed, at how it differs from the older one, and at what both share.
+``benchmarks/fit_supersession.py`` fits it (logistic regression with an L2 penalty) and writes ``supersession.safetensors``;
+``docs/relevance.md`` has its error rates and the data.
 """
 
 from __future__ import annotations
@@ -26,6 +27,26 @@ THRESHOLD = 0.5
 """Nats. Chosen by cross-fitting: three in five of the pairs that supersede are marked, and one in seventeen of the others."""
 
 
+def successions(statements: Sequence[str], message: str = "") -> list[tuple[int, int]]:
+    """Return the pairs of statements of which the newer one makes the older one untrue.
+
+    Args:
+        statements: oldest first.
+        message: what they were recalled for.
+
+    Returns:
+        The places of the newer and of the older one, in order of the newer ones.
+    """
+    vectors = MultilingualEmbedder().embed_queries(statements)
+    return [
+        (newer, older)
+        for newer in range(len(statements))
+        for older in range(newer)
+        if supersedes(vectors[newer], vectors[older])
+        and holds_codes_of(statements[newer], statements[older], message)
+    ]
+
+
 def superseded_by(statements: Sequence[str], message: str = "") -> list[int | None]:
     """Return for each statement the place of the one that supersedes it, or None.
 
@@ -36,19 +57,10 @@ def superseded_by(statements: Sequence[str], message: str = "") -> list[int | No
     Returns:
         The place of the first later statement that makes it untrue: until then it held.
     """
-    vectors = MultilingualEmbedder().embed_queries(statements)
-    return [
-        min(
-            (
-                later
-                for later in range(place + 1, len(vectors))
-                if supersedes(vectors[later], vectors[place])
-                and holds_codes_of(statements[later], statements[place], message)
-            ),
-            default=None,
-        )
-        for place in range(len(statements))
-    ]
+    first: dict[int, int] = {}
+    for newer, older in successions(statements, message):
+        first.setdefault(older, newer)
+    return [first.get(place) for place in range(len(statements))]
 
 
 def holds_codes_of(newer: str, older: str, message: str) -> bool:

@@ -57,8 +57,8 @@ def content_words(query: str) -> list[str]:
 def shared_words(query: str, text: str) -> float:
     """Return the share of a query's content words that a text holds, 0 to 1; 0 if the query has none."""
     words = content_words(query)
-    held = set(query_words(text))
-    return sum(word in held for word in words) / len(words) if words else 0.0
+    text_words = set(query_words(text))
+    return sum(word in text_words for word in words) / len(words) if words else 0.0
 
 
 def literals(text: str) -> list[str]:

@@ -35,6 +35,8 @@ from memagent.backends.titans.neural_memory import NeuralMemoryNetwork
 from memagent.backends.titans.results import hit_of, write_result
 from memagent.backends.titans.write_statistics import WriteStatistics
 
+RELEVANCE = Path(__file__).with_name("relevance.json")
+"""The weights by which relevance is judged."""
 _FORMAT = 3
 _NEURAL_MEMORY = "neural_memory.safetensors"
 _ASSOCIATIVE_MEMORY = "associative_memory.safetensors"
@@ -47,7 +49,7 @@ _SAME_SUBJECT = 0.55
 
 
 class Titans(MemoryBackend):
-    """Learns turns in networks of fixed size, for study: finds facts told plainly, and less of people's real talk than bm25.
+    """Learns turns in networks of fixed size, for study: recalls plain facts, and less of people's real talk than bm25.
 
     Each turn is learned once, while it is read. `recall` returns the chunks that the neural memory points at; the model channel
     decodes them from the weights. The networks keep their size whatever they read. Beside them the memory keeps the chunks
@@ -160,7 +162,7 @@ class Titans(MemoryBackend):
     def _relevant(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[int]:
         """Return which of the chunks at ``indices`` bear on a query, as places in that list."""
         search_hits = self._search_hits(query, embedding, indices)
-        chances = judge(query, memory_need(query), search_hits, self.name, self._resources.embedder.name)
+        chances = judge(query, memory_need(query), search_hits, RELEVANCE, self._resources.embedder.name)
         return relevant(chances, search_hits, self.config.threshold, self.config.margin)
 
     def _search_hits(self, query: str, embedding: Tensor, indices: Sequence[int]) -> list[SearchHit]:

@@ -7,12 +7,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from memagent.backends.shared.judging import SearchHit, author_of, judge, relevant
+from memagent.backends.bm25.backend import RELEVANCE as BM25_RELEVANCE
+from memagent.backends.rag.backend import RELEVANCE as RAG_RELEVANCE
+from memagent.backends.shared.judging import ANOTHER_EMBEDDER, SearchHit, author_of, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
+from memagent.backends.titans.backend import RELEVANCE as TITANS_RELEVANCE
 from tests.backends.shared.indexed_turns import turn
 
 QUESTION = "Where do I work?"
 ACME, GLOBEX = "I work at Acme Corp as an engineer.", "I left Acme Corp and started at Globex last week."
+WEIGHTS = {"rag": RAG_RELEVANCE, "bm25": BM25_RELEVANCE, "titans": TITANS_RELEVANCE}
 ANA = ("Ana", False)
 BEGAN = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -24,14 +28,14 @@ def found(text: str, seq: int, author: tuple[str | None, bool] = ANA, **fields: 
 
 
 def chances(
-    question: str, items: list[SearchHit], memory: str = "bm25", embedder: str | None = None
+    question: str, items: list[SearchHit], memory: str = "bm25", embedder: str = ANOTHER_EMBEDDER
 ) -> list[float]:
-    return judge(question, memory_need(question), items, memory, embedder)
+    return judge(question, memory_need(question), items, WEIGHTS[memory], embedder)
 
 
 @pytest.mark.parametrize(
     ("memory", "embedder"),
-    [("bm25", None), ("titans", "all-minilm-l6-v2"), ("titans", "hashing"), ("rag", "hashing")],
+    [("bm25", ANOTHER_EMBEDDER), ("titans", "all-minilm-l6-v2"), ("titans", "hashing"), ("rag", "hashing")],
 )
 @pytest.mark.parametrize(
     ("question", "fact", "other"),
@@ -41,7 +45,7 @@ def chances(
     ],
 )
 def test_what_answers_is_likelier_than_what_does_not(
-    memory: str, embedder: str | None, question: str, fact: str, other: str
+    memory: str, embedder: str, question: str, fact: str, other: str
 ) -> None:
     items = [found(fact, 1, coverage=0.7, cosine=0.7), found(other, 2, cosine=0.1)]
     likely, unlikely = chances(question, items, memory, embedder)

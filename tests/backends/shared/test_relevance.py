@@ -6,8 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memagent.agent.models.catalogue import DEFAULT_EMBEDDER
+from memagent.backends.rag.backend import RELEVANCE
 from memagent.backends.shared.relevance import Evidence, probabilities, select
 
+EMBEDDER = f"{DEFAULT_EMBEDDER}+multilingual"
 CHANCES = st.lists(st.floats(0.0, 1.0), max_size=20)
 
 
@@ -21,7 +24,8 @@ def chance(message: str = "Where do I live?", *, need: float = 2.0, **evidence: 
         "text": "I live in Porto.",
     }
     others = [Evidence(0.1, 0.1, 0.0, -5.0, "Something else.")] * 9
-    return probabilities(message, need, [Evidence(**(fields | evidence)), *others], "rag")[0]  # type: ignore[arg-type]
+    judged = Evidence(**(fields | evidence))  # type: ignore[arg-type]
+    return probabilities(message, need, [judged, *others], RELEVANCE, EMBEDDER)[0]
 
 
 def test_more_similarity_and_more_covered_words_make_a_turn_likelier() -> None:
@@ -48,7 +52,7 @@ def test_a_literal_makes_the_turn_that_holds_it_likelier(code: str) -> None:
 
 
 def test_there_may_be_no_evidence() -> None:
-    assert probabilities("Where do I live?", 2.0, [], "rag") == []
+    assert probabilities("Where do I live?", 2.0, [], RELEVANCE, EMBEDDER) == []
 
 
 # selecting
