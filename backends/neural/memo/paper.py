@@ -93,7 +93,7 @@ class PaperMeMo:
         for layer in range(self.layers):
             if codes.shape[1] < self.heads:
                 break
-            blocks = codes.unflatten(1, (-1, self.heads))
+            blocks = codes.reshape(len(contexts), -1, self.heads, codes.shape[2])
             keys = (blocks @ self.block_projections[layer]).flatten(2)
             sums += keys[:, -1]
             if layer < len(self.codes):

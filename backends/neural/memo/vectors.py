@@ -52,7 +52,8 @@ class Vectors:
     def __init__(self, settings: MeMoSettings) -> None:
         self._settings = settings
         self._rows: dict[int, int] = {}
-        self._table = torch.empty(0, settings.dim, dtype=torch.int8)
+        # On the CPU even where transformers makes a model on no device, to fill it afterwards.
+        self._table = torch.empty(0, settings.dim, dtype=torch.int8, device="cpu")
         self.block_projection = cache(self._block_projection)
         self.sequence_projection = cache(self._sequence_projection)
 

@@ -19,7 +19,7 @@ def weights(memory: PaperMeMo, context: list[int]) -> Tensor:
 
 def test_the_papers_example_of_one_layer() -> None:
     """Words 0 to 9 are the sentence; 10 is "or"."""
-    memory = PaperMeMo(50, 2048, 4, 1)
+    memory = PaperMeMo(50, 4096, 4, 1)
     memory.memorise(torch.arange(10))
     exact, partial = weights(memory, [2, 3, 4, 5]), weights(memory, [2, 3, 4, 10])
     assert float(exact[6]) == pytest.approx(1, abs=0.1)
