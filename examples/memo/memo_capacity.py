@@ -71,14 +71,14 @@ class Search:
     def __init__(self, pairs: Pairs, size: tuple[int, int], note: Callable[[str], None]) -> None:
         self._pairs, self._note = pairs, note
         self._matrix, self._stored = torch.zeros(size), 0
-        self.evaluated: dict[int, tuple[float, float]] = {}
+        self.evaluated = {0: (1.0, 1.0)}
 
     def run(self, guess: int) -> int:
-        low, high = max(int(0.85 * guess), 1), max(int(1.1 * guess), 2)
-        base = torch.zeros_like(self._matrix), 0
-        while low > 1 and not self._holds(low, base):
+        low, high = int(0.85 * guess), max(int(1.1 * guess), 1)
+        empty = torch.zeros_like(self._matrix), 0
+        while low and not self._holds(low, empty):
             low, high = int(0.7 * low), low
-        low_state = self._matrix, self._stored
+        low_state = (self._matrix, self._stored) if low else empty
         while self._holds(high, low_state):
             low, high, low_state = high, int(1.3 * high) + 1, (self._matrix, self._stored)
         while high - low > 1:
@@ -115,7 +115,7 @@ def measure(size: Sequence[int], vocabulary: int, seed: int, note: Callable[[str
         "first": beyond[0],
         "mean": sum(beyond) / 2,
         "mean_held": sum(held) / 2,
-        "evaluations": len(search.evaluated),
+        "evaluations": len(search.evaluated) - 1,
         "seconds": round(time.monotonic() - start, 1),
     }
 

@@ -3,8 +3,8 @@
     python examples/memo/memo_layers.py --results layers.jsonl --layers 1 2 3 --dims 2048 --decoys 0 20
     python examples/memo/memo_layers.py --results layers.jsonl --layers 1 2 3 --dims 2048 --decoys 0 20 --plot layers.png
 
-Texts of 1,024 random tokens are stored, 30 in an iteration, with h = 4. In a text with decoys one block of h tokens stands at as
-many random places: after it, the last h tokens do not tell the next one. After 1, 4 and 10 iterations next tokens of the first 30
+Texts of 1,024 random tokens are stored, 30 in an iteration, with h = 4. In a text with decoys one block of h tokens is repeated as
+many times, at random places: after it, the last h tokens do not tell the next one. After 1, 4 and 10 iterations next tokens of the first 30
 and of the newest 30 texts are decoded, each from the ``h ** l`` tokens before it. The authors' published table has the accuracy
 on the first texts; the paper's figure has the mean of both.
 
@@ -41,11 +41,11 @@ CHECKPOINTS = (1, 4, 10)
 
 
 def text(number: int, decoys: int, vocabulary: int, seed: int) -> Tensor:
-    """Return a random text; with decoys, one block stands at as many places."""
+    """Return a random text; with decoys, one block is repeated as many times."""
     generator = torch.Generator().manual_seed((seed + 1) * 10**6 + number)
     tokens = torch.randint(vocabulary, (LENGTH // HEADS, HEADS), generator=generator)
-    block = torch.randint(vocabulary, (HEADS,), generator=generator)
-    tokens[torch.randperm(len(tokens), generator=generator)[:decoys]] = block
+    places = torch.randperm(len(tokens), generator=generator)[: decoys + 1]
+    tokens[places[1:]] = tokens[places[0]].clone()
     return tokens.flatten()
 
 
