@@ -10,6 +10,8 @@ they do not depend on the order, and subtracting a pair restores every bit. Sums
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from torch import Tensor
 
 from memagent.kernels.cmm import eager
@@ -26,7 +28,8 @@ def accumulate(matrix: Tensor, keys: Tensor, values: Tensor, *, subtract: bool =
 
     Args:
         matrix: ``[d_in, d_out]``, contiguous; int32, float32 or float64.
-        keys: ``[pairs, d_in]``, int8 for an int32 matrix, otherwise of the matrix's type; ``pairs`` may be 0.
+        keys: ``[pairs, d_in]``, int8 for an int32 matrix, otherwise of the matrix's type; ``pairs`` may be 0. Of an int32
+            matrix only the rows are touched in which a key is not 0, if these are few.
         values: ``[pairs, d_out]``, of the keys' type.
         subtract: Whether to subtract instead of adding.
 
@@ -38,26 +41,30 @@ def accumulate(matrix: Tensor, keys: Tensor, values: Tensor, *, subtract: bool =
     if not len(keys):
         return
     if not matrix.is_floating_point():
-        check_range(matrix, keys, values, subtract=subtract)
-        if use_fused(matrix):
-            from memagent.kernels.cmm import fused
-
-            fused.accumulate(matrix, keys, values, subtract=subtract)
-            return
-        eager.accumulate(matrix, keys, values, subtract=subtract)
+        rows = eager.used_rows(keys)
+        part = matrix if rows is None else matrix[rows]
+        part_keys = keys if rows is None else keys[:, rows]
+        check_range(part, part_keys, values, subtract=subtract)
+        _version(part).accumulate(part, part_keys, values, subtract=subtract)
+        if rows is not None:
+            matrix[rows] = part
         return
     check_finite(keys=keys, values=values)
     # Only a product shows whether a sum of floats overflows, so the matrix is replaced after it.
     total = matrix.clone()
-    if use_fused(matrix):
-        from memagent.kernels.cmm import fused
-
-        fused.accumulate(total, keys, values, subtract=subtract)
-    else:
-        eager.accumulate(total, keys, values, subtract=subtract)
+    _version(total).accumulate(total, keys, values, subtract=subtract)
     if not total.isfinite().all():
         raise OverflowError(f"the sums are expected to stay within {matrix.dtype}, but some overflow to inf")
     matrix.copy_(total)
+
+
+def _version(matrix: Tensor) -> ModuleType:
+    """Return the fused version where it runs, otherwise the eager one."""
+    if use_fused(matrix):
+        from memagent.kernels.cmm import fused
+
+        return fused
+    return eager
 
 
 def retrieve(queries: Tensor, matrix: Tensor) -> Tensor:

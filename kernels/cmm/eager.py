@@ -28,9 +28,18 @@ def accumulate(matrix: Tensor, keys: Tensor, values: Tensor, *, subtract: bool =
         matrix.add_(product.to(torch.int32), alpha=sign)
 
 
+def used_rows(keys: Tensor) -> Tensor | None:
+    """Return the places at which keys ``[n, d_in]`` are not 0, int64, if they are less than a quarter; otherwise None."""
+    used = keys.any(0).nonzero()[:, 0]
+    return used if 4 * len(used) < keys.shape[1] else None
+
+
 def retrieve(queries: Tensor, matrix: Tensor) -> Tensor:
     """See `naive.retrieve`."""
     dtype = queries.dtype if queries.is_floating_point() else torch.float32
+    rows = used_rows(queries)
+    if rows is not None:
+        queries, matrix = queries[:, rows], matrix[rows]
     return queries.to(dtype) @ matrix.to(dtype)
 
 

@@ -43,6 +43,8 @@ def accumulate(
 ) -> None:
     """See `naive.accumulate`."""
     (p, i), o = keys.shape, values.shape[1]
+    if not matrix.numel():
+        return
     BP, BI, BO = 32, 64, 64
     sums = {torch.int32: tl.int32, torch.float32: tl.float32, torch.float64: tl.float64}
     accumulate_kernel[(triton.cdiv(i, BI), triton.cdiv(o, BO))](

@@ -17,7 +17,7 @@ CASES = pairwise_cases(
         "pairs": [0, 1, 7, 65],
         "d_in": [1, 17, 64],
         "d_out": [1, 33, 70],
-        "kind": ["signs", "int8", "float32", "float64"],
+        "kind": ["signs", "int8", "sparse", "float32", "float64"],
         "subtract": [False, True],
     }
 )
@@ -31,6 +31,9 @@ def random_rows(count: int, size: int, kind: str, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     if kind == "signs":
         return (2 * torch.randint(0, 2, (count, size), generator=generator) - 1).to(torch.int8)
+    if kind == "sparse":
+        rows = torch.randint(-2, 3, (count, size), generator=generator)
+        return (rows * (torch.arange(size) % 7 == 0)).to(torch.int8)
     if kind == "int8":
         return torch.randint(-128, 128, (count, size), generator=generator).to(torch.int8)
     return torch.randn(count, size, generator=generator, dtype=getattr(torch, kind))
@@ -121,7 +124,18 @@ def test_sums_of_floats_that_overflow_are_refused() -> None:
     assert matrix.tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("kind", ["signs", "float32", "float64"])
+def test_sparse_keys_touch_their_rows_only() -> None:
+    matrix = torch.full((100, 3), 2**31 - 1, dtype=torch.int32)
+    matrix[50] = 0
+    keys, values = torch.zeros(1, 100, dtype=torch.int8), torch.ones(1, 3, dtype=torch.int8)
+    keys[0, 50] = 2
+    accumulate(matrix, keys, values)
+    assert matrix[50].tolist() == [2, 2, 2]
+    assert bool((matrix[:50] == 2**31 - 1).all())
+    accumulate(matrix, keys * 0, values)
+
+
+@pytest.mark.parametrize("kind", ["signs", "sparse", "float32", "float64"])
 @pytest.mark.parametrize("count", [0, 1, 5])
 def test_retrieve_matches_naive(kind: str, count: int) -> None:
     queries = random_rows(count, 17, kind, 6)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from memagent.backends.neural.memo.capacity import capacity, predicted_accuracy
 from memagent.backends.neural.memo.composition import Positions, compose
 from memagent.backends.neural.memo.counts import Hasher, WindowCounts
-from memagent.backends.neural.memo.reading import Reading, binding
+from memagent.backends.neural.memo.reading import Reading
+from memagent.backends.neural.memo.rows import Rows, rows_of
 from memagent.backends.neural.memo.settings import MeMoSettings
 from memagent.backends.neural.memo.vectors import Vectors
-from memagent.backends.neural.memo.windows import Windows, hashes, lay_out, start_ids, token_hash
+from memagent.backends.neural.memo.windows import (
+    Windows,
+    chosen,
+    hashes,
+    lay_out,
+    lay_out_places,
+    replaced,
+    token_hash,
+    within,
+)
 from memagent.kernels.cmm import accumulate, retrieve
 
 Tokens = Sequence[int]
@@ -190,33 +199,15 @@ class MeMoMemory(nn.Module):
             ValueError: A token is not in the vocabulary, or codes are not vectors of signs.
         """
         self._checked_codes(contexts, codes)
-        start = start_ids(self.settings)
-        ids: list[int] = []
-        places: list[int] = []
-        beginnings: list[int] = []  # the first token of the text, for each place
-        for context, count in zip(contexts, last, strict=True):
-            padded = [*start, *context][-(self.settings.window + count - 1) :]
-            beginning = len(ids) + len(padded) - len(context)
-            ids += padded
-            places += range(len(ids) - count + 1, len(ids) + 1)
-            beginnings += [beginning] * count
-        ends = np.array(places, np.int64)
-        available = torch.ones(self.settings.layers, len(ends), dtype=torch.bool)
-        if not self.fills(codes):
-            for layer in range(self.settings.layers):
-                first = ends - self.settings.heads ** (layer + 1)
-                available[layer] = torch.from_numpy(first >= np.array(beginnings))
-        keys = self._keys(ids, [ends] * self.settings.layers)
-        keys *= available[..., None]
+        places = lay_out_places(self.settings, contexts, last, filled=self.fills(codes))
+        read = self._read_code if self.settings.composition == "retrieved" else None
+        ends = [places.ends] * self.settings.layers
+        composed = compose(self.settings, self._vectors, places.ids, ends, read)
+        keys = torch.stack([layer.to(torch.float32) for layer in composed.keys])
+        keys *= places.available[..., None]
         if codes is not None:
             keys *= codes.cpu().repeat_interleave(torch.tensor(last), 0)
-        return keys, available
-
-    def _keys(self, ids: Sequence[int], ends: list[Positions]) -> Tensor:
-        """Return the keys of the same windows in every layer, retrieved as the paper does."""
-        read = self._read_code if self.settings.composition == "retrieved" else None
-        composed = compose(self.settings, self._vectors, ids, ends, read)
-        return torch.stack([keys.to(torch.float32) for keys in composed.keys])
+        return keys, places.available
 
     def _read_code(self, layer: int, keys: Tensor) -> Tensor:
         """Return the codes of windows from C^(i), each times its weight, and not longer than a code.
@@ -279,7 +270,7 @@ class MeMoMemory(nn.Module):
                 "texts are expected to be stored, with these codes and as often as they are to be forgotten, "
                 "but some windows of them are not; nothing was forgotten"
             ) from error
-        changed = _chosen(windows.groups, places)
+        changed = chosen(windows.groups, places)
         num_pairs = sum(map(len, changed[: self.settings.layers]))
         # No element exceeds the number of pairs, so that the matrix cannot overflow.
         if not subtract and self.pairs + num_pairs > torch.iinfo(torch.int32).max:
@@ -299,79 +290,18 @@ class MeMoMemory(nn.Module):
         tokens = set(windows.ids[changed[-1]].tolist())
         for first in range(0, len(windows.ids), _TOKENS):
             last = first + _TOKENS
-            parts = [[_within(ends, first, last) for ends in group] for group in (pairs, code_windows)]
-            self._store_part(windows, parts[0], parts[1], codes, subtract=subtract)
+            parts = [[within(ends, first, last) for ends in group] for group in (pairs, code_windows)]
+            if any(map(len, [*parts[0], *parts[1]])):
+                rows = rows_of(self.settings, self._vectors, windows, parts[0], parts[1], codes)
+                self._accumulate(rows, subtract=subtract)
         numbers = [*map(len, pairs), *map(len, code_windows), *[0] * (layers - 1 - matrices), len(tokens)]
         self.totals += torch.tensor(numbers, device=self.totals.device) * (-1 if subtract else 1)
         if self._tokens is not None:
             self._tokens = self._tokens - tokens if subtract else self._tokens | tokens
         self._reading = None
 
-    def _store_part(
-        self,
-        windows: Windows,
-        pairs: list[Positions],
-        code_windows: list[Positions],
-        codes: Tensor | None,
-        *,
-        subtract: bool,
-    ) -> None:
-        """Add or subtract the outer products of windows that end near each other."""
-        ends = list(pairs)
-        for layer, code_ends in enumerate(code_windows):
-            ends[layer] = np.union1d(pairs[layer], code_ends)
-        if not any(map(len, ends)):
-            return
-        first = max(min(int(each[0]) for each in ends if len(each)) - self.settings.window, 0)
-        final = max(int(each[-1]) for each in ends if len(each))
-        ids = windows.ids[first:final].tolist()
-        composed = compose(self.settings, self._vectors, ids, [each - first for each in ends], None)
-        keys = [
-            rows[torch.from_numpy(np.searchsorted(each, pair))]
-            for rows, each, pair in zip(composed.keys, ends, pairs, strict=True)
-        ]
-        joined, key_rows = np.concatenate(pairs), torch.cat(keys)
-        if codes is not None:
-            key_rows = key_rows * codes.cpu()[torch.from_numpy(windows.texts[joined])]
-        values = self._vectors.codes(windows.ids[joined].tolist())
-        if self.settings.composition == "bound":
-            values = values * binding(key_rows)
+    def _accumulate(self, rows: Rows, *, subtract: bool) -> None:
         device = self.last.device
-        accumulate(self.last, key_rows.to(device), values.to(device), subtract=subtract)
-        for layer, code_ends in enumerate(code_windows):
-            rows = torch.from_numpy(np.searchsorted(ends[layer], code_ends))
-            window_keys, window_codes = composed.keys[layer][rows], composed.codes[layer][rows]
-            accumulate(self.codes[layer], window_keys.to(device), window_codes.to(device), subtract=subtract)
-
-
-def replaced(text: Tokens, old: Tokens, new: Tokens) -> list[int]:
-    """Return a text with every occurrence of a part replaced, from left to right.
-
-    Raises:
-        ValueError: The part is empty or does not occur.
-    """
-    result: list[int] = []
-    place = found = 0
-    while place < len(text):
-        if old and list(text[place : place + len(old)]) == list(old):
-            result += new
-            place, found = place + len(old), found + 1
-        else:
-            result.append(text[place])
-            place += 1
-    if not found:
-        raise ValueError(f"the tokens to be replaced, {list(old)}, are expected to occur in the text")
-    return result
-
-
-def _chosen(groups: list[Positions], places: list[int]) -> list[Positions]:
-    """Return the members of each group at places in all groups one after the other, ascending."""
-    borders = np.cumsum([0, *map(len, groups)])
-    chosen = np.split(np.array(sorted(places), np.int64), np.searchsorted(sorted(places), borders[1:-1]))
-    return [
-        np.sort(group[own - border]) for group, own, border in zip(groups, chosen, borders[:-1], strict=True)
-    ]
-
-
-def _within(ends: Positions, first: int, last: int) -> Positions:
-    return ends[(ends >= first) & (ends < last)]
+        accumulate(self.last, rows.keys.to(device), rows.values.to(device), subtract=subtract)
+        for matrix, (keys, codes) in zip(self.codes, rows.codes, strict=True):
+            accumulate(matrix, keys.to(device), codes.to(device), subtract=subtract)

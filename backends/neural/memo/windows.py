@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from memagent.backends.neural.memo.composition import Positions, block_ends, needed_ends
 from memagent.backends.neural.memo.counts import Hasher
@@ -71,6 +73,49 @@ def lay_out(settings: MeMoSettings, texts: Sequence[Sequence[int]], *, filled: b
     return Windows(np.array(ids, np.int32), np.array(numbers, np.int64), joined, codes)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Places in texts at which the next token is asked for.
+
+    Attributes:
+        ids: The tokens of all texts, each after as many `start_ids` as its windows need.
+        ends: The places, ascending: a window that ends there is the context of the token there.
+        available: For each layer and place whether the window lies within the text, or the text is filled.
+    """
+
+    ids: list[int]
+    ends: Positions
+    available: Tensor
+
+
+def lay_out_places(
+    settings: MeMoSettings, contexts: Sequence[Sequence[int]], last: Sequence[int], *, filled: bool
+) -> Places:
+    """Return the last places of contexts.
+
+    Args:
+        settings: Sizes.
+        contexts: Token ids, from the text's beginning or from ``window`` tokens before the first place on.
+        last: For each context, how many places; the last one is after its last token.
+        filled: Whether texts begin with windows of `start_ids`.
+    """
+    start = start_ids(settings)
+    ids: list[int] = []
+    ends: list[int] = []
+    beginnings: list[int] = []  # for each place, where its text begins
+    for context, count in zip(contexts, last, strict=True):
+        padded = [*start, *context][-(settings.window + count - 1) :]
+        beginnings += [len(ids) + len(padded) - len(context)] * count
+        ids += padded
+        ends += range(len(ids) - count + 1, len(ids) + 1)
+    available = torch.ones(settings.layers, len(ends), dtype=torch.bool)
+    if not filled:
+        lengths = torch.tensor(ends) - torch.tensor(beginnings)
+        for layer in range(settings.layers):
+            available[layer] = lengths >= settings.heads ** (layer + 1)
+    return Places(ids, np.array(ends, np.int64), available)
+
+
 def hashes(settings: MeMoSettings, windows: Windows, prefixes: Sequence[bytes], hasher: Hasher) -> list[int]:
     """Return the hashes of all `Windows.groups`, in their order.
 
@@ -104,3 +149,38 @@ def hashes(settings: MeMoSettings, windows: Windows, prefixes: Sequence[bytes], 
 def token_hash(hasher: Hasher, token: int) -> int:
     """Return the hash under which a token is counted."""
     return hasher.windows("token", b"", [np.int32(token).tobytes()])[0]
+
+
+def replaced(text: Sequence[int], old: Sequence[int], new: Sequence[int]) -> list[int]:
+    """Return a text with every occurrence of a part replaced, from left to right.
+
+    Raises:
+        ValueError: The part is empty or does not occur.
+    """
+    result: list[int] = []
+    place = occurrences = 0
+    while place < len(text):
+        if old and list(text[place : place + len(old)]) == list(old):
+            result += new
+            place, occurrences = place + len(old), occurrences + 1
+        else:
+            result.append(text[place])
+            place += 1
+    if not occurrences:
+        raise ValueError(f"the tokens to be replaced, {list(old)}, are expected to occur in the text")
+    return result
+
+
+def chosen(groups: list[Positions], places: list[int]) -> list[Positions]:
+    """Return the members of each group at places in all groups one after the other, ascending."""
+    borders = np.cumsum([0, *map(len, groups)])
+    ordered = np.array(sorted(places), np.int64)
+    parts = np.split(ordered, np.searchsorted(ordered, borders[1:-1]))
+    return [
+        np.sort(group[own - border]) for group, own, border in zip(groups, parts, borders[:-1], strict=True)
+    ]
+
+
+def within(ends: Positions, first: int, last: int) -> Positions:
+    """Return the windows that end from ``first`` on and before ``last``."""
+    return ends[(ends >= first) & (ends < last)]
