@@ -5,10 +5,10 @@
 
 Texts of 1,024 random tokens are stored, 30 in an iteration, with h = 4. In a text with decoys one block of h tokens is repeated as
 many times, at random places: after it, the last h tokens do not tell the next one. After 1, 4 and 10 iterations next tokens of the first 30
-and of the newest 30 texts are decoded, each from the ``h ** l`` tokens before it. The authors' published table has the accuracy
-on the first texts; the paper's figure has the mean of both.
+and of the newest 30 texts are decoded, from the h-th on, each by the layers whose windows fit before it. The authors' published
+table has the accuracy on the first texts; the paper's figure has the mean of both.
 
-The memory is `PaperMeMo`: Gaussian vectors, sums of floats, no count. `--stride h` and `--retrieved` choose the paper's text.
+The memory is `PaperMeMo`: Gaussian vectors, sums of floats, no count. `--stride h --codes retrieved` is the paper's text.
 
 If the process is killed, the same command continues: each line of the results is a measured setting.
 """
@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from memagent.backends.neural.memo.paper import PaperMeMo
+from memagent.backends.neural.memo.paper import CODES, PaperMeMo
 from memagent.kernels.cmm import nearest_codes
 
 HEADS = 4
@@ -49,34 +49,35 @@ def text(number: int, decoys: int, vocabulary: int, seed: int) -> Tensor:
     return tokens.flatten()
 
 
-def questions(
-    texts: Sequence[Tensor], window: int, stride: int, count: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Return contexts ``[count, window]`` at random places of texts, and the tokens after them."""
+def questions(texts: Sequence[Tensor], stride: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return ``count`` random places of texts: the number of the text, and of the token, which is not among the first h."""
     generator = torch.Generator().manual_seed(seed)
-    joined = torch.stack(list(texts))
     rows = torch.randint(len(texts), (count,), generator=generator)
-    steps = torch.randint((LENGTH - window) // stride, (count,), generator=generator)
-    places = window + steps * stride
-    return joined[rows[:, None], places[:, None] + torch.arange(-window, 0)], joined[rows, places]
+    steps = torch.randint((LENGTH - HEADS) // stride, (count,), generator=generator)
+    return rows, HEADS + steps * stride
 
 
-def accuracy(memory: PaperMeMo, contexts: Tensor, answers: Tensor) -> float:
+def accuracy(memory: PaperMeMo, texts: Sequence[Tensor], rows: Tensor, places: Tensor) -> float:
+    """Return the share of tokens that are decoded correctly from the tokens before them."""
+    joined = torch.stack(list(texts))
     correct = 0
-    for first in range(0, len(contexts), 512):
-        part = slice(first, first + 512)
-        _, best = nearest_codes(memory.retrieve(contexts[part]), memory.embedding, 1)
-        correct += int((best[:, 0] == answers[part]).sum())
-    return correct / len(contexts)
+    for layers in range(1, memory.layers + 1):
+        window = HEADS**layers
+        fits = places >= window if layers == memory.layers else (places >= window) & (places < HEADS * window)
+        for places_part in torch.split(fits.nonzero()[:, 0], 512):  # so that blocks of windows stay small
+            own_rows, own_places = rows[places_part], places[places_part]
+            contexts = joined[own_rows[:, None], own_places[:, None] + torch.arange(-window, 0)]
+            _, best = nearest_codes(memory.retrieve(contexts), memory.embedding, 1)
+            correct += int((best[:, 0] == joined[own_rows, own_places]).sum())
+    return correct / len(rows)
 
 
 def measure(setting: Mapping[str, Any], console: Console) -> dict[str, Any]:
     start = time.monotonic()
     memory = PaperMeMo(
         setting["vocabulary"], setting["dim"], HEADS, setting["layers"],
-        stride=setting["stride"], retrieved=setting["retrieved"], seed=setting["seed"],
+        stride=setting["stride"], codes=setting["codes"], seed=setting["seed"],
     )  # fmt: skip
-    window = HEADS ** setting["layers"]
 
     def texts_of(iteration: int) -> list[Tensor]:
         numbers = range(iteration * TEXTS, (iteration + 1) * TEXTS)
@@ -87,11 +88,11 @@ def measure(setting: Mapping[str, Any], console: Console) -> dict[str, Any]:
         for each in texts_of(iteration):
             memory.memorise(each)
         if iteration + 1 in CHECKPOINTS:
-            step = setting["stride"] ** setting["layers"]
-            first, newest = (
-                accuracy(memory, *questions(texts_of(place), window, step, setting["questions"], iteration))
-                for place in (0, iteration)
-            )
+            shares = []
+            for texts in (texts_of(0), texts_of(iteration)):
+                asked = questions(texts, setting["stride"], setting["questions"], iteration)
+                shares.append(accuracy(memory, texts, *asked))
+            first, newest = shares
             tokens = (iteration + 1) * TEXTS * LENGTH
             points.append({"tokens": tokens, "first": first, "newest": newest, "mean": (first + newest) / 2})
             console.print(f"{label(setting)}: {tokens:,} tokens: first {first:.3f}, newest {newest:.3f}")
@@ -106,7 +107,7 @@ def settings_of(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for decoys, dim, layers in product(options.decoys, options.dims, options.layers):
         yield {
             "layers": layers, "dim": dim, "decoys": decoys, "vocabulary": options.vocabulary, "seed": options.seed,
-            "stride": HEADS if options.stride == "h" else 1, "retrieved": options.retrieved,
+            "stride": HEADS if options.stride == "h" else 1, "codes": options.codes,
             "iterations": options.iterations, "questions": options.questions,
         }  # fmt: skip
 
@@ -159,7 +160,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--questions", type=int, default=2000, help="next tokens that are decoded, of each group"
     )
     parser.add_argument("--stride", choices=("1", "h"), default="1")
-    parser.add_argument("--retrieved", action="store_true", help="retrieve the codes of blocks from C^(i)")
+    parser.add_argument("--codes", choices=CODES, default="product", help="of blocks; see PaperMeMo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="write a plot to this .png file")
     parser.add_argument("--output", choices=("table", "json"), default="table")

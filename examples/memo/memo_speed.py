@@ -62,7 +62,7 @@ def measure(dim: int, heads: int, layers: int, composition: str) -> dict[str, An
 
 
 def measure_equations(dim: int, heads: int, layers: int) -> dict[str, Any]:
-    memory = PaperMeMo(VOCABULARY, dim, heads, layers, retrieved=False)
+    memory = PaperMeMo(VOCABULARY, dim, heads, layers, codes="projected")
     text = torch.randint(VOCABULARY, (LENGTH,), generator=torch.Generator().manual_seed(0))
 
     def store() -> None:

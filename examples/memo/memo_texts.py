@@ -1,7 +1,7 @@
 """Memorise the pieces of a text file, regenerate them, forget half of them, and compare ways to compose keys.
 
     python examples/memo/memo_texts.py LICENSE --pieces 100 --length 100
-    python examples/memo/memo_texts.py LICENSE --pieces 100 --length 100 --dim 2048 --output json
+    python examples/memo/memo_texts.py LICENSE --pieces 100 --layers 2 --compositions bound computed retrieved
 
 Tokens are bytes. A piece is regenerated from its first h bytes, and from a random code of its own without any byte. After half of
 the pieces are forgotten, the state must be that of a memory that never read them, byte for byte.
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--compositions", nargs="+", choices=COMPOSITIONS, default=["bound"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", choices=("table", "json"), default="table")
     options = parser.parse_args(arguments)
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for number in range(options.pieces)
     ]
     rows = []
-    for composition in COMPOSITIONS:
+    for composition in options.compositions:
         settings = MeMoSettings(
             257, options.dim, options.heads, options.layers, composition=composition, seed=options.seed
         )
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps({"runs": rows}, indent=2))
         return
     table = Table(title=f"{options.pieces} pieces of {options.length} bytes")
-    for column in ("keys", "from", "pairs", "load", "regenerated", "the other half, after", "same bytes"):
+    for column in ("keys", "from", "pairs", "load", "regenerated", "kept half", "same bytes"):
         table.add_column(column)
     for row in rows:
         table.add_row(

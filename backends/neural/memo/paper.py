@@ -15,6 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+CODES = ("retrieved", "projected", "product")
+
 
 class PaperMeMo:
     """Layered correlation matrix memories of float32.
@@ -25,8 +27,9 @@ class PaperMeMo:
         heads: h.
         layers: l.
         stride: Layer i stores a window every ``stride ** i`` tokens. The paper's text has h; 1 or h.
-        retrieved: Whether the codes of blocks are retrieved from C^(i), as in the equations. If not, they are computed, and
-            there is no C^(i).
+        codes: Where the codes of blocks come from when a text is read. "retrieved": from C^(i), as in the equations.
+            "projected": from their tokens, by Prj, and there is no C^(i). "product": from their tokens, as the product of their
+            vectors, which knows no order; the published multi-layer figures are nearest to it.
         seed: Of all random vectors.
     """
 
@@ -38,12 +41,15 @@ class PaperMeMo:
         layers: int,
         *,
         stride: int = 1,
-        retrieved: bool = True,
+        codes: str = "retrieved",
         seed: int = 0,
     ) -> None:
         if stride not in (1, heads):
             raise ValueError(f"stride is expected to be 1 or heads, {heads}, rather than {stride}")
-        self.heads, self.layers, self.stride, self.retrieved = heads, layers, stride, retrieved
+        if codes not in CODES:
+            raise ValueError(f"codes are expected to be one of {', '.join(CODES)} rather than {codes!r}")
+        self.heads, self.layers, self.stride = heads, layers, stride
+        self._product = codes == "product"
         generator = torch.Generator().manual_seed(seed)
 
         def normal(rows: int, columns: int, variance: float) -> Tensor:
@@ -53,7 +59,7 @@ class PaperMeMo:
         self.embedding = normal(vocab_size, dim, 1 / dim)
         self.block_projections = [normal(dim, dim // heads, 1 / dim) for _ in range(layers)]
         self.sequence_projections = [normal(heads * dim, dim, 1 / (heads * dim)) for _ in range(layers - 1)]
-        self.codes = [torch.zeros(dim, dim) for _ in range(layers - 1 if retrieved else 0)]
+        self.codes = [torch.zeros(dim, dim) for _ in range(layers - 1 if codes == "retrieved" else 0)]
         self.last = torch.zeros(dim, dim)
 
     def memorise(self, text: Tensor) -> None:
@@ -64,7 +70,7 @@ class PaperMeMo:
         """
         for layer, (keys, blocks, ends) in enumerate(self._windows(text)):
             if layer < len(self.codes):
-                values = blocks.flatten(1) @ self.sequence_projections[layer]
+                values = self._block_codes(layer, blocks)
                 self.codes[layer] += keys.T @ (self._penalties(layer, keys, values)[:, None] * values)
             stored = ends < len(text)
             self.last += keys[stored].T @ self.embedding[text[ends[stored]]]
@@ -99,7 +105,7 @@ class PaperMeMo:
             if layer < len(self.codes):
                 codes = keys @ self.codes[layer]
             elif layer < self.layers - 1:
-                codes = blocks.flatten(2) @ self.sequence_projections[layer]
+                codes = self._block_codes(layer, blocks)
         return sums @ self.last
 
     def _windows(self, text: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -115,8 +121,15 @@ class PaperMeMo:
             ends = ends[rows + (self.heads - 1) * gap]
             result.append((keys, blocks, ends))
             if layer < self.layers - 1:
-                codes = blocks.flatten(1) @ self.sequence_projections[layer]
+                codes = self._block_codes(layer, blocks)
         return result
+
+    def _block_codes(self, layer: int, blocks: Tensor) -> Tensor:
+        """Return the codes ``[..., dim]``, of norm 1, of windows of blocks ``[..., heads, dim]``."""
+        if self._product:
+            # Vectors have norm 1, so their elements would vanish.
+            return torch.nn.functional.normalize((blocks * blocks.shape[-1] ** 0.5).prod(-2), dim=-1)
+        return blocks.flatten(-2) @ self.sequence_projections[layer]
 
     def _penalties(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
         """Return the diagonal of Phi = D F: 1 / f for a pattern that occurs f times and is not stored yet, otherwise 0."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from memagent.backends.neural.memo.paper import PaperMeMo
 from tests.backends.neural.memo.texts import memory_of, weights_after
 
-each_kind = pytest.mark.parametrize("retrieved", [True, False])
+each_kind = pytest.mark.parametrize("codes", ["retrieved", "projected", "product"])
 each_stride = pytest.mark.parametrize("stride", [1, 2])
 
 
@@ -29,15 +29,14 @@ def test_the_papers_example_of_one_layer() -> None:
 
 @each_stride
 @each_kind
-def test_the_papers_example_of_three_layers(retrieved: bool, stride: int) -> None:
-    memory = PaperMeMo(50, 2048, 2, 3, stride=stride, retrieved=retrieved)
+def test_the_papers_example_of_three_layers(codes: str, stride: int) -> None:
+    memory = PaperMeMo(50, 2048, 2, 3, stride=stride, codes=codes)
     memory.memorise(torch.arange(1, 10))
     actual = weights(memory, list(range(1, 9)))
     assert int(actual.argmax()) == 9
     assert float(actual[9]) == pytest.approx(3, abs=0.3)
-    ours = memory_of(
-        dim=2048, heads=2, layers=3, stride=stride, composition="retrieved" if retrieved else "computed"
-    )
+    composition = "retrieved" if codes == "retrieved" else "computed"
+    ours = memory_of(dim=2048, heads=2, layers=3, stride=stride, composition=composition)
     ours.memorise([list(range(1, 10))])
     assert weights_after(ours, list(range(1, 9)))[9] == pytest.approx(float(actual[9]), abs=0.4)
 
@@ -68,6 +67,8 @@ def test_forgetting_clears_the_last_matrix_only(stride: int) -> None:
     assert bool(codes[0].any())
 
 
-def test_a_stride_between_1_and_h_is_refused() -> None:
+def test_options_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="stride is expected to be 1 or heads, 4, rather than 2"):
         PaperMeMo(50, 64, 4, 2, stride=2)
+    with pytest.raises(ValueError, match="one of retrieved, projected, product rather than 'mixed'"):
+        PaperMeMo(50, 64, 4, 2, codes="mixed")
