@@ -79,7 +79,7 @@ class MeMoMemory(nn.Module):
         self._vectors = Vectors(settings)
         self._hasher = Hasher(settings.seed)
         self._window_counts: WindowCounts | None = None
-        self._tokens: set[int] | None = None
+        self._tokens: set[int] | None = None if stored_windows else set()
         self._reading: Reading | None = None
 
     def memorise(self, texts: Sequence[Tokens], codes: Tensor | None = None) -> None:
@@ -188,7 +188,7 @@ class MeMoMemory(nn.Module):
 
         Args:
             contexts: Token ids of texts, from their beginning or from ``window`` tokens before the first place on.
-            last: For each context, how many places, its end first counted: 1 is the place after its last token.
+            last: For each context, how many places: 1 is the place after its last token, 2 also the place of its last token.
             codes: ``[contexts, dim]`` int8, the code of each context's text, or None.
 
         Returns:

@@ -79,11 +79,11 @@ class Reading:
         self.tokens, self.codes = tokens, codes
         self._bound = bound
         self._copy = MatrixCopy.of(matrix, torch.float32)
-        self._origin = (matrix.data_ptr(), matrix._version)
+        self._origin = matrix.data_ptr()
 
     def is_of(self, matrix: Tensor) -> bool:
-        """Return whether the matrix has not changed since it was copied."""
-        return self._origin == (matrix.data_ptr(), matrix._version)
+        """Return whether the matrix has not been moved to another device since it was copied."""
+        return self._origin == matrix.data_ptr()
 
     def retrieve(self, keys: Tensor) -> Tensor:
         """Return the weighted sums of next tokens' codes for keys ``[n, dim]``, in units of one stored pair."""

@@ -178,6 +178,29 @@ def test_the_state_does_not_depend_on_how_texts_are_grouped(
     assert state(together) == state(alone)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@each_composition
+def test_any_history_leaves_the_state_of_the_texts_that_are_kept(composition: str, stride: int) -> None:
+    """Short texts of three tokens share most of their windows, within a text too; some have a code."""
+    rng, codes = random.Random(stride), random_codes(2, 16)
+    for _ in range(10):
+        sizes = {"dim": 16, "heads": 2, "layers": 2, "stride": stride, "composition": composition}
+        memory, expected = memory_of(**sizes), memory_of(**sizes)
+        kept: list[tuple[list[int], int | None]] = []
+        for _ in range(25):
+            if kept and rng.random() < 0.45:
+                text, own = kept.pop(rng.randrange(len(kept)))
+                memory.forget([text], None if own is None else codes[own, None])
+            else:
+                text, own = [rng.randrange(3) for _ in range(rng.randrange(9))], rng.choice([None, 0, 1])
+                kept.append((text, own))
+                memory.memorise([text], None if own is None else codes[own, None])
+        for text, own in rng.sample(kept, len(kept)):
+            expected.memorise([text], None if own is None else codes[own, None])
+        assert state(memory) == state(expected)
+        assert memory.tokens == expected.tokens
+
+
 def test_an_edit_is_forgetting_and_memorising() -> None:
     memory, texts = memory_of(), random_texts(3, 20)
     memory.memorise(texts)
