@@ -64,8 +64,10 @@ def accuracy(memory: PaperMeMo, texts: Sequence[Tensor], rows: Tensor, places: T
     for layers in range(1, memory.layers + 1):
         window = HEADS**layers
         fits = places >= window if layers == memory.layers else (places >= window) & (places < HEADS * window)
-        for places_part in torch.split(fits.nonzero()[:, 0], 512):  # so that blocks of windows stay small
-            own_rows, own_places = rows[places_part], places[places_part]
+        chosen = fits.nonzero()[:, 0]
+        for start in range(0, len(chosen), 512):  # so that blocks of windows stay small
+            part = chosen[start : start + 512]
+            own_rows, own_places = rows[part], places[part]
             contexts = joined[own_rows[:, None], own_places[:, None] + torch.arange(-window, 0)]
             _, best = nearest_codes(memory.retrieve(contexts), memory.embedding, 1)
             correct += int((best[:, 0] == joined[own_rows, own_places]).sum())
