@@ -48,14 +48,14 @@ class MeMoMemory(nn.Module):
     Attributes:
         settings: Sizes, stride, composition and seed.
         last: C^(last), ``[dim, dim]`` int32: from keys to next tokens.
-        codes: C^(i) of layers 1 to l - 1, ``[layers - 1, dim, dim]`` int32, from keys to codes of windows. Empty unless codes
+        intermediate: C^(i) of layers 1 to l - 1, ``[layers - 1, dim, dim]`` int32, from keys to codes of windows. Empty unless these
             are retrieved.
         totals: int64, the stored pairs of each layer, then the stored codes of each layer, then the stored tokens.
         hashes, counts: As of the last `pack`: the hashes of all windows, ascending, int64, and their counts, int32.
     """
 
     last: Tensor
-    codes: Tensor
+    intermediate: Tensor
     totals: Tensor
     hashes: Tensor
     counts: Tensor
@@ -72,7 +72,7 @@ class MeMoMemory(nn.Module):
         matrices = settings.layers - 1 if settings.composition == "retrieved" else 0
         shape = (settings.dim, settings.dim)
         self.register_buffer("last", torch.zeros(shape, dtype=torch.int32))
-        self.register_buffer("codes", torch.zeros(matrices, *shape, dtype=torch.int32))
+        self.register_buffer("intermediate", torch.zeros(matrices, *shape, dtype=torch.int32))
         self.register_buffer("totals", torch.zeros(2 * settings.layers, dtype=torch.int64))
         self.register_buffer("hashes", torch.zeros(stored_windows, dtype=torch.int64))
         self.register_buffer("counts", torch.zeros(stored_windows, dtype=torch.int32))
@@ -214,7 +214,7 @@ class MeMoMemory(nn.Module):
 
         Without this limit the cross-talk of a full matrix outweighs every code, and higher layers drown lower ones.
         """
-        matrix = self.codes[layer - 1]
+        matrix = self.intermediate[layer - 1]
         codes = retrieve(keys.to(matrix.device, torch.float32), matrix).cpu() / self.settings.dim
         lengths: Tensor = codes.square().mean(1, keepdim=True).sqrt()
         return codes / lengths.clamp_min(1.0)
@@ -285,7 +285,7 @@ class MeMoMemory(nn.Module):
         self, windows: Windows, changed: list[Positions], codes: Tensor | None, *, subtract: bool
     ) -> None:
         """Add or subtract the outer products of windows, and count them."""
-        layers, matrices = self.settings.layers, len(self.codes)
+        layers, matrices = self.settings.layers, len(self.intermediate)
         pairs, code_windows = changed[:layers], changed[layers : layers + matrices]
         tokens = set(windows.ids[changed[-1]].tolist())
         for first in range(0, len(windows.ids), _TOKENS):
@@ -303,5 +303,5 @@ class MeMoMemory(nn.Module):
     def _accumulate(self, rows: Rows, *, subtract: bool) -> None:
         device = self.last.device
         accumulate(self.last, rows.keys.to(device), rows.values.to(device), subtract=subtract)
-        for matrix, (keys, codes) in zip(self.codes, rows.codes, strict=True):
+        for matrix, (keys, codes) in zip(self.intermediate, rows.codes, strict=True):
             accumulate(matrix, keys.to(device), codes.to(device), subtract=subtract)

@@ -59,7 +59,7 @@ class PaperMeMo:
         self.embedding = normal(vocab_size, dim, 1 / dim)
         self.block_projections = [normal(dim, dim // heads, 1 / dim) for _ in range(layers)]
         self.sequence_projections = [normal(heads * dim, dim, 1 / (heads * dim)) for _ in range(layers - 1)]
-        self.codes = [torch.zeros(dim, dim) for _ in range(layers - 1 if codes == "retrieved" else 0)]
+        self.intermediate = [torch.zeros(dim, dim) for _ in range(layers - 1 if codes == "retrieved" else 0)]
         self.last = torch.zeros(dim, dim)
 
     def memorise(self, text: Tensor) -> None:
@@ -69,9 +69,9 @@ class PaperMeMo:
             text: ``[length]`` int64.
         """
         for layer, (keys, blocks, ends) in enumerate(self._windows(text)):
-            if layer < len(self.codes):
+            if layer < len(self.intermediate):
                 values = self._block_codes(layer, blocks)
-                self.codes[layer] += keys.T @ (self._penalties(layer, keys, values)[:, None] * values)
+                self.intermediate[layer] += keys.T @ (self._penalties(layer, keys, values)[:, None] * values)
             stored = ends < len(text)
             self.last += keys[stored].T @ self.embedding[text[ends[stored]]]
 
@@ -102,8 +102,8 @@ class PaperMeMo:
             blocks = codes.reshape(len(contexts), -1, self.heads, codes.shape[2])
             keys = (blocks @ self.block_projections[layer]).flatten(2)
             sums += keys[:, -1]
-            if layer < len(self.codes):
-                codes = keys @ self.codes[layer]
+            if layer < len(self.intermediate):
+                codes = keys @ self.intermediate[layer]
             elif layer < self.layers - 1:
                 codes = self._block_codes(layer, blocks)
         return sums @ self.last
@@ -134,6 +134,6 @@ class PaperMeMo:
     def _penalties(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
         """Return the diagonal of Phi = D F: 1 / f for a pattern that occurs f times and is not stored yet, otherwise 0."""
         total = values.sum(0)
-        distiller = (1 - (keys @ self.codes[layer] @ total).round()).clamp(0, 1)
+        distiller = (1 - (keys @ self.intermediate[layer] @ total).round()).clamp(0, 1)
         frequency = (values @ total).round().clamp_min(1)
         return distiller / frequency

@@ -299,7 +299,7 @@ def test_the_state_has_no_token() -> None:
     memory = memory_of(dim=64)
     memory.memorise([[4321] * 30])
     stored = state(memory)
-    assert set(stored) == {"last", "codes", "totals", "hashes", "counts"}
+    assert set(stored) == {"last", "intermediate", "totals", "hashes", "counts"}
     for size in (2, 4, 8):
         assert all(
             (4321).to_bytes(size, "little") not in value for name, value in stored.items() if name != "last"

@@ -50,7 +50,7 @@ def test_a_pattern_enters_the_codes_once(repeats: int) -> None:
         memory.memorise(text)
         keys, blocks, _ = memory._windows(torch.tensor([1, 2]))[0]
         code = blocks.flatten(1) @ memory.sequence_projections[0]
-        assert float((keys @ memory.codes[0] * code).sum()) == pytest.approx(1, abs=0.25)
+        assert float((keys @ memory.intermediate[0] * code).sum()) == pytest.approx(1, abs=0.25)
 
 
 @each_stride
@@ -60,10 +60,10 @@ def test_forgetting_clears_the_last_matrix_only(stride: int) -> None:
     memory.memorise(texts[0])
     before = memory.last.clone()
     memory.memorise(texts[1])
-    codes = [matrix.clone() for matrix in memory.codes]
+    codes = [matrix.clone() for matrix in memory.intermediate]
     memory.forget(texts[1])
     torch.testing.assert_close(memory.last, before, rtol=0, atol=1e-5)
-    assert all(torch.equal(*pair) for pair in zip(memory.codes, codes, strict=True))
+    assert all(torch.equal(*pair) for pair in zip(memory.intermediate, codes, strict=True))
     assert bool(codes[0].any())
 
 

@@ -73,7 +73,7 @@ def test_other_files_and_formats_are_refused(memory: MeMoMemory, tmp_path: Path)
         load(path)
     settings = {"vocab_size": 5000, "dim": 128, "composition": "retrieved"}
     save_file(tensors, path, metadata={"memo": json.dumps({**head, "format": 1, "settings": settings})})
-    with pytest.raises(StateError, match="codes, last have another type or shape"):
+    with pytest.raises(StateError, match="intermediate, last have another type or shape"):
         load(path)
 
 
