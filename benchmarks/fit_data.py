@@ -107,20 +107,43 @@ def abstention() -> Part:
 
 
 def languages(*, fit: bool) -> Iterator[Part]:
-    """Yield for each language memories of all its facts of one half, and of two of them: people begin with few."""
+    """Yield for each language memories of the facts of one half: of all, of five, two and one of them. People begin with few.
+
+    Each is asked about all its facts, and as often for what nothing told answers, and for what needs no memory.
+    """
     for language, entries in spoken().items():
-        facts, unanswerable, needs_none = (
-            entries[kind][0 if fit else 1 :: 2] for kind in ("facts", "unanswerable", "needs_none")
-        )
-        for size in (len(facts), 2):
-            kept = facts[:size]
-            questions = [
-                Question(question, frozenset({seq}), "answerable")
-                for seq, (_, question) in enumerate(kept, start=1)
-            ]
-            questions += [Question(text, frozenset(), "unanswerable") for text in unanswerable]
-            questions += [Question(text, frozenset(), "needs none") for text in needs_none]
-            yield Part(f"{language} {size}", fit, turns_of([("user", fact) for fact, _ in kept]), questions)
+        kinds = [entries[kind][0 if fit else 1 :: 2] for kind in ("facts", "unanswerable", "needs_none")]
+        for size in (len(kinds[0]), 5, 2, 1):
+            for start in range(0, len(kinds[0]), size):
+                facts, unanswerable, needs_none = (entry[start : start + size] for entry in kinds)
+                questions = [
+                    Question(question, frozenset({seq}), "answerable")
+                    for seq, (_, question) in enumerate(facts, start=1)
+                ]
+                questions += [Question(text, frozenset(), "unanswerable") for text in unanswerable]
+                questions += [Question(text, frozenset(), "needs none") for text in needs_none]
+                turns = turns_of([("user", fact) for fact, _ in facts])
+                yield Part(f"{language} {size}", fit, turns, questions)
+
+
+def several(*, fit: bool) -> Iterator[Part]:
+    """Yield memories of one half of data/several.yaml: what answers a question alone, and all facts of a language together."""
+    languages_ = yaml.safe_load((DATA / "several.yaml").read_text(encoding="utf-8"))
+    for language, entries in languages_.items():
+        half = entries[0 if fit else 1 :: 2]
+        for number, group in enumerate([*([entry] for entry in half), half], start=1):
+            rows: list[tuple[str, str]] = []
+            questions = []
+            for facts, question in group:
+                seqs = frozenset(range(len(rows) + 1, len(rows) + len(facts) + 1))
+                rows += [("user", fact) for fact in facts]
+                questions.append(Question(question, seqs, "several"))
+            others = spoken()[language]
+            for kind, name in (("unanswerable", "unanswerable"), ("needs_none", "needs none")):
+                questions += [
+                    Question(text, frozenset(), name) for text in others[kind][0 if fit else 1 :: 2]
+                ]
+            yield Part(f"several {language} {number}", fit, turns_of(rows), questions)
 
 
 def assistant_part(*, fit: bool) -> Part:

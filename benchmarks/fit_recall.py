@@ -24,14 +24,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from fit_data import FIT, Part, Question, abstention, assistant_part, languages, literal_part, locomo
+from fit_data import FIT, Part, Question, abstention, assistant_part, languages, literal_part, locomo, several
 from rich.console import Console
 from rich.progress import track
+from safetensors.numpy import save_file
 
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.bm25 import Bm25, Bm25Config
 from memagent.backends.bm25.backend import RELEVANCE as BM25_RELEVANCE
+from memagent.backends.memo import Memo, MemoConfig
+from memagent.backends.memo import ranking as memo_ranking
+from memagent.backends.memo.backend import CENTRES
+from memagent.backends.memo.backend import RELEVANCE as MEMO_RELEVANCE
+from memagent.backends.memo.results import search_hits_of
 from memagent.backends.protocol import Embedder, MemoryBackend, Resources
 from memagent.backends.rag import Rag, RagConfig, ranking
 from memagent.backends.rag.backend import RELEVANCE as RAG_RELEVANCE
@@ -44,7 +50,7 @@ from memagent.backends.shared.judging import (
     SearchHit,
     collect_evidence,
 )
-from memagent.backends.shared.linear import write_classifier, write_named_weights
+from memagent.backends.shared.linear import weight_vector, write_classifier, write_named_weights
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.words import content_words, query_words
 from memagent.backends.titans import Titans, TitansMemoryConfig
@@ -55,11 +61,12 @@ NOTE = "Fitted by benchmarks/fit_recall.py, which names the data."
 GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
 PENALTIES = {"need": 3e-4, "ranking": 0.01, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
-WEIGHTS = {"rag": RAG_RELEVANCE, "bm25": BM25_RELEVANCE, "titans": TITANS_RELEVANCE}
+WEIGHTS = {"rag": RAG_RELEVANCE, "bm25": BM25_RELEVANCE, "titans": TITANS_RELEVANCE, "memo": MEMO_RELEVANCE}
 MEMORIES: dict[str, tuple[type[MemoryBackend], type[Any]]] = {
     "rag": (Rag, RagConfig),
     "bm25": (Bm25, Bm25Config),
     "titans": (Titans, TitansMemoryConfig),
+    "memo": (Memo, MemoConfig),
 }
 
 
@@ -97,6 +104,12 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tupl
     if isinstance(memory, Bm25):
         scores = memory._index.search(query_words(question), MIN_JUDGED)
         found = memory._search_hits(scores, memory._index.coverage(content_words(question), list(scores)))
+    elif isinstance(memory, Memo):
+        texts = memory._ranked(question)[:MIN_JUDGED]
+        return [
+            (item, (text.segment.seq,))
+            for item, text in zip(search_hits_of(question, texts), texts, strict=True)
+        ]
     elif isinstance(memory, Titans):
         embedding = memory._embed(question)
         nearest = memory._nearest(question, embedding, MIN_JUDGED)
@@ -175,23 +188,71 @@ def ranking_rows(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 def fit_ranking(parts: Sequence[Part]) -> dict[str, float]:
-    rows = {
-        part.name: list(ranking_rows(part)) for part in track(parts, "ranking", console=CONSOLE) if part.fit
-    }
-    stacked = torch.cat([features for listed in rows.values() for features, _ in listed])
+    fitting = [part for part in parts if part.fit]
+    rows = [row for part in track(fitting, "ranking", console=CONSOLE) for row in ranking_rows(part)]
+    return fit_listwise(rows, ranking.FEATURES)
+
+
+def fit_listwise(rows: Sequence[tuple[torch.Tensor, torch.Tensor]], names: Sequence[str]) -> dict[str, float]:
+    """Fit a linear score by a listwise softmax loss.
+
+    Args:
+        rows: for each question the features of its candidates, and 1 for those that answer it.
+        names: of the features.
+    """
+    stacked = torch.cat([features for features, _ in rows])
     scale = stacked.std(dim=0) + 1e-6
 
     def loss(weights: torch.Tensor) -> torch.Tensor:
         total = PENALTIES["ranking"] * weights.square().sum()
-        count = sum(map(len, rows.values()))
-        for listed in rows.values():
-            for features, labels in listed:
-                log_shares = (features / scale @ weights).log_softmax(dim=0)
-                total = total - (log_shares * labels).sum() / labels.sum() / count
+        for features, labels in rows:
+            log_shares = (features / scale @ weights).log_softmax(dim=0)
+            total = total - (log_shares * labels).sum() / labels.sum() / len(rows)
         return total
 
-    weights = minimise(loss, len(ranking.FEATURES)) / scale
-    return dict(zip(ranking.FEATURES, map(float, weights), strict=True))
+    weights = minimise(loss, len(names)) / scale
+    return dict(zip(names, map(float, weights), strict=True))
+
+
+def fit_centre(parts: Sequence[Part]) -> None:
+    """Write the mean embedding of the talk of the fitting half, which `memo` subtracts."""
+    texts = [
+        f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text
+        for part in parts
+        if part.fit
+        for turn in part.turns
+    ]
+    mean = base_embedder().embed(list(dict.fromkeys(texts))).mean(axis=0)
+    save_file({base_embedder().name: mean}, CENTRES)
+    CENTRES.chmod(0o644)
+
+
+def fit_memo_ranking(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
+    """Fit how `memo` ranks segments by its index, then how it ranks what is regenerated of the best."""
+    fitting = [part for part in parts if part.fit]
+    rows = [row for part in track(fitting, "index", console=CONSOLE) for row in memo_rows(part, "index")]
+    sets = {"index": fit_listwise(rows, memo_ranking.INDEX_FEATURES)}
+    write_named_weights(memo_ranking.WEIGHTS, sets, NOTE)
+    rows = [row for part in track(fitting, "texts", console=CONSOLE) for row in memo_rows(part, "text")]
+    return sets | {"text": fit_listwise(rows, memo_ranking.TEXT_FEATURES)}
+
+
+def memo_rows(part: Part, stage: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield features and labels of the segments of each question: of all, or of those that are regenerated."""
+    memory = part.memories["memo"]
+    assert isinstance(memory, Memo)
+    for question in part.questions:
+        if question.relevant:
+            index = memory._indexed(question.text)
+            if stage == "index":
+                features, seqs = index, [segment.seq for segment in memory._store.segments]
+            else:
+                scores = index @ weight_vector(memo_ranking.WEIGHTS, "index", memo_ranking.INDEX_FEATURES)
+                texts, features = memory._featured(question.text, index, scores)
+                seqs = [text.segment.seq for text in texts]
+            labels = torch.tensor([float(seq in question.relevant) for seq in seqs])
+            if 0 < labels.sum() < len(labels):
+                yield torch.from_numpy(features), labels
 
 
 # Relevance
@@ -252,7 +313,7 @@ def fit_relevance(rows: Sequence[Judgement], weight_set: str) -> dict[str, float
 
 def weight_sets(name: str) -> list[str]:
     """Return the names of a memory's sets of weights: for its default embedder, and for others."""
-    own = {"rag": [embedder().name], "bm25": [], "titans": [base_embedder().name]}[name]
+    own = {"rag": [embedder().name], "titans": [base_embedder().name]}.get(name, [])
     return [*own, ANOTHER_EMBEDDER]
 
 
@@ -270,9 +331,8 @@ def report(parts: Sequence[Part], name: str) -> list[dict[str, object]]:
             found = {seq for hit in memory.recall(question.text) for seq in hit.seqs}
             if question.relevant:
                 shares.setdefault("recall@10", []).append(recall_at_10(memory, question))
-                shares.setdefault("kept of 5" if question.kind == "answerable" else question.kind, []).append(
-                    float(bool(found & question.relevant))
-                )
+                kept = len(found & question.relevant) / len(question.relevant)
+                shares.setdefault(question.kind, []).append(kept)
             else:
                 shares.setdefault(f"silent: {question.kind}", []).append(float(not found))
         table.append(row | {name: round(float(np.mean(values)), 3) for name, values in shares.items()})
@@ -299,14 +359,18 @@ def main() -> None:
     stages = () if arguments.report else arguments.only or ("need", "ranking", "relevance")
     parts = [*locomo(arguments.locomo), abstention()]
     for half in (True, False):
-        parts += [*languages(fit=half), literal_part(fit=half), assistant_part(fit=half)]
+        parts += [*languages(fit=half), *several(fit=half), literal_part(fit=half), assistant_part(fit=half)]
     with tempfile.TemporaryDirectory() as folder:
+        if "ranking" in stages and "memo" in arguments.memory:
+            fit_centre(parts)
         for part in track(parts, "reading", console=CONSOLE):
             fill(part, arguments.memory, Path(folder))
         if "need" in stages:
             fit_need(parts)
         if "ranking" in stages and "rag" in arguments.memory:
             write_named_weights(ranking.WEIGHTS, {ranking.WEIGHT_SET: fit_ranking(parts)}, NOTE)
+        if "ranking" in stages and "memo" in arguments.memory:
+            write_named_weights(memo_ranking.WEIGHTS, fit_memo_ranking(parts), NOTE)
         if "relevance" in stages:
             for name in arguments.memory:
                 rows = list(judgements(parts, name))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,11 +23,11 @@ from memagent.agent.engine.events import (
 )
 from memagent.agent.engine.prompt import SYSTEM, SYSTEM_MODEL_CHANNEL, Budget, Prompt, assemble
 from memagent.agent.journal.records import check_name, check_text
-from memagent.agent.memory import AttachedMemory, Memory
+from memagent.agent.memory import AttachedMemory, Memory, WriteResults
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.backends.errors import InputError, SettingError
 from memagent.backends.protocol import LocalModel
-from memagent.backends.records import Recollection, Turn, WriteResult
+from memagent.backends.records import Recollection, Turn
 
 Channel = Literal["auto", "text", "model", "both"]
 _RECENT_TURNS = 64
@@ -98,30 +98,30 @@ class Conversation:
 
         Raises:
             InputError: the message is empty or does not fit the model's window; nothing was stored.
-            SettingError: the longest reply does not fit the window; nothing was stored.
+            SettingError: the longest reply does not fit the window, or the memories cannot share the model channel; nothing
+                was stored.
             MemagentError: memory, journal or model failed.
         """
         check_text(text)
         self._stop.clear()
-        began = time.monotonic()
-        try:
-            recalled, prompt = self._recall(text)
-        except (InputError, SettingError):  # documented as storing nothing
-            raise
-        except Exception:  # the message is stored whatever fails
-            self.memory.journal.append(self.session, "user", text)
-            raise
-        message = self.memory.journal.append(self.session, "user", text)
-        yield TurnBegan(message)
-        reply = _Reply(began, recalled)
-        try:
-            yield from self._answer(text, prompt, reply)
-        finally:
-            reply_turn, results = self._store(message, prompt, reply)
-        yield remembered(message, results)
-        if reply_turn is not None:
-            yield remembered(reply_turn, results)
-        yield self._ended(prompt, reply)
+        with closing(_Reply()) as reply:
+            try:
+                prompt = self._prepare(text, reply)
+            except (InputError, SettingError):  # documented as storing nothing
+                raise
+            except BaseException:  # the message is stored whatever fails, also if the user interrupts
+                self.memory.journal.append(self.session, "user", text)
+                raise
+            message = self.memory.journal.append(self.session, "user", text)
+            yield TurnBegan(message)
+            try:
+                yield from self._generate(prompt, reply)
+            finally:
+                reply_turn, results = self._store(message, prompt, reply)
+            yield remembered(message, results)
+            if reply_turn is not None:
+                yield remembered(reply_turn, results)
+            yield self._ended(prompt, reply)
 
     def probe(self, text: str) -> Iterator[Event]:
         """Answer like ``send``, but store neither message nor reply.
@@ -136,11 +136,10 @@ class Conversation:
         """
         check_text(text)
         self._stop.clear()
-        began = time.monotonic()
-        recalled, prompt = self._recall(text)
-        reply = _Reply(began, recalled)
-        yield from self._answer(text, prompt, reply)
-        yield self._ended(prompt, reply)
+        with closing(_Reply()) as reply:
+            prompt = self._prepare(text, reply)
+            yield from self._generate(prompt, reply)
+            yield self._ended(prompt, reply)
 
     def _assemble(
         self,
@@ -171,13 +170,23 @@ class Conversation:
             )
         return channel
 
+    def _prepare(self, text: str, reply: _Reply) -> Prompt:
+        """Recall, assemble the prompt, and open the model channel until the reply is closed."""
+        recalled, prompt = self._recall(text)
+        reply.recalled = recalled
+        if self.channel != "text":
+            prompt_seqs = {turn.seq for turn in prompt.recent}
+            prompt_seqs |= {seq for item in prompt.recollections for seq in item.seqs}
+            reply.attach(self.memory.attached(cast(LocalModel, self.model), text, exclude=prompt_seqs))
+        return prompt
+
     def _recall(self, text: str) -> tuple[Recalled, Prompt]:
         """Recall before memory reads the message itself, and omit turns that are in the prompt anyway.
 
         What is pinned comes first, in every channel, beyond the limit, and though a recent turn says the same.
         """
         pinned = self.memory.pinned()
-        turns = self.memory.journal.recent(self.session, _RECENT_TURNS)
+        turns = self.memory.journal.recent(_RECENT_TURNS, self.session)
         recent = [turn for turn in turns if turn.role in ("user", "assistant")]
         prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent, pinned).recent}
         began = time.monotonic()
@@ -186,7 +195,7 @@ class Conversation:
             limit = self.settings.limit
             given_seqs = prompt_seqs.union(*(item.seqs for item in pinned))
             candidates = self.memory.recall(text, limit=limit + len(given_seqs))
-            recollections = [item for item in candidates if not given_seqs.issuperset(item.seqs)][:limit]
+            recollections = [item for item in candidates if given_seqs.isdisjoint(item.seqs)][:limit]
             pinned = [_with_mark(item, candidates) for item in pinned]
         else:
             self.memory.catch_up()
@@ -194,18 +203,12 @@ class Conversation:
         prompt = self._assemble(text, recollections, recent, pinned)
         return Recalled((*pinned, *recollections), prompt.recollections, seconds), prompt
 
-    def _answer(self, text: str, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
-        # The model channel of this reply is open in a context of its own: other replies of the same model do not use it.
-        context, channel = copy_context(), ExitStack()
+    def _generate(self, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
+        self.last_recalled = reply.recalled
+        yield reply.recalled
+        tokens = self.model.stream(prompt.messages, self.settings.sampling)
         try:
-            if self.channel != "text":
-                began = time.monotonic()
-                memory = context.run(channel.enter_context, self._attach(text, prompt))
-                reply.attach(memory, time.monotonic() - began)
-            self.last_recalled = reply.recalled
-            yield reply.recalled
-            tokens = self.model.stream(prompt.messages, self.settings.sampling)
-            while (token := context.run(next, tokens, None)) is not None:
+            while (token := reply.context.run(next, tokens, None)) is not None:
                 reply.add(token)
                 yield Token(token)
                 if self._stop.is_set():
@@ -214,21 +217,14 @@ class Conversation:
             if close is not None:
                 close()
         finally:
-            context.run(channel.close)
+            reply.close()  # before memory reads the turns, perhaps with the same model
         reply.complete = not self._stop.is_set()
 
-    def _attach(self, text: str, prompt: Prompt) -> AbstractContextManager[AttachedMemory]:
-        prompt_seqs = {turn.seq for turn in prompt.recent}
-        prompt_seqs |= {seq for item in prompt.recollections for seq in item.seqs}
-        return self.memory.attached(cast(LocalModel, self.model), text, exclude=prompt_seqs)
-
-    def _store(
-        self, message: Turn, prompt: Prompt, reply: _Reply
-    ) -> tuple[Turn | None, Mapping[int, WriteResult]]:
+    def _store(self, message: Turn, prompt: Prompt, reply: _Reply) -> tuple[Turn | None, WriteResults]:
         """Store the reply with the turns in its view, and let memory read both turns.
 
         Returns:
-            The reply unless it is empty, and what the backend did with the turns, by seq.
+            The reply unless it is empty, and what each backend did with the turns.
         """
         reply_turn = None
         text = _storable(reply.text)
@@ -254,22 +250,23 @@ class Conversation:
         return TurnEnded(reply.text.strip(), not reply.complete, usage, seconds)
 
 
-def remembered(turn: Turn, results: Mapping[int, WriteResult]) -> Remembered:
+def remembered(turn: Turn, results: WriteResults) -> Remembered:
     """Return the event of a turn that the journal has stored and memory has read.
 
     Args:
         turn: the turn.
-        results: what the backend did with the turns that it read last, by seq.
+        results: what the backends did with the turns that they read last.
     """
     if turn.derived:
         why = "It was written with recollections in view, so it stays in the journal only."
         return Remembered(turn, journal_only=True, why=why)
-    return Remembered(turn, journal_only=False, why="Memory has read it.", result=results.get(turn.seq))
+    of_turn = {name: by_seq[turn.seq] for name, by_seq in results.items() if turn.seq in by_seq}
+    return Remembered(turn, journal_only=False, why="Memory has read it.", results=of_turn)
 
 
 def _with_mark(pin: Recollection, recalled: Sequence[Recollection]) -> Recollection:
     """Return a pinned item marked as superseded if what was recalled says so."""
-    same = next((item for item in recalled if item.seqs == pin.seqs), pin)
+    same = next((item for item in recalled if pin.seqs[0] in item.seqs), pin)
     return replace(pin, superseded_by=same.superseded_by, superseded_at=same.superseded_at)
 
 
@@ -279,24 +276,35 @@ def _storable(text: str) -> str:
 
 
 class _Reply:
-    """The reply while it is generated."""
+    """The reply while it is generated, and the model channel that is open for it.
 
-    def __init__(self, began: float, recalled: Recalled) -> None:
-        self.began = began
-        self.recalled = recalled
+    The channel is open in a context of its own: other replies of the same model do not use it.
+    """
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.recalled = Recalled((), (), 0.0)
         self.first_token_at: float | None = None
         self.attached_seqs: frozenset[int] = frozenset()
         self.text = ""
         self.complete = False
+        self.context = copy_context()
+        self._channel = ExitStack()
 
-    def attach(self, memory: AttachedMemory, seconds: float) -> None:
-        """Add what the model channel recalled to what is in the prompt."""
-        self.attached_seqs = memory.seqs
+    def attach(self, memory: AbstractContextManager[AttachedMemory]) -> None:
+        """Open the model channel, and add what it recalls to what is in the prompt."""
+        began = time.monotonic()
+        attached = self.context.run(self._channel.enter_context, memory)
+        self.attached_seqs = attached.seqs
         self.recalled = Recalled(
-            self.recalled.recollections + memory.recollections,
-            self.recalled.in_view + memory.recollections,
-            self.recalled.seconds + seconds,
+            self.recalled.recollections + attached.recollections,
+            self.recalled.in_view + attached.recollections,
+            self.recalled.seconds + time.monotonic() - began,
         )
+
+    def close(self) -> None:
+        """Close the model channel."""
+        self.context.run(self._channel.close)
 
     def add(self, token: str) -> None:
         self.first_token_at = self.first_token_at or time.monotonic()

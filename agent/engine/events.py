@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from memagent.backends.records import Recollection, Turn, WriteResult
 
@@ -52,13 +53,13 @@ class Remembered:
         turn: the turn.
         journal_only: True if memory does not get the turn.
         why: the reason, in one sentence.
-        result: what the backend did with the turn; None if memory does not get it.
+        results: what each backend did with the turn, by the backend's name; empty if memory does not get it.
     """
 
     turn: Turn
     journal_only: bool
     why: str
-    result: WriteResult | None = None
+    results: Mapping[str, WriteResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

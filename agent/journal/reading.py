@@ -80,9 +80,11 @@ class JournalReader:
             for turn in self._read_turns(query.where(turns.c.seq.in_(page)))
         ]
 
-    def recent(self, session: str, limit: int) -> list[Turn]:
-        """Return the last ``limit`` turns of a session, oldest first."""
-        query = select(turns).where((turns.c.user == self.user) & (turns.c.session == session))
+    def recent(self, limit: int, session: str | None = None) -> list[Turn]:
+        """Return the last ``limit`` turns, of one session or of all, oldest first."""
+        query = select(turns).where(turns.c.user == self.user)
+        if session is not None:
+            query = query.where(turns.c.session == session)
         return self._read_turns(query.order_by(turns.c.seq.desc()).limit(limit))[::-1]
 
     def matching(self, text: str) -> Iterator[Turn]:

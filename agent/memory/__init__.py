@@ -2,7 +2,7 @@
 
 from memagent.agent.memory.channel import AttachedMemory
 from memagent.agent.memory.forgetting import Forgotten, Remaining
-from memagent.agent.memory.memory import Memory
+from memagent.agent.memory.memory import Memory, WriteResults
 from memagent.agent.memory.opening import Notify, open_journal
 
-__all__ = ["AttachedMemory", "Forgotten", "Memory", "Notify", "Remaining", "open_journal"]
+__all__ = ["AttachedMemory", "Forgotten", "Memory", "Notify", "Remaining", "WriteResults", "open_journal"]

@@ -27,11 +27,11 @@ from memagent.agent.memory.channel import AttachedMemory, attach
 from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.forgetting import Forgotten, Remaining, correct, forget
-from memagent.agent.memory.fusion import add_reports, add_stats, fuse_hits
+from memagent.agent.memory.fusion import add_reports, add_stats
 from memagent.agent.memory.lock import DEFAULT_WAIT_SECONDS, BackendLock
 from memagent.agent.memory.opening import Notify, Opening, disk_errors, open_journal
 from memagent.agent.memory.provenance import with_provenance
-from memagent.agent.memory.supersession import mark_superseded
+from memagent.agent.memory.recall import recall
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends import registry
 from memagent.backends.errors import SettingError, StorageError
@@ -40,6 +40,8 @@ from memagent.backends.protocol import LocalModel, Progress, silent
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Recollection, Turn, WriteResult
 
 _LOG = logging.getLogger("memagent")
+WriteResults = Mapping[str, Mapping[int, WriteResult]]
+"""What backends did with the turns that they read last: by the backend's name, then by seq."""
 
 
 class Memory:
@@ -237,10 +239,7 @@ class Memory:
             self._catch_up()
             if not query.strip():
                 return []
-            rankings = {
-                follower.name: follower.backend.recall(query, limit=limit) for follower in self.followers
-            }
-            return mark_superseded(with_provenance(self.journal, fuse_hits(rankings, limit)), query)
+            return recall(self.journal, self.followers, query, limit)
 
     def pinned(self) -> list[Recollection]:
         """Return the pinned turns, in journal order: every prompt holds them, whatever is asked."""
@@ -288,7 +287,7 @@ class Memory:
     ) -> AbstractContextManager[AttachedMemory]:
         """Return a context manager that opens the model channel for one generation.
 
-        It reads no new turns first: the message that is being answered is in the journal already and would be recalled.
+        It reads no new turns first; ``recall`` or ``catch_up`` does.
         Other threads can use the memory while the model generates.
 
         Args:
@@ -313,11 +312,11 @@ class Memory:
         """True if every one of the backends acts inside a local model."""
         return all(follower.backend.model_channel for follower in self.followers)
 
-    def catch_up(self) -> dict[int, WriteResult]:
+    def catch_up(self) -> WriteResults:
         """Read the journal to its end.
 
         Returns:
-            What the first backend did with the turns, by seq; see ``Follower.catch_up``.
+            What each backend did with the turns; see ``Follower.catch_up``.
         """
         with self._exclusive():
             return self._catch_up()
@@ -378,9 +377,8 @@ class Memory:
                 for follower in self.followers:
                     stack.callback(follower.close)
 
-    def _catch_up(self) -> dict[int, WriteResult]:
-        results = [follower.catch_up() for follower in self.followers]
-        return results[0]
+    def _catch_up(self) -> WriteResults:
+        return {follower.name: follower.catch_up() for follower in self.followers}
 
     @contextmanager
     def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[AttachedMemory]:

@@ -23,17 +23,14 @@ from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.joined_embedder import with_multilingual
 from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
-from memagent.backends.shared.overview import asks_for_overview
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
-from memagent.backends.shared.text import is_question, normalize
+from memagent.backends.shared.text import is_question
 from memagent.backends.shared.words import content_words
 
 RELEVANCE = Path(__file__).with_name("relevance.json")
 """The weights by which relevance is judged."""
 _FORMAT = 5
 _FULL_TEXT_FILE = "full_text.sqlite3"
-_OVERVIEW_CHUNKS = 200
-"""The latest chunks, among which an overview chooses."""
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
 _STORES = frozenset({"sqlite3", "chromadb", "httpx", "pyo3_runtime"})
 _translated = translate_errors("rag", _STORES)
@@ -52,7 +49,7 @@ class RagConfig:
     """
 
     abstain: bool = True
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.18
     margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     candidates: Annotated[int, Field(ge=1, le=1000)] = 100
     url: str = ""
@@ -115,8 +112,6 @@ class Rag(MemoryBackend):
             Each hit's score is its probability of relevance, 0 to 1. A text that was told several times is one hit, with all
             its turns, the latest first.
         """
-        if self.config.abstain and asks_for_overview(query):
-            return self._overview(limit)
         vector = self._embedder.embed_queries([query])[0]
         candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
         need = memory_need(query)
@@ -267,20 +262,6 @@ class Rag(MemoryBackend):
                 key for key in self._vectors.all_keys() if key not in known_keys and turn_seq(key) <= last
             ]
             self._vectors.delete(stray)
-
-    def _overview(self, limit: int) -> list[Hit]:
-        """Return the latest statements of the user, the newest first; a word or two ("Thanks!") tell nothing."""
-        latest = self._full_text.fetch(self._full_text.latest(_OVERVIEW_CHUNKS))
-        by_words: dict[str, Chunk] = {}
-        for chunk in reversed(latest.values()):
-            telling = len(content_words(chunk.text)) > 1 and not is_question(chunk.text)
-            if chunk.turn.role == "user" and telling:
-                by_words.setdefault(normalize(chunk.text), chunk)
-        why = "You ask for all that is known; this is among the latest that you told."
-        return [
-            Hit((chunk.turn.seq,), 1 / place, text=chunk.text, why=why)
-            for place, chunk in enumerate(list(by_words.values())[:limit], start=1)
-        ]
 
 
 def _view_keys(chunks: Iterable[Chunk]) -> list[str]:

@@ -77,7 +77,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The turns of the same words, with their score.
+    """The turns of the same words by the same speaker, with their score.
 
     Attributes:
         repeats: the turns; those of people stand before those of the assistant, then the newest first.
@@ -152,11 +152,11 @@ def rank(query: str, candidates: Sequence[Candidate], *, asks: bool) -> list[Ran
     """
     question = normalize(query) if asks else None
     scores = (features(query, candidates) @ weight_vector(WEIGHTS, WEIGHT_SET, FEATURES)).tolist()
-    by_words: dict[str, list[tuple[float, Candidate]]] = {}
+    by_words: dict[tuple[str, str | None], list[tuple[float, Candidate]]] = {}
     for candidate, score in zip(candidates, scores, strict=True):
-        words = normalize(candidate.text) or candidate.key
+        words = normalize(candidate.text)
         if words != question:
-            by_words.setdefault(words, []).append((score, candidate))
+            by_words.setdefault((words, candidate.speaker), []).append((score, candidate))
     ranked = [
         Ranked(
             tuple(sorted((item for _, item in repeats), key=lambda item: (item.by_assistant, -item.seq))),

@@ -12,7 +12,7 @@ from memagent.backends.rope_map.index import AddressingIndex
 from memagent.backends.shared.attention.chunks import TokenSpan, TurnTokenizer
 from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
 from memagent.backends.shared.attention.pages import PageStore
-from memagent.backends.shared.text import normalize
+from memagent.backends.shared.memory_need import repeats_question
 
 
 class ChunkSearch:
@@ -94,8 +94,7 @@ class ChunkSearch:
 
     def _repeats(self, query: str, numbers: Iterable[int]) -> set[int]:
         """Return the chunks that hold the same question: a question asked before does not answer itself."""
-        normalized = normalize(query)
-        return {number for number in numbers if normalize(self._chunks[number].text) == normalized}
+        return {number for number in numbers if repeats_question(query, self._chunks[number].text)}
 
     def _pmi(self, query: str, numbers: list[int]) -> dict[int, float]:
         if not numbers:

@@ -106,13 +106,6 @@ class FullTextIndex:
             rows = [row for seq in sorted(seqs) for row in self._database.execute(select, (seq,))]
         return [f"{seq}:{part}" for seq, part in rows]
 
-    def latest(self, limit: int) -> list[str]:
-        """Return the keys of the last chunks, oldest first."""
-        rows = self._database.execute(
-            "SELECT seq, part FROM chunks ORDER BY seq DESC, part DESC LIMIT ?", (limit,)
-        ).fetchall()
-        return [f"{seq}:{part}" for seq, part in reversed(rows)]
-
     def search(self, words: Sequence[str], limit: int) -> dict[str, float]:
         """Rank the chunks that hold any of the words.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from memagent.backends.shared.linear import classifier
 from memagent.backends.shared.multilingual import MultilingualEmbedder
+from memagent.backends.shared.text import is_question, normalize
 
 WEIGHTS = Path(__file__).with_name("memory_need.safetensors")
 
@@ -19,3 +20,8 @@ def memory_need(message: str) -> float:
     """Return how much a message asks for what was told before, in nats; above 0 it more likely does than not."""
     weights, bias = classifier(WEIGHTS)
     return float(MultilingualEmbedder().embed_queries([message])[0] @ weights + bias)
+
+
+def repeats_question(message: str, text: str) -> bool:
+    """Return whether a text asks what a message asks: it asked before, and is no answer. A repeated statement is one."""
+    return normalize(message) == normalize(text) and (is_question(message) or memory_need(message) > 0)

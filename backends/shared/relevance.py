@@ -19,18 +19,19 @@ import numpy as np
 
 from memagent.backends.protocol import Vectors
 from memagent.backends.shared.linear import weight_vector
-from memagent.backends.shared.text import is_question, normalize
+from memagent.backends.shared.text import fold, is_question, normalize
 from memagent.backends.shared.words import literals
 
 _MIN_LITERAL = 3
 """Letters and digits of a code that is compared; shorter numbers are everywhere."""
-_BACKGROUND = 8
-"""The best turns, among which a relevant one stands out; the weights are fitted for so many."""
+_BACKGROUND = 7
+"""The best other turns, from which a relevant one stands out; the weights are fitted for so many."""
 FEATURES = (
     "cosine",
     "multilingual_cosine",
     "cosine_above_background",
     "multilingual_cosine_above_background",
+    "background_missing",
     "coverage",
     "literal",
     "literal_missing",
@@ -82,20 +83,25 @@ def features(message: str, need: float, evidence: Sequence[Evidence]) -> Vectors
     """
     codes = {code for code in literals(message) if len(code) >= _MIN_LITERAL}
     asks = 1 / (1 + math.exp(-need))
+    statements: dict[str, Evidence] = {}
+    for item in evidence:
+        if not is_question(item.text):
+            statements.setdefault(normalize(item.text), item)
     rows = []
     for item in evidence:
-        # A question that was asked before displaces no statement: statements are compared with each other.
-        others = [
-            other for other in evidence[:_BACKGROUND] if other is not item and not is_question(other.text)
-        ]
+        # A question that was asked before displaces no statement, and a statement not its own repetitions.
+        own_words = normalize(item.text)
+        others = [other for words, other in statements.items() if words != own_words][:_BACKGROUND]
         best = max([item.score, *(other.score for other in others)])
         literal = len(codes.intersection(literals(item.text))) / len(codes) if codes else 0.0
         rows.append(
             (
                 item.cosine,
                 item.multilingual_cosine,
-                item.cosine - _mean([other.cosine for other in others]),
-                item.multilingual_cosine - _mean([other.multilingual_cosine for other in others]),
+                item.cosine - sum(other.cosine for other in others) / _BACKGROUND,
+                item.multilingual_cosine - sum(other.multilingual_cosine for other in others) / _BACKGROUND,
+                # Its weight learns what those that a small memory lacks would score.
+                1.0 - len(others) / _BACKGROUND,
                 item.coverage,
                 literal,
                 1.0 - literal if codes else 0.0,
@@ -128,7 +134,7 @@ def probabilities(
     """
     rows = features(message, need, evidence)
     chances = 1 / (1 + np.exp(-rows @ weight_vector(weights, weight_set, FEATURES)))
-    is_bare_code = normalize(message) in literals(message)
+    is_bare_code = "".join(filter(str.isalnum, fold(message))) in literals(message)
     if is_bare_code:  # only a turn that holds it can answer
         chances *= rows[:, FEATURES.index("literal")]
     return chances.tolist()  # type: ignore[no-any-return]
@@ -147,7 +153,3 @@ def select(chances: Sequence[float], questions: Sequence[bool], threshold: float
     statements = [chances[place] for place in relevant if not questions[place]]
     best = max(statements or [chances[place] for place in relevant], default=0.0)
     return sorted((place for place in relevant if chances[place] >= margin * best), key=questions.__getitem__)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

@@ -12,6 +12,8 @@ C0 except newline and tab, DEL, C1; line and paragraph separators; embeddings, o
 direction (CVE-2021-42574); lone surrogates. The marks U+200E, U+200F and U+061C stay: Hebrew and Arabic need them.
 """
 
+_PUNCTUATION = " .,;:!?…¿¡。，、；：！？\"'“”„‘’«»"
+
 
 def fold(text: str) -> str:
     """Return a text in lower case and composed (Unicode NFKC): one spelling for what reads the same, in any case."""
@@ -19,8 +21,12 @@ def fold(text: str) -> str:
 
 
 def normalize(text: str) -> str:
-    """Return a text's letters and digits, case folded, so that texts of the same words compare equal."""
-    return "".join(char for char in fold(text) if char.isalnum())
+    """Return a text as repetitions are compared: folded, with single blanks, without punctuation at its ends.
+
+    Everything else counts: 1.5 mg is not 15 mg, C++ is not C.
+    """
+    words = " ".join(fold(text).split())
+    return words.strip(_PUNCTUATION) or words
 
 
 def is_question(text: str) -> bool:

@@ -20,16 +20,15 @@ from torch.nn.functional import normalize
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
+from memagent.backends.shared.attention.context import encode_texts
 from memagent.backends.shared.attention.hooks import attention_hook
 from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, author_of, judge, relevant
-from memagent.backends.shared.memory_need import memory_need
+from memagent.backends.shared.memory_need import memory_need, repeats_question
 from memagent.backends.shared.tensors import save_tensors
-from memagent.backends.shared.text import normalize as normalize_text
 from memagent.backends.shared.words import shared_words
 from memagent.backends.titans.associative_memory import AssociativeMemory
 from memagent.backends.titans.chunks import Chunk, load_chunks, save_chunks, split_text, text_with_speaker
 from memagent.backends.titans.config import TitansMemoryConfig
-from memagent.backends.titans.context import encode_chunks
 from memagent.backends.titans.decoding import decode
 from memagent.backends.titans.neural_memory import NeuralMemoryNetwork
 from memagent.backends.titans.results import hit_of, write_result
@@ -147,13 +146,12 @@ class Titans(MemoryBackend):
 
     def _nearest(self, query: str, embedding: Tensor, limit: int) -> list[tuple[int, float]]:
         """Return the places of the chunks that the neural memory points at with their scores, best first, one for each turn."""
-        normalized_query = normalize_text(query)  # an earlier turn that asks the same is no answer
         like_query, successor = self._neural_memory.retrieve(embedding)
         scores = torch.stack(self._embeddings) @ (like_query + self.config.successor_weight * successor)
         best: dict[int, tuple[int, float]] = {}
         for index in scores.argsort(descending=True, stable=True).tolist():
             chunk = self._chunks[index]
-            if normalize_text(chunk.text) != normalized_query:
+            if not repeats_question(query, chunk.text):
                 best.setdefault(chunk.turn.seq, (index, float(scores[index])))
             if len(best) == limit:
                 break
@@ -199,7 +197,8 @@ class Titans(MemoryBackend):
             yield Injection()
             return
         with attention_hook(
-            model.model, encode_chunks(model, [(chunks[-1], score) for chunks, score in decoded])
+            model.model,
+            encode_texts(model, [(chunks[-1].turn, chunks[-1].text, score) for chunks, score in decoded]),
         ):
             yield Injection(
                 [hit_of(chunks[-1], score, regenerated=True) for chunks, score in decoded],
@@ -309,7 +308,7 @@ class Titans(MemoryBackend):
         """Decode texts for a query; return each as its chunks, latest last, with its score, best first."""
         if not self._chunks:
             return []
-        embedding, normalized_query = self._embed(query), normalize_text(query)
+        embedding = self._embed(query)
         # The neural memory's output is nearer to the answer's embedding than the question's is.
         retrieved = self._neural_memory.retrieve(embedding)[0]
         address = normalize(embedding + normalize(retrieved, dim=0), dim=0)
@@ -324,7 +323,7 @@ class Titans(MemoryBackend):
             indices = indices_by_text.get(text, [])
             chunks = [self._chunks[index] for index in indices]
             excluded = any(chunk.turn.seq in exclude for chunk in chunks)
-            if score < min_score or not chunks or excluded or normalize_text(text) == normalized_query:
+            if score < min_score or not chunks or excluded or repeats_question(query, text):
                 continue
             if not any(self._supersedes(better, indices[-1]) for better in better_indices):
                 decoded.append((chunks, score))

@@ -94,7 +94,7 @@ def _turn(command: str, conversation: Conversation, place: str) -> Turn:
     """Return the turn that a command names: by number, or the user's last message."""
     journal = conversation.memory.journal
     if place == "last":
-        messages = [turn for turn in journal.recent(conversation.session, 64) if turn.role == "user"]
+        messages = [turn for turn in journal.recent(64, conversation.session) if turn.role == "user"]
         turns = messages[-1:]
     elif place.isdecimal() and len(place) <= _MOST_DIGITS:
         turns = journal.get([int(place)])

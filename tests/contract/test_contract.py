@@ -36,16 +36,20 @@ class TestTitans(BackendContract):
     backend = "titans"
 
 
+class TestMemo(BackendContract):
+    backend = "memo"
+
+
 class TestRopeMap(BackendContract):
     backend = "rope_map"
 
     @pytest.fixture(scope="session")
     @classmethod
     def models_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return a folder with the calibration of SmolLM2, which takes most of a minute to make.
+        """Return a folder with the calibrations of SmolLM2, each of which takes most of a minute to make.
 
-        The file's name is the fingerprint of what it depends on. `memagent backends train rope_map --model smollm2-135m`
-        makes a new one in the models' folder.
+        The files' names are the fingerprints of what they depend on; one is for processors that compute in bfloat16, one for
+        others. `memagent backends train rope_map --model smollm2-135m` makes a new one in the models' folder.
         """
         folder = tmp_path_factory.mktemp("models")
         shutil.copytree(CALIBRATIONS, folder / "derived")

@@ -43,7 +43,9 @@ def test_remember_says_what_became_of_the_turn(agent: Agent) -> None:
     (turn,) = agent.memory.journal.turns()
     assert (turn.session, turn.role, turn.text, turn.speaker) == ("monday", "user", FACT, "Ana")
     result = WriteResult(1, surprise=float(len(FACT)), strength=0.5)
-    assert event == Remembered(turn, journal_only=False, why="Memory has read it.", result=result)
+    assert event == Remembered(
+        turn, journal_only=False, why="Memory has read it.", results={"in_memory": result}
+    )
 
 
 def test_remember_takes_any_role_and_time(agent: Agent) -> None:
@@ -54,7 +56,7 @@ def test_remember_takes_any_role_and_time(agent: Agent) -> None:
 
 def test_a_derived_turn_is_remembered_by_the_journal_only(agent: Agent) -> None:
     event = agent.remember("It is Biscuit.", session="monday", role="assistant", derived=True)
-    assert (event.journal_only, event.result) == (True, None)
+    assert (event.journal_only, event.results) == (True, {})
     assert "journal only" in event.why
     assert agent.recall("Biscuit") == []
 
@@ -85,7 +87,7 @@ def test_stream_yields_the_events_of_the_turn_with_the_results_of_both_sides(age
     ]
     remembered = [event for event in events if isinstance(event, Remembered)]
     assert [event.turn.text for event in remembered] == [FACT, "Nice."]
-    assert [event.result for event in remembered] == [
+    assert [event.results["in_memory"] for event in remembered] == [
         WriteResult(1, surprise=float(len(FACT)), strength=0.5),
         WriteResult(2, surprise=float(len("Nice.")), strength=0.5),
     ]
@@ -95,8 +97,8 @@ def test_a_reply_with_recollections_in_view_has_no_result(agent: Agent) -> None:
     list(agent.stream(FACT, session="monday"))
     events = list(agent.stream(QUESTION, session="tuesday"))
     question, reply = (event for event in events if isinstance(event, Remembered))
-    assert question.result == WriteResult(3, surprise=float(len(QUESTION)), strength=0.5)
-    assert (reply.journal_only, reply.result) == (True, None)
+    assert question.results["in_memory"] == WriteResult(3, surprise=float(len(QUESTION)), strength=0.5)
+    assert (reply.journal_only, reply.results) == (True, {})
 
 
 def test_stream_stores_nothing_before_it_is_iterated(agent: Agent) -> None:

@@ -15,6 +15,7 @@ from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
 from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Injection, LocalModel
+from memagent.backends.records import Turn, WriteResult
 from tests.agent.conversing import (
     ATTACHED,
     FACT,
@@ -77,6 +78,22 @@ def test_the_channel_is_detached_when_a_reply_is_abandoned(with_channel: Memory)
     assert WithChannel.log == ["attached to hello", "detached"]
 
 
+def test_the_channel_is_detached_before_memory_reads_the_turns(
+    with_channel: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember = WithChannel.remember
+
+    def logged(self: WithChannel, turns: Sequence[Turn]) -> Sequence[WriteResult]:
+        WithChannel.log.append("read")
+        return remember(self, turns)
+
+    monkeypatch.setattr(WithChannel, "remember", logged)
+    events = Conversation(with_channel, LocalScriptedModel(["one two three"]), "monday").send("hello")
+    until_token(events)
+    events.close()  # type: ignore[attr-defined]
+    assert WithChannel.log == ["attached to hello", "detached", "read"]
+
+
 def test_a_reply_through_the_channel_is_forgotten_with_what_the_channel_recalled(
     with_channel: Memory,
 ) -> None:
@@ -84,6 +101,27 @@ def test_a_reply_through_the_channel_is_forgotten_with_what_the_channel_recalled
     send(Conversation(with_channel, LocalScriptedModel(["It is Biscuit."]), "tuesday"), QUESTION)
     with_channel.forget([1])
     assert journal_of(with_channel) == [("user", QUESTION)]
+
+
+class Refusing(WithChannel):
+    """Cannot share the model with another memory."""
+
+    @contextmanager
+    def attached(
+        self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
+    ) -> Iterator[Injection]:
+        raise SettingError("Two memories inside one model need whole chunks.")
+        yield Injection()
+
+
+def test_a_channel_that_cannot_be_opened_stores_nothing(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "get", lambda name: Refusing)
+    memory = open_memory()
+    with pytest.raises(SettingError, match="whole chunks"):
+        send(Conversation(memory, LocalScriptedModel(["It is Biscuit."]), "monday"), QUESTION)
+    assert journal_of(memory) == []
 
 
 class ContextModel(LocalScriptedModel):

@@ -74,7 +74,7 @@ def test_every_way_to_read_turns_gives_their_attachments(journal: Journal) -> No
     assert list(journal.turns(after=1199)) == [turn]
     assert list(journal.turns(session="tuesday")) == [turn]
     assert journal.get([3, 1200])[1] == turn
-    assert journal.recent("tuesday", 5) == [turn]
+    assert journal.recent(5, "tuesday") == [turn]
     assert list(journal.matching("with a file")) == [turn]
     assert [entry.turn for entry in journal.entries()][-1] == turn
     with journal.snapshot() as reader:

@@ -159,9 +159,9 @@ def test_recent_gives_a_sessions_last_turns_oldest_first(journal: Journal) -> No
     for place in range(6):
         journal.append("monday", "user", f"monday {place}")
         journal.append("tuesday", "user", f"tuesday {place}")
-    assert [turn.text for turn in journal.recent("monday", 2)] == ["monday 4", "monday 5"]
-    assert len(journal.recent("monday", 100)) == 6
-    assert journal.recent("sunday", 5) == []
+    assert [turn.text for turn in journal.recent(2, "monday")] == ["monday 4", "monday 5"]
+    assert len(journal.recent(100, "monday")) == 6
+    assert journal.recent(5, "sunday") == []
 
 
 def test_the_session_spoken_in_last_stands_at_the_end(journal: Journal) -> None:
@@ -395,7 +395,7 @@ def test_users_of_one_database_do_not_see_each_other(tmp_path: Path) -> None:
         assert [turn.seq for turn in bob.turns()] == [1]
         assert (texts(ana), texts(bob)) == (["ana one", "ana two"], ["bob one"])
         assert [turn.text for turn in bob.get([1, 2])] == ["bob one"]
-        assert [turn.text for turn in bob.recent("monday", 9)] == ["bob one"]
+        assert [turn.text for turn in bob.recent(9, "monday")] == ["bob one"]
         assert list(bob.matching("ana")) == []
         assert (ana.count(), bob.count()) == (2, 1)
         assert [session.turns for session in bob.sessions()] == [1]

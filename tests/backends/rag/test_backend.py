@@ -162,11 +162,6 @@ def test_another_literal_finds_nothing(make_rag: MakeRag, asked: str) -> None:
     assert texts(rag, asked) == []
 
 
-def test_who_asks_for_all_that_is_known_gets_the_latest_facts(make_rag: MakeRag) -> None:
-    rag = make_rag(*FACTS, "What is my dog called?", "Thanks!")
-    assert texts(rag, "What do you know about me?", limit=3) == FACTS[::-1][:3]
-
-
 @pytest.mark.parametrize(
     "message", ["Write a haiku about the sea.", "Schreib ein Haiku über das Meer.", "给我讲个笑话。"]
 )

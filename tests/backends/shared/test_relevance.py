@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import memagent.backends
 from memagent.agent.models.catalogue import DEFAULT_EMBEDDER
 from memagent.backends.rag.backend import RELEVANCE
-from memagent.backends.shared.relevance import Evidence, probabilities, select
+from memagent.backends.shared.linear import named_weights, weight_vector
+from memagent.backends.shared.relevance import FEATURES, Evidence, probabilities, select
 
 EMBEDDER = f"{DEFAULT_EMBEDDER}+multilingual"
 CHANCES = st.lists(st.floats(0.0, 1.0), max_size=20)
@@ -73,3 +77,13 @@ def test_a_question_never_displaces_a_statement() -> None:
     assert select([0.99, 0.5], [True, False], 0.4, 0.8) == [1, 0]
     assert select([0.99, 0.5], [False, False], 0.4, 0.8) == [0]
     assert select([0.99, 0.5], [True, True], 0.4, 0.8) == [0]
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted(Path(memagent.backends.__file__).parent.glob("*/relevance.json")),
+    ids=lambda file: file.parent.name,
+)
+def test_the_shipped_weights_are_those_of_todays_features(file: Path) -> None:
+    assert all(len(weight_vector(file, name, FEATURES)) == len(FEATURES) for name in named_weights(file))
+    assert all(set(weights) == set(FEATURES) for weights in named_weights(file).values())

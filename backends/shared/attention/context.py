@@ -1,4 +1,4 @@
-"""Memory as context: decoded chunks as keys and values before the prompt, in the attention of every layer of a model."""
+"""Memory as context: regenerated texts as keys and values before the prompt, in the attention of every layer of a model."""
 
 from __future__ import annotations
 
@@ -7,38 +7,38 @@ from dataclasses import replace
 from math import log
 
 from memagent.backends.protocol import LocalModel
-from memagent.backends.shared.attention.chunks import Chunk as TokenChunk
-from memagent.backends.shared.attention.chunks import TurnTokenizer
+from memagent.backends.records import Turn
+from memagent.backends.shared.attention.chunks import Chunk, TurnTokenizer
 from memagent.backends.shared.attention.encoder import AttentionEncoder
 from memagent.backends.shared.attention.injection import InjectedKeysAndValues
-from memagent.backends.titans.chunks import Chunk
 
 # The best of ten lines on twelve facts: under some of the others a small model answers as if it knew nothing.
 _OPENING = "Remember what the user said about themselves:\n"
-# Differences between scores are widened, and the weakest chunk keeps a fifth of the best one's weight. Not varied.
+# Differences between scores are widened, and the weakest text keeps a fifth of the best one's weight. Not varied.
 _SHARPNESS = 4.0
 _MIN_LOG_WEIGHT = log(0.2)
 
 
-def encode_chunks(local: LocalModel, scored_chunks: Sequence[tuple[Chunk, float]]) -> InjectedKeysAndValues:
-    """Encode chunks with a model, so that it attends to them as if they stood before its prompt.
+def encode_texts(local: LocalModel, texts: Sequence[tuple[Turn, str, float]]) -> InjectedKeysAndValues:
+    """Encode texts with a model, so that it attends to them as if they stood before its prompt.
 
-    Chunks stand in the order of their turns, and each is read after those before it, so that the model can tell similar
-    chunks apart.
+    Texts stand in the order of their turns, and each is read after those before it, so that the model can tell similar
+    texts apart.
 
     Args:
         local: The model that is to attend to them.
-        scored_chunks: At least one chunk, each with its score above 0; a lower score weakens a chunk in the attention.
+        texts: At least one text, each with the turn it is from, of which role and speaker count, and with its score above 0; a
+            lower score weakens a text in the attention.
 
     Raises:
         SettingError: the model is of no supported family.
     """
     encoder, tokenizer = AttentionEncoder(local), TurnTokenizer(local.tokenizer, _OPENING)
-    best = max(score for _, score in scored_chunks)
-    token_chunks: list[TokenChunk] = []
+    best = max(score for _, _, score in texts)
+    token_chunks: list[Chunk] = []
     log_weights: list[float] = []
-    for chunk, score in sorted(scored_chunks, key=lambda scored: scored[0].turn.seq):
-        parts = tokenizer.split(replace(chunk.turn, text=chunk.text))
+    for turn, text, score in sorted(texts, key=lambda scored: scored[0].seq):
+        parts = tokenizer.split(replace(turn, text=text))
         token_chunks += parts
         log_weights += [max(_MIN_LOG_WEIGHT, _SHARPNESS * log(score / best))] * len(parts)
     spans = [tokenizer.chunk_span(chunk, token_chunks[:place]) for place, chunk in enumerate(token_chunks)]

@@ -1,0 +1,84 @@
+"""What the MeMo memory stores of a turn, and what it makes of what is regenerated, in the contract's types."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from memagent.backends.memo.ranking import Text
+from memagent.backends.memo.sequences import SequenceMatrices
+from memagent.backends.picture import Cell, Column, Table
+from memagent.backends.records import Hit, Turn
+from memagent.backends.shared.judging import SearchHit, author_of
+from memagent.backends.shared.words import shared_words
+
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+"""The state holds ids and no times; the order of seqs is the order of times."""
+
+
+def stored_text(turn: Turn, text: str) -> str:
+    """Return a text as it is stored: after a line that says who said it, so that the state needs no other record of it."""
+    speaker = " ".join((turn.speaker or "").splitlines())
+    return f"{turn.role} {speaker}\n{text}"
+
+
+def parts_of(stored: str) -> tuple[str, str, str]:
+    """Return role, speaker (empty: none) and text of ``stored_text``."""
+    author, _, text = stored.partition("\n")
+    role, _, speaker = author.partition(" ")
+    return role, speaker, text
+
+
+def turn_of(text: Text) -> Turn:
+    """Return what a regenerated text tells of its turn; session and time are unknown."""
+    segment, speaker = text.segment, text.speaker or None
+    return Turn(segment.seq, segment.turn_id, "", text.role, text.text, _UNKNOWN_TIME, speaker)
+
+
+def search_hits_of(query: str, texts: Sequence[Text]) -> list[SearchHit]:
+    """Return regenerated texts as their relevance is judged."""
+    return [
+        SearchHit(
+            text.text,
+            (_UNKNOWN_TIME, text.segment.seq),
+            author_of(turn_of(text)),
+            0.0,
+            shared_words(query, text.text),
+        )
+        for text in texts
+    ]
+
+
+def hit_of(text: Text, chance: float) -> Hit:
+    """Return a regenerated text as a hit.
+
+    Args:
+        text: the text.
+        chance: its probability of relevance, 0 to 1.
+    """
+    return Hit(
+        (text.segment.seq,),
+        chance,
+        text=text.text,
+        regenerated=True,
+        why=(
+            f"The index found its code (cosine {text.cosine:.2f}), from which the matrices regenerated it: each token is right "
+            f"with {text.confidence:.2%} or more. It bears on the message with {chance:.0%}."
+        ),
+    )
+
+
+def table_of(name: str, sequences: SequenceMatrices) -> Table:
+    """Return the sequence matrices with their load."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            matrix,
+            len(sequences.matrices[matrix]),
+            sequences.pairs[matrix],
+            round(sequences.load_of(matrix), 3),
+            round(sequences.accuracy_of(matrix), 6),
+        )
+        for matrix in sorted(sequences.matrices)
+    ]
+    columns = ("matrix", "dimension", "tokens", "load", "predicted accuracy")
+    return Table(f"{name}: sequence matrices", tuple(map(Column, columns)), tuple(rows))
