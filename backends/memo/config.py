@@ -9,12 +9,12 @@ from pydantic import Field
 
 DIM = 512
 """Size of the keys and codes of a shared sequence matrix. Twice the size holds four times as many tokens in four times the bytes."""
-PIECE_TOKENS = 64
-"""Most tokens of a piece, its end included. A piece is regenerated from its own code, so an error goes no further."""
+WINDOW_TOKENS = 64
+"""Most tokens of a window, its end included. A window is regenerated from its own code, so an error goes no further."""
 TURNS_PER_MATRIX = 64
 """Short turns that share a sequence matrix: at most 64 * 64 pairs, of which one in 100,000 is decoded wrongly; usually half as many."""
 OWN_DIMS = ((3, 128), (12, 256), (64, 512))
-"""A long turn has matrices of its own: up to so many pieces, and the size."""
+"""A long turn has matrices of its own: up to so many windows, and the size."""
 TURNS_PER_INDEX = 256
 """Turns that share an index. More of them confuse its columns."""
 ROWS, COLUMNS = 2048, 1024

@@ -1,9 +1,9 @@
-"""Sequence matrices: from the code of a piece, they regenerate its tokens one after the other.
+"""Sequence matrices: from the code of a window, they regenerate its tokens one after the other.
 
-This is MeMo (https://arxiv.org/abs/2502.12851) with one layer and a window of ``PIECE_TOKENS`` tokens that begins with the
-piece's code. The key of a token is the product of the code and of all tokens before it, each rotated by its distance. So each
-place of each piece has a key of its own, whatever the text repeats: no pair is stored twice, and subtracting the outer
-products of a piece restores every byte of a matrix that never held it.
+This is MeMo (https://arxiv.org/abs/2502.12851) with one layer and a window of ``WINDOW_TOKENS`` tokens that begins with the
+window's code. The key of a token is the product of the code and of all tokens before it, each rotated by its distance. So each
+place of each window has a key of its own, whatever the text repeats: no pair is stored twice, and subtracting the outer
+products of a window restores every byte of a matrix that never held it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from memagent.backends.neural.memo.vectors import Vectors, signs
 from memagent.backends.neural.memo.windows import token_hash
 from memagent.kernels.cmm import accumulate, nearest_codes
 
-_PIECES_AT_ONCE = 64
+_WINDOWS_AT_ONCE = 64
 """Their matrices are copied to float32: 64 MB, if each is in another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regenerated:
-    """A piece as it is regenerated.
+    """A window as it is regenerated.
 
     Attributes:
-        ids: its tokens; the last one is the end token unless the piece is full.
+        ids: its tokens; the last one is the end token unless the window is full.
         confidence: lowest probability of a token that it and not the runner-up was stored, 0.5 to 1.
     """
 
@@ -43,29 +43,29 @@ class Regenerated:
 
 
 class SequenceMatrices:
-    """Matrices that map the beginning of a piece to its next token.
+    """Matrices that map the beginning of a window to its next token.
 
     Args:
         vocabulary: number of tokens, the end token included, which is the last one.
-        longest: most tokens of a piece.
+        max_tokens: most tokens of a window.
         seed: of all random vectors.
     """
 
-    def __init__(self, vocabulary: int, longest: int, seed: int) -> None:
+    def __init__(self, vocabulary: int, max_tokens: int, seed: int) -> None:
         self.matrices: dict[str, Tensor] = {}
         self.pairs: dict[str, int] = {}
-        self._vocabulary, self._longest, self._seed = vocabulary, longest, seed
+        self._vocabulary, self._max_tokens, self._seed = vocabulary, max_tokens, seed
         self._hasher = Hasher(seed)
         self._vectors: dict[int, Vectors] = {}
         self._counts = WindowCounts(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int32))
 
-    def write(self, pieces: Sequence[tuple[Address, Sequence[int]]], *, subtract: bool = False) -> None:
-        """Add pieces to their matrices, or subtract pieces that were added before.
+    def write(self, windows: Sequence[tuple[Address, Sequence[int]]], *, subtract: bool = False) -> None:
+        """Add windows to their matrices, or subtract windows that were added before.
 
         A matrix that holds nothing any more is dropped.
         """
         by_matrix: dict[str, list[tuple[Address, Sequence[int]]]] = {}
-        for address, ids in pieces:
+        for address, ids in windows:
             by_matrix.setdefault(address.matrix, []).append((address, ids))
         for name, group in by_matrix.items():
             dim = group[0][0].dim
@@ -76,20 +76,20 @@ class SequenceMatrices:
             self.pairs[name] = self.pairs.get(name, 0) + (-len(keys) if subtract else len(keys))
             if not self.pairs[name]:
                 del self.matrices[name], self.pairs[name]
-        hashes = [self._token_hashes[token] for _, ids in pieces for token in ids]
+        hashes = [self._token_hashes[token] for _, ids in windows for token in ids]
         self._counts.add(hashes, subtract=subtract)
         self.__dict__.pop("_token_ids", None)
 
     def read(self, addresses: Sequence[Address]) -> list[Regenerated]:
-        """Regenerate pieces, many of one size at once. A piece without a matrix is empty."""
+        """Regenerate windows, many of one size at once. A window without a matrix is empty."""
         results = [Regenerated([], 0.0) for _ in addresses]
         by_size: dict[int, list[int]] = {}
         for place in sorted(range(len(addresses)), key=lambda place: addresses[place].matrix):
             if addresses[place].matrix in self.matrices:
                 by_size.setdefault(addresses[place].dim, []).append(place)
         for dim, places in by_size.items():
-            for start in range(0, len(places), _PIECES_AT_ONCE):
-                group = places[start : start + _PIECES_AT_ONCE]
+            for start in range(0, len(places), _WINDOWS_AT_ONCE):
+                group = places[start : start + _WINDOWS_AT_ONCE]
                 regenerated = self._read_size(dim, [addresses[place] for place in group])
                 for place, result in zip(group, regenerated, strict=True):
                     results[place] = result
@@ -160,24 +160,24 @@ class SequenceMatrices:
             self._vectors[dim] = Vectors(MeMoSettings(self._vocabulary, dim, layers=1, seed=self._seed))
         return self._vectors[dim].codes(ids)
 
-    def _piece_codes(self, dim: int, addresses: Sequence[Address]) -> Tensor:
+    def _window_codes(self, dim: int, addresses: Sequence[Address]) -> Tensor:
         return torch.stack([signs(self._seed, address.code, 0, dim) for address in addresses])
 
-    def _pairs(self, dim: int, pieces: Sequence[tuple[Address, Sequence[int]]]) -> tuple[Tensor, Tensor]:
-        """Return the keys and bound values of all tokens of pieces, each ``[tokens, dim]`` int8."""
-        lengths = torch.tensor([len(ids) for _, ids in pieces])
-        keys = self._piece_codes(dim, [address for address, _ in pieces])
+    def _pairs(self, dim: int, windows: Sequence[tuple[Address, Sequence[int]]]) -> tuple[Tensor, Tensor]:
+        """Return the keys and bound values of all tokens of windows, each ``[tokens, dim]`` int8."""
+        lengths = torch.tensor([len(ids) for _, ids in windows])
+        keys = self._window_codes(dim, [address for address, _ in windows])
         all_keys, all_values = [], []
         for place in range(int(lengths.max())):
             rows = (lengths > place).nonzero()[:, 0]
-            codes = self._codes(dim, [pieces[row][1][place] for row in rows.tolist()])
+            codes = self._codes(dim, [windows[row][1][place] for row in rows.tolist()])
             all_keys.append(keys[rows])
             all_values.append(codes * binding(keys[rows]))
             keys[rows] = keys[rows].roll(1, dims=1) * codes
         return torch.cat(all_keys), torch.cat(all_values)
 
     def _read_size(self, dim: int, addresses: Sequence[Address]) -> list[Regenerated]:
-        """Regenerate pieces from matrices of one size; those of one matrix stand in one row of a grid."""
+        """Regenerate windows from matrices of one size; those of one matrix stand in one row of a grid."""
         names = {name: row for row, name in enumerate(dict.fromkeys(item.matrix for item in addresses))}
         matrices = torch.stack([self.matrices[name] for name in names]).to(torch.float32)
         rows = [names[address.matrix] for address in addresses]
@@ -190,10 +190,10 @@ class SequenceMatrices:
         noise = torch.tensor([(self.pairs[address.matrix] / dim**2) ** 0.5 for address in addresses])
         token_ids = self._token_ids
         codes = self._codes(dim, token_ids.tolist())
-        keys = self._piece_codes(dim, addresses)
+        keys = self._window_codes(dim, addresses)
         results: list[Regenerated] = [Regenerated([], 1.0) for _ in addresses]
         active = torch.arange(len(addresses))
-        for _ in range(self._longest):
+        for _ in range(self._max_tokens):
             grid[rows, columns] = keys.to(torch.float32)
             retrieved = torch.bmm(grid, matrices)[rows, columns] / dim * binding(keys)
             scores, best = nearest_codes(retrieved[active], codes, 2)

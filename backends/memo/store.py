@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memagent.backends.memo.config import CODE_COLUMNS, PIECE_TOKENS, TURNS_PER_INDEX
+from memagent.backends.memo.config import CODE_COLUMNS, TURNS_PER_INDEX, WINDOW_TOKENS
 from memagent.backends.memo.index import SegmentIndex
-from memagent.backends.memo.segments import Segment, check_of, pieces_of
+from memagent.backends.memo.segments import Segment, check_of, windows_of
 from memagent.backends.memo.sequences import SequenceMatrices
 from memagent.backends.memo.tokenizer import ByteTokenizer
 
@@ -50,7 +50,7 @@ class MemoStore:
     def __init__(self, seed: int) -> None:
         self.segments: list[Segment] = []
         self.index = SegmentIndex(seed)
-        self.sequences = SequenceMatrices(self._tokenizer.size, PIECE_TOKENS, seed)
+        self.sequences = SequenceMatrices(self._tokenizer.size, WINDOW_TOKENS, seed)
 
     def add(
         self, turn_id: str, seq: int, texts: Sequence[str], rows: Sequence[Mapping[str, Sequence[int]]]
@@ -63,22 +63,22 @@ class MemoStore:
             texts: of its segments.
             rows: of each segment in the index, by kind.
         """
-        pieces = [pieces_of(text, self._tokenizer) for text in texts]
-        starts = [0, *accumulate(map(len, pieces))]
+        windows = [windows_of(text, self._tokenizer) for text in texts]
+        starts = [0, *accumulate(map(len, windows))]
         segments = [
             Segment(
                 turn_id,
                 seq,
                 part,
                 starts[part],
-                len(pieces[part]),
+                len(windows[part]),
                 starts[-1],
                 check_of(turn_id, part, text),
                 check_of(turn_id, part, str(rows[part])),
             )
             for part, text in enumerate(texts)
         ]
-        self._write(list(zip(segments, pieces, rows, strict=True)), subtract=False)
+        self._write(list(zip(segments, windows, rows, strict=True)), subtract=False)
         for segment in segments:
             insort(self.segments, segment, key=lambda item: (item.seq, item.part))
         self.__dict__.pop("columns", None)
@@ -99,7 +99,7 @@ class MemoStore:
             if segment.rows_check != check_of(segment.turn_id, segment.part, str(rows)):
                 return False
         self._write(
-            [(item.segment, pieces_of(item.text, self._tokenizer), rows) for item, rows in stored],
+            [(item.segment, windows_of(item.text, self._tokenizer), rows) for item, rows in stored],
             subtract=True,
         )
         removed = {(item.segment.seq, item.segment.part) for item, _ in stored}
@@ -116,13 +116,13 @@ class MemoStore:
         texts = []
         start = 0
         for segment in segments:
-            pieces = regenerated[start : start + segment.pieces]
-            start += segment.pieces
-            ids = [token for piece in pieces for token in piece.ids]
+            windows = regenerated[start : start + segment.windows]
+            start += segment.windows
+            ids = [token for window in windows for token in window.ids]
             if ids and ids[-1] == self._tokenizer.end:
                 text = self._tokenizer.decode(ids[:-1])
                 if segment.text_check == check_of(segment.turn_id, segment.part, text):
-                    texts.append(StoredText(segment, text, min(piece.confidence for piece in pieces)))
+                    texts.append(StoredText(segment, text, min(window.confidence for window in windows)))
         return texts
 
     def of_turns(self, seqs: Collection[int]) -> list[Segment]:
@@ -154,8 +154,8 @@ class MemoStore:
         Raises:
             ValueError: the matrices are not those that the segments need.
         """
-        if sum(segment.pieces for segment in segments) > sum(pairs.values()):
-            raise ValueError("its segments have more pieces than its sequence matrices have tokens")
+        if sum(segment.windows for segment in segments) > sum(pairs.values()):
+            raise ValueError("its segments have more windows than its sequence matrices have tokens")
         dims = {address.matrix: address.dim for segment in segments for address in segment.addresses}
         indexed = {name for name in tensors if name.partition(".")[0] in ("words", "meaning")}
         blocks = {segment.seq // TURNS_PER_INDEX for segment in segments}
@@ -170,8 +170,8 @@ class MemoStore:
     def _write(self, stored: Sequence[tuple[Segment, list[list[int]], Any]], *, subtract: bool) -> None:
         addressed = [
             (address, ids)
-            for segment, pieces, _ in stored
-            for address, ids in zip(segment.addresses, pieces, strict=True)
+            for segment, windows, _ in stored
+            for address, ids in zip(segment.addresses, windows, strict=True)
         ]
         self.sequences.write(addressed, subtract=subtract)
         self.index.write([(segment, rows) for segment, _, rows in stored], subtract=subtract)

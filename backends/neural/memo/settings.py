@@ -40,10 +40,10 @@ class MeMoSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("vocab_size", 1), ("heads", 2), ("layers", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+        for name, minimum in (("vocab_size", 1), ("heads", 2), ("layers", 1), ("seed", 0)):
+            if getattr(self, name) < minimum:
                 raise ValueError(
-                    f"{name} is expected to be at least {least} rather than {getattr(self, name)}"
+                    f"{name} is expected to be at least {minimum} rather than {getattr(self, name)}"
                 )
         if self.dim < 8 or self.dim % 8 or self.dim % self.heads:
             raise ValueError(

@@ -84,9 +84,9 @@ def restore(memory: MeMoMemory, tensors: dict[str, Any], expected: str, origin: 
         StateError: Names, shapes, types or bytes are not those of the stored memory.
     """
     shapes = {name: (buffer.dtype, buffer.shape) for name, buffer in memory.named_buffers()}
-    found = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
-    if found != shapes:
-        different = sorted(name for name in {*shapes, *found} if shapes.get(name) != found.get(name))
+    actual = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    if actual != shapes:
+        different = sorted(name for name in {*shapes, *actual} if shapes.get(name) != actual.get(name))
         raise StateError(
             f"{origin} is damaged: {', '.join(different)} have another type or shape than its settings"
         )

@@ -165,7 +165,7 @@ def test_plot_without_matplotlib_is_refused_before_anything_is_measured(
 def test_an_unknown_backend_is_refused(home: Home) -> None:
     done = memagent("locomo", "locomo10.json", "-b", "in_memroy")
     assert isinstance(done.exception, NotFoundError)
-    assert "Did you mean in_memory?" in str(done.exception)
+    assert "Did you mean in_memory" in str(done.exception)
     assert not home.root.exists()
 
 
