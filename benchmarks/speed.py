@@ -323,7 +323,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("help", "remember", "recall", "first-token"))
-    parser.add_argument("--backend", choices=("rag", "bm25"), default="rag", help="of remember and recall")
+    parser.add_argument(
+        "--backend", choices=("rag", "bm25", "memo"), default="rag", help="of remember and recall"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument(
