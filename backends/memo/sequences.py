@@ -189,12 +189,12 @@ class SequenceMatrices:
         grid = torch.zeros(len(names), max(columns) + 1, dim)
         noise = torch.tensor([(self.pairs[address.matrix] / dim**2) ** 0.5 for address in addresses])
         token_ids = self._token_ids
-        codes = self._codes(dim, token_ids.tolist())
-        keys = self._window_codes(dim, addresses)
+        codes = self._codes(dim, token_ids.tolist()).to(torch.float32)
+        keys = self._window_codes(dim, addresses).to(torch.float32)
         results: list[Regenerated] = [Regenerated([], 1.0) for _ in addresses]
         active = torch.arange(len(addresses))
         for _ in range(self._max_tokens):
-            grid[rows, columns] = keys.to(torch.float32)
+            grid[rows, columns] = keys
             retrieved = torch.bmm(grid, matrices)[rows, columns] / dim * binding(keys)
             scores, best = nearest_codes(retrieved[active], codes, 2)
             margins = (scores[:, 0] - scores[:, -1]) / dim

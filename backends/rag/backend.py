@@ -49,7 +49,7 @@ class RagConfig:
     """
 
     abstain: bool = True
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.18
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
     margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     candidates: Annotated[int, Field(ge=1, le=1000)] = 100
     url: str = ""
