@@ -204,10 +204,10 @@ class Conversation:
         return Recalled((*pinned, *recollections), prompt.recollections, seconds), prompt
 
     def _generate(self, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
-        self.last_recalled = reply.recalled
-        yield reply.recalled
-        tokens = self.model.stream(prompt.messages, self.settings.sampling)
         try:
+            self.last_recalled = reply.recalled
+            yield reply.recalled
+            tokens = self.model.stream(prompt.messages, self.settings.sampling)
             while (token := reply.context.run(next, tokens, None)) is not None:
                 reply.add(token)
                 yield Token(token)

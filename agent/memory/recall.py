@@ -29,7 +29,7 @@ def recall(
 ) -> list[Recollection]:
     """Return what the backends recall for a query, best first.
 
-    A text that was told several times is one recollection, with all its turns. A message that asks for all that is known gets
+    What a speaker says several times is one recollection, with all its turns. A message that asks for all that is known gets
     the latest statements of the user instead: no search can answer it.
 
     Cost: one recall of each backend; up to two more if repetitions fill the hits.
@@ -78,12 +78,12 @@ def _merged(repeats: Sequence[Recollection]) -> Recollection:
 
 def _overview(journal: JournalReader, limit: int) -> list[Hit]:
     """Return the latest statements of the user, the newest first; a word or two ("Thanks!") tell nothing."""
-    by_words: dict[str, Turn] = {}
+    by_words: dict[tuple[str, str | None], Turn] = {}
     for turn in reversed(journal.recent(_OVERVIEW_TURNS)):
         telling = len(content_words(turn.text)) > 1 and not is_question(turn.text)
         if turn.role == "user" and telling:
-            by_words.setdefault(normalize(turn.text), turn)
-    why = "You ask for all that is known; this is among the latest that you told."
+            by_words.setdefault((normalize(turn.text), turn.speaker), turn)
+    why = "You ask for all that is known; this is among the latest that you said."
     return [
         Hit((turn.seq,), 1 / place, why, text=split_turn(turn)[0].text)
         for place, turn in enumerate(list(by_words.values())[:limit], start=1)

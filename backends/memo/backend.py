@@ -17,7 +17,7 @@ from memagent.backends.errors import CheckpointError
 from memagent.backends.memo import ranking
 from memagent.backends.memo.config import MemoConfig
 from memagent.backends.memo.results import hit_of, parts_of, search_hits_of, stored_text, table_of, turn_of
-from memagent.backends.memo.segments import checked_segments
+from memagent.backends.memo.segments import parse_state
 from memagent.backends.memo.store import MemoStore, StoredText
 from memagent.backends.memo.tokenizer import digest
 from memagent.backends.picture import Picture
@@ -158,11 +158,7 @@ class Memo(MemoryBackend):
     def save(self, directory: Path) -> None:
         """Write the matrices and hashes as safetensors, ids and sizes as JSON."""
         save_tensors(self._store.tensors(), directory / _MATRICES)
-        content = {
-            "segments": [asdict(segment) for segment in self._store.segments],
-            "pairs": dict(sorted(self._store.sequences.pairs.items())),
-        }
-        (directory / _SEGMENTS).write_text(json.dumps(content), encoding="utf-8")
+        (directory / _SEGMENTS).write_text(json.dumps(asdict(self._store.state)), encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path, config: MemoConfig, resources: Resources) -> Self:
@@ -176,17 +172,9 @@ class Memo(MemoryBackend):
 
         backend = cls(config, resources)
         try:
-            content = json.loads((directory / _SEGMENTS).read_text(encoding="utf-8"))
-            segments = checked_segments(content["segments"])
-            backend._store.restore(segments, content["pairs"], load_file(directory / _MATRICES))
-        except (
-            FileNotFoundError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RecursionError,
-            SafetensorError,
-        ) as error:
+            state = parse_state((directory / _SEGMENTS).read_text(encoding="utf-8"))
+            backend._store.restore(state, load_file(directory / _MATRICES))
+        except (FileNotFoundError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"its files cannot be read ({error})") from error
         return backend
 
@@ -205,7 +193,7 @@ class Memo(MemoryBackend):
         return list(zip(ranked, chances + unjudged, strict=True))[:limit]
 
     def _ranked(self, query: str) -> list[ranking.Text]:
-        """Return the best segments that can be regenerated, best first; what only repeats the query is left out."""
+        """Return the best segment of each turn, as far as it can be regenerated, best first; a repeated question is left out."""
         if not self._store.segments:
             return []
         index = self._indexed(query)
@@ -213,7 +201,12 @@ class Memo(MemoryBackend):
         texts, features = self._featured(query, index, index_scores)
         scores = features @ weight_vector(ranking.WEIGHTS, "text", ranking.TEXT_FEATURES)
         ranked = [texts[place] for place in np.argsort(-scores, kind="stable").tolist()]
-        return [text for text in ranked if not repeats_question(query, text.text)]
+        best = {text.segment.seq: text for text in reversed(ranked)}
+        return [
+            text
+            for text in ranked
+            if best[text.segment.seq] is text and not repeats_question(query, text.text)
+        ]
 
     def _indexed(self, query: str) -> Vectors:
         """Return the features of all segments by the index, ``[segments, features]``."""

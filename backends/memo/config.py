@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field
 
-DIM = 512
-"""Size of the keys and codes of a shared sequence matrix. Twice the size holds four times as many tokens in four times the bytes."""
 WINDOW_TOKENS = 64
 """Most tokens of a window, its end included. A window is regenerated from its own code, so an error goes no further."""
 TURNS_PER_MATRIX = 64
 """Short turns that share a sequence matrix: at most 64 * 64 pairs, of which one in 100,000 is decoded wrongly; usually half as many."""
+SHARED_DIM = 512
+"""Size of a shared sequence matrix. Twice the size holds four times as many tokens in four times the bytes."""
 OWN_DIMS = ((3, 128), (12, 256), (64, 512))
 """A long turn has matrices of its own: up to so many windows, and the size."""
 TURNS_PER_INDEX = 256
@@ -21,7 +21,7 @@ ROWS, COLUMNS = 2048, 1024
 """Size of an index matrix. 1,024 to 16,384 rows and 256 to 4,096 columns were tried on LoCoMo's development half: below these,
 recall@10 falls by 0.03; four times as many add 0.01."""
 WORD_ROWS, MEANING_ROWS, CODE_COLUMNS = 4, 64, 4
-"""Active rows for each word and for each embedding, and active columns for each chunk."""
+"""Active rows for each word and for each embedding, and active columns for each segment."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from itertools import accumulate, groupby
-from typing import Any
 
-from memagent.backends.memo.config import OWN_DIMS, TURNS_PER_MATRIX, WINDOW_TOKENS
+from memagent.backends.memo.config import OWN_DIMS, SHARED_DIM, TURNS_PER_MATRIX, WINDOW_TOKENS
 from memagent.backends.memo.tokenizer import ByteTokenizer
 
 
@@ -73,28 +71,38 @@ def address(turn_id: str, seq: int, number: int, turn_windows: int) -> Address:
     """
     code = f"window {turn_id}"
     if turn_windows == 1:
-        return Address(f"block {seq // TURNS_PER_MATRIX}", OWN_DIMS[-1][1], f"{code} 0")
-    most = OWN_DIMS[-1][0]
-    group = number // most
-    in_group = min(most, turn_windows - group * most)
+        return Address(f"block {seq // TURNS_PER_MATRIX}", SHARED_DIM, f"{code} 0")
+    max_windows = OWN_DIMS[-1][0]
+    group = number // max_windows
+    in_group = min(max_windows, turn_windows - group * max_windows)
     dim = next(dim for windows, dim in OWN_DIMS if in_group <= windows)
     return Address(f"turn {seq} {group}", dim, f"{code} {number}")
 
 
-def checked_segments(rows: Any) -> list[Segment]:
-    """Return the segments of a stored state.
+@dataclass(frozen=True)
+class StoredState:
+    """What is stored of a memory beside its matrices.
 
-    Args:
-        rows: their fields, as JSON holds them.
+    Attributes:
+        segments: all segments, by seq and part.
+        pairs: number of tokens in each sequence matrix, by its name.
+    """
+
+    segments: list[Segment]
+    pairs: dict[str, int]
+
+
+def parse_state(text: str) -> StoredState:
+    """Return what was stored as JSON.
 
     Raises:
-        ValueError: a field is of another type, or the segments are not all those of their turns, by seq and part.
+        ValueError: it is no JSON, a field is of another type, or the segments are not all those of their turns.
     """
     from pydantic import TypeAdapter
 
-    segments = TypeAdapter(list[Segment]).validate_json(json.dumps(rows), strict=True)
-    turns = [(seq, list(parts)) for seq, parts in groupby(segments, key=lambda segment: segment.seq)]
-    if [seq for seq, _ in turns] != sorted({segment.seq for segment in segments}):
+    state = TypeAdapter(StoredState).validate_json(text, strict=True)
+    turns = [(seq, list(parts)) for seq, parts in groupby(state.segments, key=lambda segment: segment.seq)]
+    if [seq for seq, _ in turns] != sorted({segment.seq for segment in state.segments}):
         raise ValueError("its segments are not in the order of their turns")
     for seq, parts in turns:
         starts = [0, *accumulate(part.windows for part in parts)]
@@ -102,7 +110,9 @@ def checked_segments(rows: Any) -> list[Segment]:
         actual = [(part.part, part.first_window, part.turn_windows) for part in parts]
         if actual != expected or min(part.windows for part in parts) < 1:
             raise ValueError(f"the segments of turn {seq} are not all that it has")
-    return segments
+    if sum(segment.windows for segment in state.segments) > sum(state.pairs.values()):
+        raise ValueError("its segments have more windows than its sequence matrices have tokens")
+    return state
 
 
 def windows_of(text: str, tokenizer: ByteTokenizer) -> list[list[int]]:

@@ -20,6 +20,7 @@ from memagent.backends.memo.segments import Address
 from memagent.backends.neural.memo.capacity import capacity, predicted_accuracy
 from memagent.backends.neural.memo.counts import Hasher, WindowCounts
 from memagent.backends.neural.memo.reading import binding
+from memagent.backends.neural.memo.regeneration import token_confidences
 from memagent.backends.neural.memo.settings import MeMoSettings
 from memagent.backends.neural.memo.vectors import Vectors, signs
 from memagent.backends.neural.memo.windows import token_hash
@@ -197,8 +198,7 @@ class SequenceMatrices:
             grid[rows, columns] = keys
             retrieved = torch.bmm(grid, matrices)[rows, columns] / dim * binding(keys)
             scores, best = nearest_codes(retrieved[active], codes, 2)
-            margins = (scores[:, 0] - scores[:, -1]) / dim
-            confidences = torch.special.ndtr(margins / (noise[active] * 2**0.5))
+            confidences = token_confidences(scores / dim, noise[active])
             chosen = token_ids[best[:, 0]]
             for place, token, confidence in zip(
                 active.tolist(), chosen.tolist(), confidences.tolist(), strict=True

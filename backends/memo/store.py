@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +14,24 @@ from torch import Tensor
 
 from memagent.backends.memo.config import CODE_COLUMNS, TURNS_PER_INDEX, WINDOW_TOKENS
 from memagent.backends.memo.index import SegmentIndex
-from memagent.backends.memo.segments import Segment, check_of, windows_of
+from memagent.backends.memo.segments import Segment, StoredState, check_of, windows_of
 from memagent.backends.memo.sequences import SequenceMatrices
 from memagent.backends.memo.tokenizer import ByteTokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class StoredText:
-    """A segment with its text.
+    """A segment with its regenerated text.
 
     Attributes:
         segment: its place.
         text: its characters.
-        confidence: lowest probability of a token that it was regenerated rightly, 0.5 to 1; 1 if it was not regenerated.
+        confidence: lowest probability of a token that it was regenerated rightly, 0.5 to 1.
     """
 
     segment: Segment
     text: str
-    confidence: float = 1.0
+    confidence: float
 
 
 class MemoStore:
@@ -142,32 +141,38 @@ class MemoStore:
         matrices = [*self.sequences.matrices.values(), *self.index.matrices.values()]
         return sum(matrix.nbytes for matrix in matrices)
 
+    @property
+    def state(self) -> StoredState:
+        """What is stored beside the matrices."""
+        return StoredState(self.segments, dict(sorted(self.sequences.pairs.items())))
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the matrices and the counts of tokens as they are stored."""
         return self.sequences.tensors() | self.index.tensors()
 
-    def restore(
-        self, segments: Sequence[Segment], pairs: Mapping[str, int], tensors: Mapping[str, Tensor]
-    ) -> None:
+    def restore(self, state: StoredState, tensors: Mapping[str, Tensor]) -> None:
         """Take over a stored state.
 
         Raises:
             ValueError: the matrices are not those that the segments need.
         """
-        if sum(segment.windows for segment in segments) > sum(pairs.values()):
-            raise ValueError("its segments have more windows than its sequence matrices have tokens")
-        dims = {address.matrix: address.dim for segment in segments for address in segment.addresses}
+        dims = {address.matrix: address.dim for segment in state.segments for address in segment.addresses}
         indexed = {name for name in tensors if name.partition(".")[0] in ("words", "meaning")}
-        blocks = {segment.seq // TURNS_PER_INDEX for segment in segments}
+        blocks = {segment.seq // TURNS_PER_INDEX for segment in state.segments}
         self.index.restore({name: tensors[name] for name in indexed}, blocks)
-        self.sequences.restore({name: tensors[name] for name in set(tensors) - indexed}, pairs, dims)
-        self.segments = list(segments)
+        self.sequences.restore({name: tensors[name] for name in set(tensors) - indexed}, state.pairs, dims)
+        self.segments = list(state.segments)
 
     @cached_property
     def _tokenizer(self) -> ByteTokenizer:
         return ByteTokenizer()
 
-    def _write(self, stored: Sequence[tuple[Segment, list[list[int]], Any]], *, subtract: bool) -> None:
+    def _write(
+        self,
+        stored: Sequence[tuple[Segment, list[list[int]], Mapping[str, Sequence[int]]]],
+        *,
+        subtract: bool,
+    ) -> None:
         addressed = [
             (address, ids)
             for segment, windows, _ in stored

@@ -22,9 +22,8 @@ from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Tu
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.joined_embedder import with_multilingual
 from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, judge, relevant
-from memagent.backends.shared.memory_need import memory_need
+from memagent.backends.shared.memory_need import asks, memory_need
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
-from memagent.backends.shared.text import is_question
 from memagent.backends.shared.words import content_words
 
 RELEVANCE = Path(__file__).with_name("relevance.json")
@@ -114,11 +113,10 @@ class Rag(MemoryBackend):
         """
         vector = self._embedder.embed_queries([query])[0]
         candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
-        need = memory_need(query)
-        ranked = rank(query, candidates, asks=need > 0 or is_question(query))
+        ranked = rank(query, candidates, asks=asks(query))
         judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
         search_hits = self._search_hits(query, judged)
-        chances = judge(query, need, search_hits, RELEVANCE, self._embedder.name)
+        chances = judge(query, memory_need(query), search_hits, RELEVANCE, self._embedder.name)
         if self.config.abstain:
             places = relevant(chances, search_hits, self.config.threshold, self.config.margin)
             return [_hit(judged[place], chances[place]) for place in places[:limit]]

@@ -22,6 +22,11 @@ def memory_need(message: str) -> float:
     return float(MultilingualEmbedder().embed_queries([message])[0] @ weights + bias)
 
 
+def asks(message: str) -> bool:
+    """Return whether a message asks for something, as a question or as a request that needs memory."""
+    return is_question(message) or memory_need(message) > 0
+
+
 def repeats_question(message: str, text: str) -> bool:
-    """Return whether a text asks what a message asks: it asked before, and is no answer. A repeated statement is one."""
-    return normalize(message) == normalize(text) and (is_question(message) or memory_need(message) > 0)
+    """Return whether a text has the words of a message that asks: it asked before, and is no answer. A statement is one."""
+    return normalize(message) == normalize(text) and asks(message)

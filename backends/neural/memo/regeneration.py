@@ -98,7 +98,7 @@ def regenerate(
         keys, available = memory.query_keys([texts[row] for row in active], [1] * len(active), own)
         weights, tokens = memory.reading.best(keys, 2)
         layers = available.sum(0)
-        sure = _confidences(weights, layers.to(weights.dtype).sqrt() * memory.deviation)
+        sure = token_confidences(weights, layers.to(weights.dtype).sqrt() * memory.deviation)
         going = []
         for place, row in enumerate(active):
             if not layers[place]:
@@ -142,8 +142,16 @@ def explain(memory: MeMoMemory, ids: Tokens, code: Tensor | None = None) -> list
     return explanations
 
 
-def _confidences(weights: Tensor, deviations: Tensor) -> Tensor:
-    """Return P(best > runner-up) for the two best weights ``[n, 2]``, whose cross-talk has these deviations ``[n]``."""
+def token_confidences(weights: Tensor, deviations: Tensor) -> Tensor:
+    """Return the probability that the best token and not the runner-up was stored, if they differ by Gaussian cross-talk only.
+
+    Args:
+        weights: ``[n, 2]``, of the two best tokens; ``[n, 1]`` if there is only one.
+        deviations: ``[n]``, the standard deviation of their cross-talk.
+
+    Returns:
+        ``[n]``, 0.5 to 1.
+    """
     if weights.shape[1] < 2:
         return torch.ones(len(weights))
     margins = weights[:, 0] - weights[:, 1]

@@ -74,10 +74,11 @@ def bytes_of(memo: Memo, folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("text", [*ODD, LONG, "word " * 2000])
 def test_a_text_is_regenerated_with_every_character(make_memo: MakeMemo, text: str) -> None:
     memo = make_memo(*turns(*FACTS, text, *FACTS, speaker="Ana María"), abstain=False, candidates=1000)
-    regenerated = [hit.text for hit in memo.recall("What?", limit=1000) if hit.seqs == (6,)]
-    parts = sorted(regenerated, key=text.find)
-    assert " ".join(parts) == text.strip()
-    assert all(hit.regenerated for hit in memo.recall("dog"))
+    stored = memo._store.regenerate(memo._store.of_turns([6]))
+    assert " ".join(item.text.partition("\n")[2] for item in stored) == text.strip()
+    hits = memo.recall("What?", limit=1000)
+    assert len({hit.seqs for hit in hits}) == len(hits) == 11
+    assert all(hit.regenerated for hit in hits)
 
 
 def test_a_full_matrix_is_regenerated(make_memo: MakeMemo) -> None:
@@ -216,6 +217,7 @@ DAMAGED_IDS: dict[str, Callable[[dict[str, Any]], str]] = {
     "turns in another order": lambda content: json.dumps(content | {"segments": content["segments"][::-1]}),
     "too few pairs": lambda content: json.dumps(content | {"pairs": {"block 0": 1}}),
     "too many pairs": lambda content: json.dumps(content | {"pairs": {"block 0": 10**400}}),
+    "pairs in a list": lambda content: json.dumps(content | {"pairs": []}),
     "pairs that are no number": lambda content: json.dumps(content | {"pairs": {"block 0": float("nan")}}),
 }
 
