@@ -33,7 +33,7 @@ from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.models import Models
 from memagent.backends.records import Hit
 
-BACKENDS = ("rag", "bm25", "rope_map", "titans")
+BACKENDS = ("rag", "bm25", "rope_map", "titans", "memo")
 CANDIDATES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4)
 LIMIT = 20
 Rankings = dict[str, dict[str, list[list[list[int]]]]]

@@ -25,17 +25,16 @@ from typing import Any
 import numpy as np
 import torch
 from fit_data import FIT, Part, Question, abstention, assistant_part, languages, literal_part, locomo, several
+from fit_linear import fit_listwise, minimise
+from fit_memo import fit_centre, fit_memo_ranking
 from rich.console import Console
 from rich.progress import track
-from safetensors.numpy import save_file
 
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.bm25 import Bm25, Bm25Config
 from memagent.backends.bm25.backend import RELEVANCE as BM25_RELEVANCE
 from memagent.backends.memo import Memo, MemoConfig
-from memagent.backends.memo import ranking as memo_ranking
-from memagent.backends.memo.backend import CENTRES
 from memagent.backends.memo.backend import RELEVANCE as MEMO_RELEVANCE
 from memagent.backends.memo.results import search_hits_of
 from memagent.backends.protocol import Embedder, MemoryBackend, Resources
@@ -50,7 +49,7 @@ from memagent.backends.shared.judging import (
     SearchHit,
     collect_evidence,
 )
-from memagent.backends.shared.linear import weight_vector, write_classifier, write_named_weights
+from memagent.backends.shared.linear import write_classifier, write_named_weights
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.words import content_words, query_words
 from memagent.backends.titans import Titans, TitansMemoryConfig
@@ -59,7 +58,7 @@ from memagent.backends.titans.backend import RELEVANCE as TITANS_RELEVANCE
 NOTE = "Fitted by benchmarks/fit_recall.py, which names the data."
 # Weights of the groups of data. Questions about people's real talk are many, and hard to tell from those without answers.
 GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
-PENALTIES = {"need": 3e-4, "ranking": 0.01, "relevance": 1e-3}
+PENALTIES = {"need": 3e-4, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
 WEIGHTS = {"rag": RAG_RELEVANCE, "bm25": BM25_RELEVANCE, "titans": TITANS_RELEVANCE, "memo": MEMO_RELEVANCE}
 MEMORIES: dict[str, tuple[type[MemoryBackend], type[Any]]] = {
@@ -119,21 +118,6 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tupl
     return [(item, (item.order[1],)) for item in found]
 
 
-def minimise(loss: Any, size: int) -> torch.Tensor:
-    """Return the weights of a convex loss by L-BFGS."""
-    weights = torch.zeros(size, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
-
-    def step() -> torch.Tensor:
-        optimizer.zero_grad()
-        value: torch.Tensor = loss(weights)
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    optimizer.step(step)  # type: ignore[no-untyped-call]
-    return weights.detach()
-
-
 # Which messages need memory
 
 
@@ -191,68 +175,6 @@ def fit_ranking(parts: Sequence[Part]) -> dict[str, float]:
     fitting = [part for part in parts if part.fit]
     rows = [row for part in track(fitting, "ranking", console=CONSOLE) for row in ranking_rows(part)]
     return fit_listwise(rows, ranking.FEATURES)
-
-
-def fit_listwise(rows: Sequence[tuple[torch.Tensor, torch.Tensor]], names: Sequence[str]) -> dict[str, float]:
-    """Fit a linear score by a listwise softmax loss.
-
-    Args:
-        rows: for each question the features of its candidates, and 1 for those that answer it.
-        names: of the features.
-    """
-    stacked = torch.cat([features for features, _ in rows])
-    scale = stacked.std(dim=0) + 1e-6
-
-    def loss(weights: torch.Tensor) -> torch.Tensor:
-        total = PENALTIES["ranking"] * weights.square().sum()
-        for features, labels in rows:
-            log_shares = (features / scale @ weights).log_softmax(dim=0)
-            total = total - (log_shares * labels).sum() / labels.sum() / len(rows)
-        return total
-
-    weights = minimise(loss, len(names)) / scale
-    return dict(zip(names, map(float, weights), strict=True))
-
-
-def fit_centre(parts: Sequence[Part]) -> None:
-    """Write the mean embedding of the talk of the fitting half, which `memo` subtracts."""
-    texts = [
-        f"{turn.speaker}: {turn.text}" if turn.speaker else turn.text
-        for part in parts
-        if part.fit
-        for turn in part.turns
-    ]
-    mean = base_embedder().embed(list(dict.fromkeys(texts))).mean(axis=0)
-    save_file({base_embedder().name: mean}, CENTRES)
-    CENTRES.chmod(0o644)
-
-
-def fit_memo_ranking(parts: Sequence[Part]) -> dict[str, dict[str, float]]:
-    """Fit how `memo` ranks segments by its index, then how it ranks what is regenerated of the best."""
-    fitting = [part for part in parts if part.fit]
-    rows = [row for part in track(fitting, "index", console=CONSOLE) for row in memo_rows(part, "index")]
-    sets = {"index": fit_listwise(rows, memo_ranking.INDEX_FEATURES)}
-    write_named_weights(memo_ranking.WEIGHTS, sets, NOTE)
-    rows = [row for part in track(fitting, "texts", console=CONSOLE) for row in memo_rows(part, "text")]
-    return sets | {"text": fit_listwise(rows, memo_ranking.TEXT_FEATURES)}
-
-
-def memo_rows(part: Part, stage: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield features and labels of the segments of each question: of all, or of those that are regenerated."""
-    memory = part.memories["memo"]
-    assert isinstance(memory, Memo)
-    for question in part.questions:
-        if question.relevant:
-            index = memory._indexed(question.text)
-            if stage == "index":
-                features, seqs = index, [segment.seq for segment in memory._store.segments]
-            else:
-                scores = index @ weight_vector(memo_ranking.WEIGHTS, "index", memo_ranking.INDEX_FEATURES)
-                texts, features = memory._featured(question.text, index, scores)
-                seqs = [text.segment.seq for text in texts]
-            labels = torch.tensor([float(seq in question.relevant) for seq in seqs])
-            if 0 < labels.sum() < len(labels):
-                yield torch.from_numpy(features), labels
 
 
 # Relevance
@@ -362,7 +284,7 @@ def main() -> None:
         parts += [*languages(fit=half), *several(fit=half), literal_part(fit=half), assistant_part(fit=half)]
     with tempfile.TemporaryDirectory() as folder:
         if "ranking" in stages and "memo" in arguments.memory:
-            fit_centre(parts)
+            fit_centre(parts, base_embedder())
         for part in track(parts, "reading", console=CONSOLE):
             fill(part, arguments.memory, Path(folder))
         if "need" in stages:
@@ -370,7 +292,7 @@ def main() -> None:
         if "ranking" in stages and "rag" in arguments.memory:
             write_named_weights(ranking.WEIGHTS, {ranking.WEIGHT_SET: fit_ranking(parts)}, NOTE)
         if "ranking" in stages and "memo" in arguments.memory:
-            write_named_weights(memo_ranking.WEIGHTS, fit_memo_ranking(parts), NOTE)
+            fit_memo_ranking(parts, NOTE)
         if "relevance" in stages:
             for name in arguments.memory:
                 rows = list(judgements(parts, name))

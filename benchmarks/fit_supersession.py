@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from fit_recall import minimise
+from fit_linear import minimise
 
 from memagent.backends.protocol import Vectors
 from memagent.backends.shared import supersession
