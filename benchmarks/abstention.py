@@ -2,6 +2,7 @@
 
     python benchmarks/abstention.py rag
     python benchmarks/abstention.py bm25
+    python benchmarks/abstention.py memo
 
 The calibration set (data/abstention.json) is memagent's own: 82 personal facts with a plain and a
 paraphrased question each, 277 other statements, and 165 messages that nothing stored answers, in six
@@ -27,6 +28,7 @@ from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn
 from memagent.agent.models.embedding import load_embedder
 from memagent.backends.bm25 import Bm25, Bm25Config
+from memagent.backends.memo import Memo, MemoConfig
 from memagent.backends.protocol import Embedder, MemoryBackend, Resources
 from memagent.backends.rag import Rag, RagConfig
 from memagent.backends.records import Turn
@@ -35,8 +37,9 @@ DATA = Path(__file__).parent / "data" / "abstention.json"
 CONFIGS: dict[str, list[Any]] = {
     "rag": [RagConfig(threshold=threshold) for threshold in (0.06, 0.08, 0.1, 0.12, 0.14, 0.2)],
     "bm25": [Bm25Config(threshold=threshold) for threshold in (0.06, 0.1, 0.14, 0.2)],
+    "memo": [MemoConfig(threshold=threshold) for threshold in (0.1, 0.14, 0.2)],
 }
-BACKENDS: dict[str, type[MemoryBackend]] = {"rag": Rag, "bm25": Bm25}
+BACKENDS: dict[str, type[MemoryBackend]] = {"rag": Rag, "bm25": Bm25, "memo": Memo}
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -16,6 +16,7 @@ import numpy as np
 from memagent.backends.errors import CheckpointError
 from memagent.backends.memo import ranking
 from memagent.backends.memo.config import MemoConfig
+from memagent.backends.memo.index import Rows
 from memagent.backends.memo.results import hit_of, parts_of, search_hits_of, stored_text, table_of, turn_of
 from memagent.backends.memo.segments import parse_state
 from memagent.backends.memo.store import MemoStore, StoredText
@@ -236,7 +237,7 @@ class Memo(MemoryBackend):
             for item, (role, speaker, text), cosine in zip(stored, parts, cosines, strict=True)
         ]
 
-    def _rows(self, stored_text: str) -> Mapping[str, Sequence[int]]:
+    def _rows(self, stored_text: str) -> Rows:
         """Return the active rows of a text in the index.
 
         Texts are embedded one by one: in a batch, the last bits of an embedding depend on the others, and forgetting has to find the

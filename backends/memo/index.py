@@ -36,6 +36,8 @@ _PREFIX = 5
 _MAX_QUERY_WORDS = 256
 """The first words of a query that count; a pasted document has more."""
 KINDS = ("words", "meaning")
+Rows = Mapping[str, Sequence[int]]
+"""The active rows of a segment, ascending, by kind."""
 
 
 def index_words(text: str) -> list[str]:
@@ -83,9 +85,7 @@ class SegmentIndex:
         """Return the active columns of a segment's code."""
         return active(f"{self._seed} code {segment.turn_id} {segment.part}", COLUMNS, CODE_COLUMNS)
 
-    def write(
-        self, segments: Sequence[tuple[Segment, Mapping[str, Sequence[int]]]], *, subtract: bool = False
-    ) -> None:
+    def write(self, segments: Sequence[tuple[Segment, Rows]], *, subtract: bool = False) -> None:
         """Add segments with their active rows of each kind, or subtract what was added before."""
         groups: dict[tuple[str, int], list[tuple[Segment, Sequence[int]]]] = {}
         for segment, rows in segments:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from memagent.backends.memo.config import CODE_COLUMNS, TURNS_PER_INDEX, WINDOW_TOKENS
-from memagent.backends.memo.index import SegmentIndex
+from memagent.backends.memo.index import KINDS, Rows, SegmentIndex
 from memagent.backends.memo.segments import Segment, StoredState, check_of, windows_of
 from memagent.backends.memo.sequences import SequenceMatrices
 from memagent.backends.memo.tokenizer import ByteTokenizer
@@ -51,9 +51,7 @@ class MemoStore:
         self.index = SegmentIndex(seed)
         self.sequences = SequenceMatrices(self._tokenizer.size, WINDOW_TOKENS, seed)
 
-    def add(
-        self, turn_id: str, seq: int, texts: Sequence[str], rows: Sequence[Mapping[str, Sequence[int]]]
-    ) -> None:
+    def add(self, turn_id: str, seq: int, texts: Sequence[str], rows: Sequence[Rows]) -> None:
         """Store the segments of a turn.
 
         Args:
@@ -82,7 +80,7 @@ class MemoStore:
             insort(self.segments, segment, key=lambda item: (item.seq, item.part))
         self.__dict__.pop("columns", None)
 
-    def remove(self, stored: Sequence[tuple[StoredText, Mapping[str, Sequence[int]]]]) -> bool:
+    def remove(self, stored: Sequence[tuple[StoredText, Rows]]) -> bool:
         """Subtract segments, so that nothing of them is left.
 
         Args:
@@ -157,7 +155,7 @@ class MemoStore:
             ValueError: the matrices are not those that the segments need.
         """
         dims = {address.matrix: address.dim for segment in state.segments for address in segment.addresses}
-        indexed = {name for name in tensors if name.partition(".")[0] in ("words", "meaning")}
+        indexed = {name for name in tensors if name.partition(".")[0] in KINDS}
         blocks = {segment.seq // TURNS_PER_INDEX for segment in state.segments}
         self.index.restore({name: tensors[name] for name in indexed}, blocks)
         self.sequences.restore({name: tensors[name] for name in set(tensors) - indexed}, state.pairs, dims)
@@ -169,7 +167,7 @@ class MemoStore:
 
     def _write(
         self,
-        stored: Sequence[tuple[Segment, list[list[int]], Mapping[str, Sequence[int]]]],
+        stored: Sequence[tuple[Segment, list[list[int]], Rows]],
         *,
         subtract: bool,
     ) -> None:
