@@ -109,7 +109,7 @@ def abstention() -> Part:
 def languages(*, fit: bool) -> Iterator[Part]:
     """Yield for each language memories of the facts of one half: of all, of five, two and one of them. People begin with few.
 
-    Each is asked about all its facts, and as often for what nothing told answers, and for what needs no memory.
+    Each is asked about all its facts, and as often for what none of them answers, and for what needs no memory.
     """
     for language, entries in spoken().items():
         kinds = [entries[kind][0 if fit else 1 :: 2] for kind in ("facts", "unanswerable", "needs_none")]
