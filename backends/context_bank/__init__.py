@@ -1,0 +1,1 @@
+"""The context bank: latent vectors of turns that cluster, fade and merge."""
