@@ -78,13 +78,16 @@ class MeMoForCausalLM(PreTrainedModel, CachedGenerationMixin):  # type: ignore[n
             StateError: The stored state is damaged or incomplete.
         """
         origin = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        wants_info = kwargs.pop("output_loading_info", False)
         try:
-            loaded = super().from_pretrained(*args, **kwargs)
+            model, info = super().from_pretrained(*args, **kwargs, output_loading_info=True)
         except (SafetensorError, RuntimeError) as error:
             raise StateError(f"{origin} is damaged: {error}") from error
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # transformers fills a buffer that the file lacks with whatever the allocator left in RAM: the digest can fit.
+        if lacking := sorted(info["missing_keys"]):
+            raise StateError(f"{origin} is damaged: it lacks {', '.join(lacking)}")
         verify(model.memory, model.config.state_digest, origin)
-        return loaded
+        return (model, info) if wants_info else model
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Store the model, as `transformers.PreTrainedModel.save_pretrained` does. The same state gives the same bytes.

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
@@ -176,6 +177,18 @@ def test_damaged_models_are_refused(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps({**settings, name: value}))
         with pytest.raises(StateError, match="is damaged"):
             MeMoForCausalLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["memory.intermediate", "memory.hashes"])
+def test_a_stored_model_that_lacks_a_tensor_is_refused(name: str, tmp_path: Path) -> None:
+    # Not by its digest alone: RAM that is not cleared can still hold the tensor of a model read before.
+    config = MeMoConfig(vocab_size=1000, hidden_size=64)
+    MeMoForCausalLM(config).memorise(TEXTS).save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    tensors = load_file(path)
+    save_file({other: tensors[other].clone() for other in tensors if other != name}, path, {"format": "pt"})
+    with pytest.raises(StateError, match=f"is damaged: it lacks {name}"):
+        MeMoForCausalLM.from_pretrained(tmp_path)
 
 
 def test_a_wrong_argument_is_refused() -> None:
