@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.scripts import Finished, run_script
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = ROOT / "examples" / "memo"
@@ -30,17 +28,8 @@ LAYERS = (
 )
 
 
-def run(*arguments: str) -> Any:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / arguments[0]), *arguments[1:]],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def run(script: str, *arguments: str) -> Finished:
+    return run_script(EXAMPLES / script, *arguments)
 
 
 @pytest.mark.parametrize("command", [CAPACITY, LAYERS], ids=["capacity", "layers"])
