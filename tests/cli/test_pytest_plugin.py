@@ -1,10 +1,12 @@
-"""The pytest plugin, in projects of its users: each test runs a pytest of its own."""
+"""The pytest plugin, in projects of its users: each test runs a pytest of its own, most of them in this process."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -51,8 +53,22 @@ def configure(project: Path, *lines: str) -> None:
     (project / "pytest.ini").write_text("\n".join(config_lines), encoding="utf-8")
 
 
+# Assertions of the process are rewritten already, and its faults reported.
+IN_PROCESS = ("-p", "no:faulthandler", "-p", "no:cacheprovider", "--import-mode=importlib")
+
+
 def run(project: Path, *arguments: str, exit_code: int) -> list[str]:
     """Run pytest in the project, with no plugin but ours, by the name of its entry point: the lines it printed."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(out):
+        patch.chdir(project)
+        code = pytest.main(["-p", "memagent", "-v", *IN_PROCESS, *arguments])
+    assert code == exit_code, out.getvalue()
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def run_process(project: Path, *arguments: str, exit_code: int) -> list[str]:
+    """Do the same in a process of its own."""
     command = [sys.executable, "-m", "pytest", "-p", "memagent", "-p", "no:cacheprovider", "-v", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     assert done.returncode == exit_code, done.stdout + done.stderr
@@ -84,7 +100,7 @@ def test_each_scenario_is_an_item_on_each_backend_it_is_for(project: Path) -> No
     (project / "other.yaml").write_text("not: a scenario", encoding="utf-8")
     (project / "test_other.py").write_text("def test_other() -> None: ...\n", encoding="utf-8")
     chosen = ["--memagent-backend", "in_memory", "--memagent-backend", "none", "--memagent-model", "echo"]
-    lines = run(project, *chosen, exit_code=1)
+    lines = run_process(project, *chosen, exit_code=1)
     assert verdicts(lines) == {
         "a dog is remembered[in_memory]": "PASSED",
         "a dog is remembered[none]": "FAILED",
@@ -200,6 +216,6 @@ def test_no_text_of_an_unexpected_exception_commands_the_terminal(project: Path)
         f"def fail(*arguments, **named):\n    raise RuntimeError({EVIL!r})\n\n\nscenarios.run = fail\n",
         encoding="utf-8",
     )
-    lines = run(project, "--memagent-backend", "none", exit_code=1)
+    lines = run_process(project, "--memagent-backend", "none", exit_code=1)
     assert any("RuntimeError: Biscuit·[2J" in line for line in lines)
     assert not UNSAFE.search("".join(lines))
