@@ -111,8 +111,8 @@ class RecallCases:
     @pytest.mark.parametrize(
         "text",
         [
-            "x" * 30_000,
-            "word " * 6_000,
+            "x" * 10_000,
+            "word " * 2_500,
             "".join(
                 chr(plane * 0x10000 + 0x400 + offset)
                 for plane in (0, 1, 2, 3, 14, 15, 16)

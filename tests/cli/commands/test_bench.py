@@ -17,6 +17,7 @@ from memagent.agent.home import Home
 from memagent.backends.errors import InputError, MissingExtraError, NotFoundError
 from memagent.cli.main import app
 from tests.agent.evaluation.datasets.files import LOCOMO, LONGMEMEVAL, locomo_file, write
+from tests.cli.running import Run, run  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -203,14 +204,12 @@ def test_a_setting_reaches_its_memory() -> None:
     assert found["manifest"]["backends"] == {"bm25": {}, "in_memory": {"threshold": "1"}}
 
 
-def test_a_damaged_file_ends_in_a_message_and_exit_code_1(home: Home) -> None:
+def test_a_damaged_file_ends_in_a_message_and_exit_code_1(home: Home, run: Run) -> None:  # noqa: F811
     Path("cut.json").write_bytes(Path("locomo10.json").read_bytes()[:-40])
-    done = subprocess.run(
-        called("locomo", "cut.json", "-b", "none"), capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: cut.json is cut short or damaged")
-    assert "Traceback" not in done.stderr
+    done = run("bench", "locomo", "cut.json", "-b", "none")
+    assert (done.exit_code, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"Error: cut.json is cut short or damaged")
+    assert b"Traceback" not in done.stderr
     assert not home.root.exists()
 
 
@@ -219,10 +218,10 @@ def test_a_damaged_file_ends_in_a_message_and_exit_code_1(home: Home) -> None:
 
 @pytest.fixture
 def large() -> Path:
-    """A file that takes some seconds: 8 conversations of 12 sessions."""
+    """A file that takes a second or two: 4 conversations of 12 sessions."""
     words = ["dog", "cat", "boat", "lake", "tree", "bread", "wine", "song", "book", "lamp", "river", "stone"]
     records = []
-    for case in range(8):
+    for case in range(4):
         conversation: dict[str, Any] = {"speaker_a": "Ana", "speaker_b": "Ben"}
         for session in range(1, 13):
             conversation[f"session_{session}_date_time"] = f"1:00 pm on {session} May, 2023"
@@ -248,18 +247,19 @@ def large() -> Path:
 
 
 def test_a_killed_run_continues_with_the_same_command(home: Home, large: Path) -> None:
-    command = called("locomo", str(large), "-b", "in_memory", "-b", "none", "--output", "json")
+    arguments = ("locomo", str(large), "-b", "in_memory", "-b", "none", "--output", "json")
+    command = called(*arguments)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         lines, patience = 0, time.monotonic() + 60
-        while lines < 60 and process.poll() is None and time.monotonic() < patience:
+        while lines < 30 and process.poll() is None and time.monotonic() < patience:
             time.sleep(0.005)
             lines = sum(path.read_bytes().count(b"\n") for path in home.root.glob("bench/*/rows.jsonl"))
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     (rows,) = home.root.glob("bench/*/rows.jsonl")
     there = rows.read_bytes().count(b"\n")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = memagent(*arguments)
+    assert done.exit_code == 0, done.stderr
     assert f"{there:,} measurements are there. --fresh starts over." in done.stderr
     continued = json.loads(done.stdout)
     whole = measured("-b", "in_memory", "-b", "none", "--fresh", file=str(large))
