@@ -48,7 +48,7 @@ class RecallCases:
     def test_recalls_with_provenance(self, open_to_recall: OpenMemory) -> None:
         """The fact is the first recollection, with session, role, speaker and time from the journal."""
         memory = open_to_recall()
-        for day in range(20):
+        for day in range(10):
             memory.remember("chat", "user", f"The weather on day {day} was grey.")
         turn = memory.remember("monday", "user", FACT, speaker="Ana")
         recollections = memory.recall(QUESTION, limit=3)

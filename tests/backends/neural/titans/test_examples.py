@@ -93,9 +93,12 @@ def test_recall_sequences_have_pairs_and_their_questions() -> None:
         assert tail[2::3] == [pairs[key] for key in tail[1::3]]
         expected_labels = [label for value in tail[2::3] for label in (ignored, ignored, value)]
         assert row_labels == [ignored] * 31 + expected_labels
-    for wrong in (lambda: data.Recall(6, keys=5), lambda: data.Recall(0), lambda: source.batch(0, 1, 14)):
-        with pytest.raises(data.DataError):
-            wrong()
+    with pytest.raises(data.DataError):
+        data.Recall(6, keys=5)
+    with pytest.raises(data.DataError):
+        data.Recall(0)
+    with pytest.raises(data.DataError):
+        source.batch(0, 1, 14)
 
 
 def test_a_killed_training_continues_with_the_same_losses(tmp_path: Path) -> None:
