@@ -80,9 +80,10 @@ class MeMoForCausalLM(PreTrainedModel, CachedGenerationMixin):  # type: ignore[n
         origin = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
         wants_info = kwargs.pop("output_loading_info", False)
         try:
-            model, info = super().from_pretrained(*args, **kwargs, output_loading_info=True)
+            loaded: Any = super().from_pretrained(*args, **kwargs, output_loading_info=True)
         except (SafetensorError, RuntimeError) as error:
             raise StateError(f"{origin} is damaged: {error}") from error
+        model, info = loaded
         # transformers fills a buffer that the file lacks with whatever the allocator left in RAM: the digest can fit.
         if lacking := sorted(info["missing_keys"]):
             raise StateError(f"{origin} is damaged: it lacks {', '.join(lacking)}")
