@@ -239,13 +239,24 @@ class MemoryBackend(ABC):
         Args:
             seqs: the turns to remove; unknown seqs are ignored.
             turns: content of those turns as far as it is available, for a method that needs it to undo its writes.
-                It is not available after a crash, or if another process forgot the turns.
+                It is not available after a crash, or if another process forgot the turns. The turns of
+                ``needed_to_forget`` are among them in any case.
 
         Returns:
             False if the method cannot remove the turns, or cannot without the missing content. The agent then rebuilds
             the backend without these turns.
         """
         return False
+
+    def needed_to_forget(self, seqs: Collection[int]) -> Collection[int]:
+        """Return the seqs of the turns that stay, but whose content ``forget`` needs to remove others.
+
+        A memory that merges turns recomputes what it merged. The default is none.
+
+        Args:
+            seqs: the turns to remove; unknown seqs are ignored.
+        """
+        return ()
 
     def note_use(self, uses: Sequence[Use]) -> None:
         """Take in which recollections replies had in view. It is called only if ``follows_use`` is set.

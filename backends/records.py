@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from memagent.backends.picture import Picture
+
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
@@ -170,11 +172,13 @@ class ConsolidationReport:
         before: number of items before it.
         after: number of items after it.
         summary: one sentence about what was merged, compacted or dropped.
+        pictures: what was merged with what, and why, as plain data.
     """
 
     before: int
     after: int
     summary: str
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,18 @@ from rich.progress import track
 
 from memagent.agent.home import Home
 from memagent.agent.models.embedding import load_embedder
+from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.bm25 import Bm25, Bm25Config
 from memagent.backends.bm25.backend import RELEVANCE as BM25_RELEVANCE
+from memagent.backends.context_bank import ContextBankConfig, ContextBankMemory
+from memagent.backends.context_bank import ranking as context_bank_ranking
+from memagent.backends.context_bank.backend import KEYS
+from memagent.backends.context_bank.backend import RELEVANCE as CONTEXT_BANK_RELEVANCE
+from memagent.backends.context_bank.results import search_hit_of
 from memagent.backends.memo import Memo, MemoConfig
 from memagent.backends.memo.backend import RELEVANCE as MEMO_RELEVANCE
 from memagent.backends.memo.results import search_hits_of
-from memagent.backends.protocol import Embedder, MemoryBackend, Resources
+from memagent.backends.protocol import Embedder, LocalModel, MemoryBackend, Resources
 from memagent.backends.rag import Rag, RagConfig, ranking
 from memagent.backends.rag.backend import RELEVANCE as RAG_RELEVANCE
 from memagent.backends.rag.search import find_candidates
@@ -60,18 +66,31 @@ NOTE = "Fitted by benchmarks/fit_recall.py, which names the data."
 GROUPS = {"locomo": 0.3, "abstention": 1.0, "languages": 1.0, "literals": 0.3, "assistant": 0.3}
 PENALTIES = {"need": 3e-4, "relevance": 1e-3}
 CONSOLE = Console(stderr=True)
-WEIGHTS = {"rag": RAG_RELEVANCE, "bm25": BM25_RELEVANCE, "titans": TITANS_RELEVANCE, "memo": MEMO_RELEVANCE}
+WEIGHTS = {
+    "rag": RAG_RELEVANCE,
+    "bm25": BM25_RELEVANCE,
+    "titans": TITANS_RELEVANCE,
+    "memo": MEMO_RELEVANCE,
+    "context_bank": CONTEXT_BANK_RELEVANCE,
+}
 MEMORIES: dict[str, tuple[type[MemoryBackend], type[Any]]] = {
     "rag": (Rag, RagConfig),
     "bm25": (Bm25, Bm25Config),
     "titans": (Titans, TitansMemoryConfig),
     "memo": (Memo, MemoConfig),
+    "context_bank": (ContextBankMemory, ContextBankConfig),
 }
 
 
 @cache
 def base_embedder() -> Embedder:
     return load_embedder(Home.from_environment().models, notify=CONSOLE.print)
+
+
+@cache
+def local_model() -> LocalModel:
+    models = Home.from_environment().models
+    return as_local(load_chat_model("qwen2.5-coder-0.5b", models, notify=CONSOLE.print))
 
 
 @cache
@@ -84,7 +103,9 @@ def fill(part: Part, names: Sequence[str], folder: Path) -> None:
     for name in names:
         backend, config = MEMORIES[name]
         workspace = Path(tempfile.mkdtemp(dir=folder))
-        part.memories[name] = backend(config(), Resources(workspace, make_embedder=base_embedder))
+        part.memories[name] = backend(
+            config(), Resources(workspace, make_embedder=base_embedder, make_model=local_model)
+        )
         for start in range(0, len(part.turns), 100):
             part.memories[name].remember(part.turns[start : start + 100])
 
@@ -109,6 +130,9 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tupl
             (item, (text.segment.seq,))
             for item, text in zip(search_hits_of(question, texts), texts, strict=True)
         ]
+    elif isinstance(memory, ContextBankMemory):
+        turns = memory._ranked(question, (), MIN_JUDGED)
+        return [(search_hit_of(turn), (turn.seq,)) for turn in turns]
     elif isinstance(memory, Titans):
         embedding = memory._embed(question)
         nearest = memory._nearest(question, embedding, MIN_JUDGED)
@@ -177,6 +201,24 @@ def fit_ranking(parts: Sequence[Part]) -> dict[str, float]:
     return fit_listwise(rows, ranking.FEATURES)
 
 
+def context_bank_rows(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield features and labels of all turns for each question with evidence."""
+    memory = part.memories["context_bank"]
+    assert isinstance(memory, ContextBankMemory)
+    for question in part.questions:
+        if question.relevant:
+            labels = torch.tensor([float(seq in question.relevant) for seq in memory._table.seqs.tolist()])
+            if 0 < labels.sum() < len(labels):
+                yield torch.from_numpy(memory._match(question.text).features), labels
+
+
+def fit_context_bank_ranking(parts: Sequence[Part]) -> None:
+    fitting = [part for part in parts if part.fit]
+    rows = [row for part in track(fitting, "turns", console=CONSOLE) for row in context_bank_rows(part)]
+    weights = fit_listwise(rows, context_bank_ranking.FEATURES)
+    write_named_weights(context_bank_ranking.WEIGHTS, {"turn": weights}, NOTE)
+
+
 # Relevance
 
 
@@ -235,7 +277,7 @@ def fit_relevance(rows: Sequence[Judgement], weight_set: str) -> dict[str, float
 
 def weight_sets(name: str) -> list[str]:
     """Return the names of a memory's sets of weights: for its default embedder, and for others."""
-    own = {"rag": [embedder().name], "titans": [base_embedder().name]}.get(name, [])
+    own = {"rag": [embedder().name], "titans": [base_embedder().name], "context_bank": [KEYS]}.get(name, [])
     return [*own, ANOTHER_EMBEDDER]
 
 
@@ -293,6 +335,8 @@ def main() -> None:
             write_named_weights(ranking.WEIGHTS, {ranking.WEIGHT_SET: fit_ranking(parts)}, NOTE)
         if "ranking" in stages and "memo" in arguments.memory:
             fit_memo_ranking(parts, NOTE)
+        if "ranking" in stages and "context_bank" in arguments.memory:
+            fit_context_bank_ranking(parts)
         if "relevance" in stages:
             for name in arguments.memory:
                 rows = list(judgements(parts, name))

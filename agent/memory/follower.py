@@ -134,6 +134,7 @@ class Follower:
             ]
             followed = set(seqs)
             contents = [turn for turn in forgotten if turn.seq in followed]
+            contents += self.journal.get(self.backend.needed_to_forget(followed))
             with self._modifying():
                 removed = not seqs or self.backend.forget(seqs, contents)
             if not removed:

@@ -93,4 +93,5 @@ def add_reports(reports: Mapping[str, ConsolidationReport]) -> ConsolidationRepo
         before=sum(report.before for report in reports.values()),
         after=sum(report.after for report in reports.values()),
         summary=summary,
+        pictures=tuple(picture for report in reports.values() for picture in report.pictures),
     )

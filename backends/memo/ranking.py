@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memagent.backends.memo.segments import Segment
 from memagent.backends.protocol import Vectors
+from memagent.backends.shared.neighbours import with_neighbours
 from memagent.backends.shared.text import is_question
 
 WEIGHTS = Path(__file__).with_name("ranking.json")
@@ -71,7 +72,7 @@ def index_features(words: NDArray[np.float64], meaning: NDArray[np.float64], seq
         float32 ``[segments, features]``, in the order of ``INDEX_FEATURES``. Words are shares of the highest.
     """
     shares = words / max(float(words.max(initial=0.0)), 1e-9)
-    columns = [shifted for values in (shares, meaning) for shifted in _with_neighbours(values, seqs)]
+    columns = [shifted for values in (shares, meaning) for shifted in with_neighbours(values, seqs)]
     return np.stack(columns, axis=1).astype(np.float32)
 
 
@@ -89,7 +90,7 @@ def text_features(query: str, index: Vectors, scores: Vectors, texts: Sequence[T
     """
     cosines = np.array([text.cosine for text in texts])
     floor = float(cosines.min(initial=1.0))
-    _, before, after = _with_neighbours(cosines - floor, [text.segment.seq for text in texts])
+    _, before, after = with_neighbours(cosines - floor, [text.segment.seq for text in texts])
     ranks = (-scores).argsort(kind="stable").argsort(kind="stable") + 1
     folded = query.casefold()
     columns = (
@@ -104,14 +105,3 @@ def text_features(query: str, index: Vectors, scores: Vectors, texts: Sequence[T
         np.array([float(is_question(text.text)) for text in texts]),
     )
     return np.concatenate([index, np.stack(columns, axis=1)], axis=1).astype(np.float32)
-
-
-def _with_neighbours(
-    values: NDArray[np.float64], seqs: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return values, and those of the segments before and after, 0 if there are turns between."""
-    adjacent = np.diff(np.array(seqs, np.int64)) <= 1
-    before, after = np.zeros(len(values)), np.zeros(len(values))
-    before[1:][adjacent] = values[:-1][adjacent]
-    after[:-1][adjacent] = values[1:][adjacent]
-    return values, before, after

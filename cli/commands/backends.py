@@ -176,17 +176,26 @@ def consolidate(
     set_: SetOption = None,
     model: ModelOption = None,
     embedder: EmbedderOption = None,
+    output: OutputOption = Output.TEXT,
 ) -> None:
-    """Consolidate a memory: merge, compact, and drop what is superseded.
+    """Consolidate a memory: merge, compact, and drop what is superseded. Shows what merged with what, and why.
 
-    Example:
+    Examples:
 
       memagent backends consolidate rope_map --user ana
+
+      memagent backends consolidate context_bank --output json
     """
+    from memagent.cli.rendering.pictures import print_pictures
+
     require_user(home(), user)
     with open_memory(user, name, set_, model=model) as memory:
         report = memory.consolidate()
+    if output is Output.JSON:
+        as_json(asdict(report))
+        return
     write(f"{report.summary} ({report.before} items before, {report.after} after)")
+    print_pictures(report.pictures)
 
 
 @app.command()
@@ -197,16 +206,22 @@ def stats(
     model: ModelOption = None,
     embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Show its pictures as tables, too.")] = False,
 ) -> None:
     """Show how much a memory holds, and its size on disk and in memory.
 
-    Example:
+    Examples:
 
       memagent backends stats rag --output json
+
+      memagent backends stats context_bank --pictures
     """
+    from memagent.cli.rendering.pictures import print_pictures
+
     require_user(home(), user)
     with open_memory(user, name, set_, model=model, read_only=True) as memory:
         memory_stats = memory.stats()
+        drawn = memory.picture() if pictures else []
         position = memory.position
         unfinished = memory.journal.unfinished()
     rows = {
@@ -225,11 +240,12 @@ def stats(
         ),
     }
     if output is Output.JSON:
-        as_json(rows)
+        as_json(rows | ({"pictures": [asdict(picture) for picture in drawn]} if pictures else {}))
         return
     for key, value in rows.items():
         shown = f"{value:,}" if isinstance(value, int) else str(value)
         write(one_line(f"{key.replace('_', ' '):>18}  {shown}"))
+    print_pictures(drawn)
 
 
 def _type_name(hint: Any) -> str:

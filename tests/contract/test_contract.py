@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
-from memagent.agent.testing import BackendContract
+from memagent.agent.testing import BackendContract, tiny_model
 from memagent.backends.protocol import LocalModel
 from memagent.backends.rope_map.calibration import calibration_path
+from tests.backends.context_bank.tiny import train_tiny_autoencoder
 from tests.conftest import small_model
 
 CALIBRATIONS = Path(__file__).parents[1] / "data" / "calibrations"
+AUTOENCODERS = Path(__file__).parents[1] / "data" / "autoencoders"
 
 
 class TestNone(BackendContract):
@@ -38,6 +42,24 @@ class TestTitans(BackendContract):
 
 class TestMemo(BackendContract):
     backend = "memo"
+
+
+class TestContextBank(BackendContract):
+    backend = "context_bank"
+    # A latent of the tiny model has room for four tokens.
+    settings: ClassVar[Mapping[str, str]] = {"ratio": "4"}
+
+    @pytest.fixture(scope="session")
+    @classmethod
+    def models_folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Return a folder with an autoencoder for SmolLM2, made by ``benchmarks/fit_context_bank.py``, and one for the tiny model."""
+        folder = tmp_path_factory.mktemp("models")
+        shutil.copytree(AUTOENCODERS, folder / "derived")
+        train_tiny_autoencoder(folder / "derived", tiny_model())
+        return folder
+
+    def recall_model(self) -> LocalModel:
+        return small_model()
 
 
 class TestRopeMap(BackendContract):

@@ -1,0 +1,144 @@
+"""Ranking: a learned score of the turns in a bank, by the keys and the words in their latents.
+
+It is linear. The weights minimise a listwise softmax loss over the turns of a memory (Cao et al. 2007, Learning to Rank);
+``benchmarks/fit_recall.py`` fits them and writes ``ranking.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memagent.backends.context_bank.bank import ContextBank
+from memagent.backends.context_bank.latents import LatentCodec, presence
+from memagent.backends.protocol import Vectors
+from memagent.backends.shared.neighbours import with_neighbours
+
+WEIGHTS = Path(__file__).with_name("ranking.json")
+FEATURES = (
+    *(f"{kind}{place}" for kind in ("key", "words") for place in ("", "_before", "_after")),
+    "named",
+    "log_length",
+    "question",
+)
+_PRIOR_TURNS = 32
+"""The mean key of a bank is subtracted from all, as if so many turns with a mean of 0 stood before them: a single turn stays."""
+_MIN_PRESENCE = 0.5
+
+
+@dataclass(frozen=True)
+class TurnTable:
+    """A bank by turns.
+
+    Attributes:
+        seqs: of the turns, ascending, ``[turns]``.
+        keys: unit vectors, centred, ``[turns, key_size]``.
+        log_lengths: logarithm of the number of tokens, ``[turns]``.
+        questions: 1 for a turn with a question mark, ``[turns]``.
+        vectors: of each source, the vector that it is merged in, ``[sources]``.
+        turns: of each source, the turn that it comes from, ``[sources]``.
+        whole: of each vector, whether it is of one turn and nothing is merged in it, ``[vectors]``.
+        codes: token codes, ``[vectors, ratio, token_size]``.
+    """
+
+    seqs: NDArray[np.int64]
+    keys: Vectors
+    log_lengths: NDArray[np.float64]
+    questions: NDArray[np.float64]
+    vectors: NDArray[np.int64]
+    turns: NDArray[np.int64]
+    whole: NDArray[np.bool_]
+    codes: Vectors
+
+    @classmethod
+    def of(cls, bank: ContextBank, codec: LatentCodec) -> TurnTable:
+        """Return the turns of a bank."""
+        sources = bank.sources
+        vectors = np.repeat(np.arange(len(bank)), np.diff(sources.indptr))
+        seqs, turns = np.unique(sources.seqs, return_inverse=True)
+        keys = np.zeros((len(seqs), codec.key_size), np.float32)
+        np.add.at(keys, turns, bank.vectors[vectors, : codec.key_size] * sources.weights[:, None])
+        codes = codec.codes(bank.vectors)
+        tokens = (np.square(codes).sum(axis=2) > _MIN_PRESENCE).sum(axis=1)
+        lengths = np.bincount(turns, tokens[vectors] * sources.weights / bank.counts[vectors], len(seqs))
+        keys /= np.maximum(lengths, 1.0)[:, None]
+        keys -= keys.sum(axis=0) / (len(keys) + _PRIOR_TURNS)
+        table = cls(
+            seqs,
+            (keys / np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), 1e-9)).astype(np.float32),
+            np.log1p(lengths),
+            np.zeros(len(seqs)),
+            vectors,
+            turns,
+            bank.counts == 1,
+            codes,
+        )
+        table.questions[:] = table.presence([mark[None] for mark in codec.question_mark])[0] > _MIN_PRESENCE
+        return table
+
+    def presence(self, forms: Sequence[Vectors]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return how surely a word stands in each turn, as far as its latents are unmerged.
+
+        Args:
+            forms: of each spelling the codes of its tokens, ``[tokens, token_size]``.
+
+        Returns:
+            At any place, and at the first place of a vector, where a turn has its speaker's name: each ``[turns]``, 0 to 1.
+        """
+        shape = self.codes.shape[:2]
+        places = presence(self.codes.reshape(-1, self.codes.shape[2]), forms).max(axis=1).reshape(shape)
+        anywhere, first = np.zeros(len(self.seqs)), np.zeros(len(self.seqs))
+        np.maximum.at(anywhere, self.turns, (places.max(axis=1) * self.whole)[self.vectors])
+        np.maximum.at(first, self.turns, (places[:, 0] * self.whole)[self.vectors])
+        return anywhere, first
+
+
+@dataclass(frozen=True)
+class Match:
+    """What speaks for the turns of a bank.
+
+    Attributes:
+        key: of the question, ``[key_size]``, a unit vector.
+        cosines: of it and the turns' keys, ``[turns]``.
+        coverage: idf-weighted share of the question's content words that a turn's latents hold, 0 to 1, ``[turns]``.
+        features: ``[turns, len(FEATURES)]``.
+    """
+
+    key: Vectors
+    cosines: Vectors
+    coverage: NDArray[np.float64]
+    features: Vectors
+
+
+def match(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) -> Match:
+    """Compare a question with all turns of a bank.
+
+    Args:
+        table: the turns.
+        key: of the question, ``[key_size]``.
+        words: of ``LatentCodec.word_codes``.
+    """
+    key = key / max(float(np.linalg.norm(key)), 1e-9)
+    cosines = table.keys @ key
+    coverage, named, total = np.zeros(len(table.seqs)), np.zeros(len(table.seqs)), 0.0
+    for forms in words:
+        found, first = table.presence(forms)
+        number = float((found > _MIN_PRESENCE).sum())
+        idf = float(np.log1p((len(found) - number + 0.5) / (number + 0.5)))
+        coverage += idf * found
+        total += idf
+        named = np.maximum(named, first)
+    coverage /= max(total, 1e-9)
+    seqs = table.seqs.tolist()
+    columns = (
+        *with_neighbours(cosines.astype(np.float64), seqs),
+        *with_neighbours(coverage, seqs),
+        named,
+        table.log_lengths,
+        table.questions,
+    )
+    return Match(key, cosines, coverage, np.stack(columns, axis=1).astype(np.float32))

@@ -1,0 +1,147 @@
+"""What the context bank makes of ranked turns and of its state, in the contract's types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from memagent.backends.context_bank.bank import ContextBank
+from memagent.backends.context_bank.clusters import Clusters
+from memagent.backends.picture import Cell, Column, Picture, Table
+from memagent.backends.records import Hit, Turn
+from memagent.backends.shared.judging import SearchHit, author_of
+
+_UNKNOWN_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+"""The bank holds seqs and no times; the order of seqs is the order of times."""
+_ROLES = ("User", "Assistant", "System", "Tool")
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTurn:
+    """A turn that was found.
+
+    Attributes:
+        seq: of the turn.
+        score: of the search, in nats; only differences between scores mean something.
+        cosine: of its key and the question's, centred.
+        coverage: idf-weighted share of the question's content words that its latents hold, 0 to 1.
+        line: its text after who said it, decoded from its latents; empty if some of them were merged.
+        vectors: number of its latent vectors.
+        shared: number of those in which other turns are merged, too.
+    """
+
+    seq: int
+    score: float
+    cosine: float
+    coverage: float
+    line: str
+    vectors: int
+    shared: int
+
+    @property
+    def author(self) -> str:
+        """Who said it, or the role; empty if that is not known."""
+        return self.line.partition(": ")[0]
+
+    @property
+    def text(self) -> str:
+        """Its words; empty if they are not known."""
+        return self.line.partition(": ")[2]
+
+
+def turn_of(turn: RankedTurn) -> Turn:
+    """Return what the latents tell of a turn; id, session and time are unknown."""
+    role = turn.author.lower() if turn.author in _ROLES else "user"
+    speaker = None if turn.author in ("", *_ROLES) else turn.author
+    return Turn(turn.seq, "", "", role, turn.text, _UNKNOWN_TIME, speaker)
+
+
+def search_hit_of(turn: RankedTurn) -> SearchHit:
+    """Return a turn as its relevance is judged."""
+    return SearchHit(
+        turn.text, (_UNKNOWN_TIME, turn.seq), author_of(turn_of(turn)), turn.score, turn.coverage, turn.cosine
+    )
+
+
+def hit_of(turn: RankedTurn, chance: float) -> Hit:
+    """Return a turn as a hit. Its text is the journal's.
+
+    Args:
+        turn: the turn.
+        chance: its probability of relevance, 0 to 1.
+    """
+    merged = f", {turn.shared} of them merged with other turns" if turn.shared else ""
+    return Hit(
+        (turn.seq,),
+        chance,
+        why=(
+            f"Its {_number(turn.vectors, 'latent vector')}{merged} point where the question's do (cosine {turn.cosine:.2f}) and hold "
+            f"{turn.coverage:.0%} of its words. It bears on the message with {chance:.0%}."
+        ),
+    )
+
+
+def summary_of(bank: ContextBank) -> str:
+    """Return one sentence about what was merged."""
+    originals = sum(bank.turns.values())
+    if not bank.removals:
+        return f"Nothing is merged yet: {len(bank)} of at most {bank.capacity} vectors are in use."
+    verb = "merged" if bank.rule.merges else "evicted"
+    return f"{bank.removals} of {originals} vectors were {verb} as the bank reached its capacity of {bank.capacity}."
+
+
+def removals_table(name: str, bank: ContextBank) -> Table:
+    """Return what was merged with what, or evicted, and why; the latest of each block."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            removal.block,
+            removal.turn,
+            removal.quota,
+            ", ".join(map(str, removal.removed)),
+            ", ".join(map(str, removal.kept)),
+            round(removal.cosine, 3),
+            round(removal.removed_importance, 3),
+            round(removal.kept_importance, 3),
+        )
+        for removal in bank.log()
+    ]
+    labels = (
+        "block",
+        "as turn came",
+        "quota",
+        "vector of turns",
+        "merged into that of",
+        "cosine",
+        "importance",
+        "importance of the other",
+    )
+    return Table(f"{name}: what was merged", tuple(map(Column, labels)), tuple(rows))
+
+
+def bank_pictures(name: str, bank: ContextBank, clusters: Clusters) -> list[Picture]:
+    """Return tables of the clusters and of what was merged."""
+    labels = clusters.labels if len(clusters) else np.zeros(len(bank), np.int32)
+    rows: list[tuple[Cell, ...]] = []
+    for label in np.unique(labels).tolist():
+        members = labels == label
+        rows.append(
+            (
+                label,
+                int(members.sum()),
+                int(bank.counts[members].sum()),
+                round(float(bank.frequency[members].sum()), 2),
+                round(float(bank.average_attention[members].mean()), 4),
+                int(bank.recency[members].max()),
+            )
+        )
+    columns = ("cluster", "vectors", "original vectors", "uses", "average attention", "latest seq")
+    return [
+        Table(f"{name}: clusters", tuple(map(Column, columns)), tuple(rows)),
+        removals_table(name, bank),
+    ]
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
