@@ -178,17 +178,17 @@ def short(arguments: argparse.Namespace, folder: Path) -> Result:
     """The parts that need no server, no preload library and no language model."""
     results: dict[str, Result] = {}
     for name, part, options in (
-        ("kills", kills, ["kills", "--kills", "60", "--backend", "in_memory"]),
-        ("stress", stress, ["stress", "--minutes", "0.4", "--processes", "8"]),
+        ("kills", kills, ["kills", "--kills", "30", "--backend", "in_memory"]),
+        ("stress", stress, ["stress", "--minutes", "0.15", "--processes", "8"]),
         (
             "mutations",
             mutations,
             [
                 "mutations",
                 "--count",
-                "1000",
+                "300",
                 "--checkpoints",
-                "40",
+                "20",
                 "--commands",
                 "3",
                 "--backend",
