@@ -58,7 +58,8 @@ def load_weights(local: LocalModel, ratio: int, cache: Path | None) -> Weights:
     if path is None:
         raise SettingError(
             f"The context bank has no weights for {local.name} at {ratio} tokens a vector. Train them: `memagent backends train "
-            f"context_bank --set ratio={ratio} --set text=FILE.txt` with the same --model; it says first how long it takes."
+            f"context_bank --set context_bank.ratio={ratio} --set context_bank.text=FILE.txt` with the same --model; it says first how "
+            "long it takes."
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     pinned = SHIPPED.get((local.digest, ratio))

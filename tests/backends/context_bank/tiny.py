@@ -18,7 +18,7 @@ _OBJECTS = (
     "small clocks",
     "tall lamps",
     "green kettles",
-    "maps",
+    "old maps",
 )
 
 
