@@ -4,6 +4,10 @@ Clusters are derived from the bank and never stored. Once computed, their centro
 belongs to the centroid most similar to it, whichever path led to the present vectors. The centroids themselves are those of the
 vectors they were computed from. So clusters that were kept up can propose other candidates than clusters that are computed afresh;
 below ``brute_force_below`` vectors, both propose all.
+
+Clusters of clusters did not pay (benchmarks/context_bank_clusters.py): as many of them, built in two levels, had the lower recall at
+the same share of scanned vectors at every size from 100,000; ten times as many took 8 times as long to build at a million vectors, for
+0.04 to 0.11 more recall.
 """
 
 from __future__ import annotations
