@@ -209,7 +209,7 @@ def context_bank_rows(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]
         if question.relevant:
             labels = torch.tensor([float(seq in question.relevant) for seq in memory._table.seqs.tolist()])
             if 0 < labels.sum() < len(labels):
-                yield torch.from_numpy(memory._match(question.text).features), labels
+                yield torch.from_numpy(memory._compare(question.text).features), labels
 
 
 def fit_context_bank_ranking(parts: Sequence[Part]) -> None:

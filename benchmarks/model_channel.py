@@ -236,7 +236,9 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("command", choices=sorted(_RUNS))
-    parser.add_argument("--backend", choices=["rope_map", "titans", "memo"], default="rope_map")
+    parser.add_argument(
+        "--backend", choices=["rope_map", "titans", "memo", "context_bank"], default="rope_map"
+    )
     parser.add_argument("--channel", choices=["model", "text"], default="model")
     parser.add_argument("--among", type=int, nargs="+", default=[200], help="statements besides the facts")
     parser.add_argument("--text", type=Path, nargs="+", default=[], help="files of text, a paragraph a line")

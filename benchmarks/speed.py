@@ -324,7 +324,10 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("help", "remember", "recall", "first-token"))
     parser.add_argument(
-        "--backend", choices=("rag", "bm25", "memo"), default="rag", help="of remember and recall"
+        "--backend",
+        choices=("rag", "bm25", "memo", "context_bank"),
+        default="rag",
+        help="of remember and recall",
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--repeats", type=int, default=21)

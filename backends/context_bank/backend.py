@@ -258,9 +258,9 @@ class ContextBankMemory(MemoryBackend):
         """Return the best turns, best first; a repeated question is left out."""
         if not len(self._bank):
             return []
-        match = self._match(query)
-        scores = match.features @ weight_vector(ranking.WEIGHTS, "turn", ranking.FEATURES)
-        allowed = self._attended(match.key)
+        comparison = self._compare(query)
+        scores = comparison.features @ weight_vector(ranking.WEIGHTS, "turn", ranking.FEATURES)
+        allowed = self._in_clusters(comparison.key)
         ranked: list[RankedTurn] = []
         for place in np.argsort(-scores, kind="stable").tolist():
             seq = int(self._table.seqs[place])
@@ -268,37 +268,37 @@ class ContextBankMemory(MemoryBackend):
                 break
             if seq in exclude or not allowed[place]:
                 continue
-            turn = self._ranked_turn(place, float(scores[place]), match)
+            turn = self._ranked_turn(place, float(scores[place]), comparison)
             if not repeats_question(query, turn.text):
                 ranked.append(turn)
         return ranked
 
-    def _match(self, query: str) -> ranking.Match:
-        return ranking.match(self._table, self._codec.question_key(query), self._codec.word_codes(query))
+    def _compare(self, query: str) -> ranking.Comparison:
+        return ranking.compare(self._table, self._codec.question_key(query), self._codec.word_codes(query))
 
-    def _ranked_turn(self, place: int, score: float, match: ranking.Match) -> RankedTurn:
+    def _ranked_turn(self, place: int, score: float, comparison: ranking.Comparison) -> RankedTurn:
         """Return a turn of the table with what its latents say, if none of them was merged."""
         vectors = np.sort(self._table.vectors[self._table.turns == place])
         merged = ~self._table.whole[vectors]
         return RankedTurn(
             seq=int(self._table.seqs[place]),
             score=score,
-            cosine=float(match.cosines[place]),
-            coverage=float(match.coverage[place]),
+            cosine=float(comparison.cosines[place]),
+            coverage=float(comparison.coverage[place]),
             line="" if merged.any() else self._codec.decode(self._bank.vectors[vectors]),
             vectors=len(vectors),
             shared=int(merged.sum()),
         )
 
-    def _attended(self, key: Vectors) -> NDArray[np.bool_]:
+    def _in_clusters(self, key: Vectors) -> NDArray[np.bool_]:
         """Return which turns have a vector in one of the clusters that a question attends to, ``[turns]``."""
         allowed = np.ones(len(self._table.seqs), np.bool_)
         if self.config.clusters:
             self._clusters.update(self._vector_keys)
-            attended = np.zeros(len(self._bank), np.bool_)
-            attended[self._clusters.candidates(key, self.config.clusters)] = True
+            near = np.zeros(len(self._bank), np.bool_)
+            near[self._clusters.candidates(key, self.config.clusters)] = True
             allowed[:] = False
-            allowed[self._table.turns[attended[self._table.vectors]]] = True
+            allowed[self._table.turns[near[self._table.vectors]]] = True
         return allowed
 
     @cached_property

@@ -58,12 +58,11 @@ class LatentCodec:
         return np.asarray(torch.cat(latents).numpy(), np.float32)
 
     def question_key(self, question: str) -> Vectors:
-        """Return the key of a question, float32 ``[key_size]``: the mean over its tokens, centred on that of questions."""
+        """Return the key of a question, float32 ``[key_size]``: the mean over its tokens."""
         span = self._turns.question(question)
         (states,) = self._reader.read([span])
         latents = self._autoencoder.encode(states.first, states.last)
-        key = latents[:, : self.key_size].sum(0) / len(span.ids) - self._autoencoder.question_mean
-        return np.asarray(key.numpy(), np.float32)
+        return np.asarray(latents[:, : self.key_size].sum(0).numpy() / len(span.ids), np.float32)
 
     def codes(self, latents: Vectors) -> Vectors:
         """Return the token codes of latents ``[n, size]``, as views: ``[n, ratio, token_size]``; zeros where no token is."""

@@ -37,6 +37,7 @@ class TurnTable:
     Attributes:
         seqs: of the turns, ascending, ``[turns]``.
         keys: unit vectors, centred, ``[turns, key_size]``.
+        centre: what was subtracted from them, ``[key_size]``.
         log_lengths: logarithm of the number of tokens, ``[turns]``.
         questions: 1 for a turn with a question mark, ``[turns]``.
         vectors: of each source, the vector that it is merged in, ``[sources]``.
@@ -47,6 +48,7 @@ class TurnTable:
 
     seqs: NDArray[np.int64]
     keys: Vectors
+    centre: Vectors
     log_lengths: NDArray[np.float64]
     questions: NDArray[np.float64]
     vectors: NDArray[np.int64]
@@ -66,10 +68,12 @@ class TurnTable:
         tokens = (np.square(codes).sum(axis=2) > _MIN_PRESENCE).sum(axis=1)
         lengths = np.bincount(turns, tokens[vectors] * sources.weights / bank.counts[vectors], len(seqs))
         keys /= np.maximum(lengths, 1.0)[:, None]
-        keys -= keys.sum(axis=0) / (len(keys) + _PRIOR_TURNS)
+        centre = keys.sum(axis=0) / (len(keys) + _PRIOR_TURNS)
+        keys -= centre
         table = cls(
             seqs,
             (keys / np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), 1e-9)).astype(np.float32),
+            centre,
             np.log1p(lengths),
             np.zeros(len(seqs)),
             vectors,
@@ -98,12 +102,12 @@ class TurnTable:
 
 
 @dataclass(frozen=True)
-class Match:
+class Comparison:
     """What speaks for the turns of a bank.
 
     Attributes:
-        key: of the question, ``[key_size]``, a unit vector.
-        cosines: of it and the turns' keys, ``[turns]``.
+        key: of the question, ``[key_size]``.
+        cosines: of it and the turns' keys, all centred, ``[turns]``.
         coverage: idf-weighted share of the question's content words that a turn's latents hold, 0 to 1, ``[turns]``.
         features: ``[turns, len(FEATURES)]``.
     """
@@ -114,7 +118,7 @@ class Match:
     features: Vectors
 
 
-def match(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) -> Match:
+def compare(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) -> Comparison:
     """Compare a question with all turns of a bank.
 
     Args:
@@ -122,14 +126,14 @@ def match(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) ->
         key: of the question, ``[key_size]``.
         words: of ``LatentCodec.word_codes``.
     """
-    key = key / max(float(np.linalg.norm(key)), 1e-9)
-    cosines = table.keys @ key
+    centred = key - table.centre
+    cosines = table.keys @ (centred / max(float(np.linalg.norm(centred)), 1e-9))
     coverage, named, total = np.zeros(len(table.seqs)), np.zeros(len(table.seqs)), 0.0
     for forms in words:
-        found, first = table.presence(forms)
-        number = float((found > _MIN_PRESENCE).sum())
-        idf = float(np.log1p((len(found) - number + 0.5) / (number + 0.5)))
-        coverage += idf * found
+        likely, first = table.presence(forms)
+        number = float((likely > _MIN_PRESENCE).sum())
+        idf = float(np.log1p((len(likely) - number + 0.5) / (number + 0.5)))
+        coverage += idf * likely
         total += idf
         named = np.maximum(named, first)
     coverage /= max(total, 1e-9)
@@ -141,4 +145,4 @@ def match(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) ->
         table.log_lengths,
         table.questions,
     )
-    return Match(key, cosines, coverage, np.stack(columns, axis=1).astype(np.float32))
+    return Comparison(key, cosines, coverage, np.stack(columns, axis=1).astype(np.float32))

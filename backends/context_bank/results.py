@@ -72,13 +72,15 @@ def hit_of(turn: RankedTurn, chance: float) -> Hit:
         turn: the turn.
         chance: its probability of relevance, 0 to 1.
     """
-    merged = f", {turn.shared} of them merged with other turns" if turn.shared else ""
+    vectors = "latent vector points" if turn.vectors == 1 else f"{turn.vectors} latent vectors point"
+    verb = "holds" if turn.vectors == 1 else "hold"
+    merged = f"; {turn.shared} of {turn.vectors} merged with other turns" if turn.shared else ""
     return Hit(
         (turn.seq,),
         chance,
         why=(
-            f"Its {_number(turn.vectors, 'latent vector')}{merged} point where the question's do (cosine {turn.cosine:.2f}) and hold "
-            f"{turn.coverage:.0%} of its words. It bears on the message with {chance:.0%}."
+            f"Its {vectors} where the question's do (cosine {turn.cosine:.2f}) and {verb} {turn.coverage:.0%} of its words{merged}. "
+            f"It bears on the message with {chance:.0%}."
         ),
     )
 
@@ -141,7 +143,3 @@ def bank_pictures(name: str, bank: ContextBank, clusters: Clusters) -> list[Pict
         Table(f"{name}: clusters", tuple(map(Column, columns)), tuple(rows)),
         removals_table(name, bank),
     ]
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")

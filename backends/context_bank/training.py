@@ -24,11 +24,7 @@ from memagent.backends.context_bank.latents import line_span
 from memagent.backends.context_bank.weights import file_name, find
 from memagent.backends.errors import InputError, SettingError
 from memagent.backends.neural.context_bank import weights
-from memagent.backends.neural.context_bank.closed_form import (
-    TrainingTexts,
-    fit_closed_form,
-    set_question_mean,
-)
+from memagent.backends.neural.context_bank.closed_form import TrainingTexts, fit_closed_form
 from memagent.backends.neural.context_bank.config import LatentConfig
 from memagent.backends.neural.context_bank.quality import measure
 from memagent.backends.neural.context_bank.training import Losses, Training, TrainingSettings
@@ -37,7 +33,6 @@ from memagent.backends.records import TrainingPlan
 from memagent.backends.shared.attention.chunks import TokenSpan, TurnTokenizer
 from memagent.backends.shared.attention.hidden_states import HiddenStateReader
 from memagent.backends.shared.tensors import save_tensors
-from memagent.backends.shared.text import is_question
 
 MAX_TEXTS = 4000
 """Most texts that are read; those of longer files are drawn by chance."""
@@ -125,7 +120,6 @@ def train(
     steps = resources.progress(run.steps(checkpoint), total=settings.steps - run.step, label="Training")
     losses.extend(steps)
     autoencoder.requires_grad_(False)
-    set_question_mean(autoencoder, fitting, table)
     card = {
         "model": local.name,
         "model_digest": local.digest,
@@ -215,7 +209,6 @@ def _read(local: LocalModel, texts: list[str], folder: Path, resources: Resource
         torch.cat([part["last"] for part in parts]),
         torch.cat([part["lengths"] for part in parts]).tolist(),
         torch.from_numpy(np.asarray(resources.embedder.embed(texts))),
-        [is_question(text) for text in texts],
     )
 
 
@@ -226,7 +219,6 @@ def _selected(texts: TrainingTexts, places: Sequence[int]) -> TrainingTexts:
         torch.cat([last[place] for place in places]),
         [texts.lengths[place] for place in places],
         texts.targets[list(places)],
-        [texts.questions[place] for place in places],
     )
 
 

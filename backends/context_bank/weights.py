@@ -17,7 +17,7 @@ SHIPPED = {
     (
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         16,
-    ): "6d4114b3d7ae25776789486fd9f4682c04fe397e65041b4376b5ad88777c099d",
+    ): "f83579c4c3979e0c4522aa0ff48b48b6d2ee1042d9c5960adf4fb12919bde5fd",
 }
 """SHA-256 of the files in ``FOLDER``, by digest of the model and ratio."""
 

@@ -221,7 +221,8 @@ def stats(
     require_user(home(), user)
     with open_memory(user, name, set_, model=model, read_only=True) as memory:
         memory_stats = memory.stats()
-        drawn = memory.picture() if pictures else []
+        # Its figures are shown already.
+        drawn = [picture for picture in memory.picture() if picture.title != name] if pictures else []
         position = memory.position
         unfinished = memory.journal.unfinished()
     rows = {

@@ -41,7 +41,6 @@ class LatentAutoencoder(nn.Module):
     Attributes:
         config: The sizes.
         mean, scale: Of both halves, by which they are standardised, ``[2 * hidden_size]``.
-        question_mean: Mean key of questions, ``[key_size]``: what questions share tells no text from another.
 
     Args:
         config: The sizes.
@@ -49,7 +48,6 @@ class LatentAutoencoder(nn.Module):
 
     mean: Tensor
     scale: Tensor
-    question_mean: Tensor
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__()
@@ -57,7 +55,6 @@ class LatentAutoencoder(nn.Module):
         size, features = config.hidden_size, config.features
         self.register_buffer("mean", torch.zeros(2 * size))
         self.register_buffer("scale", torch.ones(2 * size))
-        self.register_buffer("question_mean", torch.zeros(config.key_size))
         self.token_in = nn.Linear(2 * size, features, bias=False)
         self.block_in = nn.Linear(config.ratio * features, size, bias=False)
         self.log_variance = nn.Parameter(torch.full((size,), -6.0))

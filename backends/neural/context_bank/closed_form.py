@@ -35,14 +35,12 @@ class TrainingTexts:
         last: Their last hidden states, ``[tokens, hidden_size]``, of any float type.
         lengths: Tokens of each text.
         targets: The sentence embedder's vector of each text, ``[texts, dimension]``, unit vectors.
-        questions: Whether each text asks something.
     """
 
     ids: Tensor
     last: Tensor
     lengths: list[int]
     targets: Tensor
-    questions: list[bool]
 
 
 def fit_closed_form(
@@ -164,18 +162,6 @@ def _set_decoder(autoencoder: LatentAutoencoder, tokens: Tensor, lengths: list[i
     penalty = 1e-4 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     autoencoder.token_out.weight.copy_(torch.linalg.solve(gram + penalty, inputs.T @ outputs).T.float())
     autoencoder.token_out.bias.zero_()
-
-
-def set_question_mean(autoencoder: LatentAutoencoder, texts: TrainingTexts, table: Tensor) -> None:
-    """Set the mean key of questions from the texts that ask something; 0 if none does."""
-    first, size = table[texts.ids].float(), autoencoder.config.key_size
-    tokens = autoencoder.standardise(first, texts.last.float())
-    keys = [
-        autoencoder.encode_blocks(autoencoder.blocks(text))[:, :size].sum(0) / len(text)
-        for text, asks in zip(torch.split(tokens, texts.lengths), texts.questions, strict=True)
-        if asks
-    ]
-    autoencoder.question_mean.copy_(torch.stack(keys).mean(0) if keys else torch.zeros(size))
 
 
 def text_means(tokens: Tensor, lengths: list[int]) -> Tensor:

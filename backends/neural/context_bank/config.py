@@ -7,8 +7,9 @@ from dataclasses import dataclass
 RATIOS = (4, 8, 16, 32, 100)
 """Tokens in a latent vector. The memory-bank paper's example compresses 10,000 tokens to 100."""
 _KEY_SHARE = 3 / 14
-"""Of a latent's components, those of the key: 192 of 896. 96 to 384 were compared, see docs/context_bank.md."""
-_TOKEN_SHARE = 0.55
+"""Of a latent's components, those of the key: 192 of 896. Not varied."""
+_TOKEN_SHARE, _MOST_OF_ROOM = 0.55, 0.75
+"""Of the other components, those of the token codes: as a rule, and where codes would be shorter than ``_TOKEN_SIZES`` allow."""
 _TOKEN_SIZES = (5, 48)
 
 
@@ -54,5 +55,6 @@ class LatentConfig:
         """Return the sizes for a model's width and a ratio."""
         key_size = round(hidden_size * _KEY_SHARE)
         smallest, largest = _TOKEN_SIZES
-        token_size = int(_TOKEN_SHARE * (hidden_size - key_size) / ratio)
-        return cls(hidden_size, ratio, key_size, min(largest, max(smallest, token_size)))
+        room = (hidden_size - key_size) / ratio
+        token_size = max(int(_TOKEN_SHARE * room), min(smallest, int(_MOST_OF_ROOM * room)))
+        return cls(hidden_size, ratio, key_size, min(largest, token_size))

@@ -68,8 +68,8 @@ def test_a_turn_is_decoded_from_its_latents(resources: Resources) -> None:
     told = turns(3)
     memory = filled(resources, told)
     for place, turn in enumerate(told):
-        match = memory._match(turn.text)
-        assert memory._ranked_turn(place, 0.0, match).line == f"User: {turn.text}"
+        comparison = memory._compare(turn.text)
+        assert memory._ranked_turn(place, 0.0, comparison).line == f"User: {turn.text}"
 
 
 def test_the_state_holds_no_text(resources: Resources, tmp_path: Path) -> None:

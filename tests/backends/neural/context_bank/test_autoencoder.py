@@ -11,7 +11,6 @@ from memagent.backends.neural.context_bank.autoencoder import LatentAutoencoder,
 from memagent.backends.neural.context_bank.closed_form import (
     TrainingTexts,
     fit_closed_form,
-    set_question_mean,
 )
 from memagent.backends.neural.context_bank.config import RATIOS, LatentConfig
 from memagent.backends.neural.context_bank.quality import measure, rounded
@@ -36,7 +35,7 @@ def texts(table: torch.Tensor) -> TrainingTexts:
     last = table[ids] @ mixing + 0.1 * torch.randn(len(ids), HIDDEN, generator=generator)
     means = torch.stack([part.mean(0) for part in torch.split(table[ids], lengths)])
     targets = torch.nn.functional.normalize(means @ torch.randn(HIDDEN, 24, generator=generator), dim=1)
-    return TrainingTexts(ids, last, lengths, targets, [place % 3 == 0 for place in range(len(lengths))])
+    return TrainingTexts(ids, last, lengths, targets)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +102,6 @@ def test_nearest_tokens_finds_each_code(autoencoder: LatentAutoencoder, table: t
     ids, distances = nearest_tokens(codes[:300] + 0.01, codes)
     assert torch.equal(ids, torch.arange(300))
     assert distances.max() < 0.01
-
-
-def test_the_question_mean_is_that_of_questions(
-    autoencoder: LatentAutoencoder, texts: TrainingTexts, table: torch.Tensor
-) -> None:
-    set_question_mean(autoencoder, texts, table)
-    assert autoencoder.question_mean.abs().max() > 0
 
 
 def test_the_file_is_small_and_gives_nearly_the_same(
