@@ -38,7 +38,7 @@ from memagent.backends.shared.attention.chunks import TurnTokenizer
 from memagent.backends.shared.attention.hidden_states import HiddenStateReader
 
 UTTERANCES = 3600
-PARAGRAPHS = 60
+PARAGRAPHS = 20
 MIN_WORDS = 5
 CONSOLE = Console(stderr=True)
 

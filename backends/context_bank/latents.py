@@ -19,7 +19,9 @@ from memagent.backends.shared.tokens import TextTokenizer
 from memagent.backends.shared.words import content_words
 
 _EXACT = 0.02
-"""Largest squared distance per component between a code and that of its token, if it was kept exactly but for the 8 bits."""
+"""Squared distance per component that a code usually keeps from that of its token. The norm of a code is larger, of padding smaller."""
+_MAX_DISTANCE = 0.04
+"""A token that is farther from its code was not kept. Of two models and 120 texts, the farthest that was decoded rightly had 0.025."""
 
 _TABLE_CODES: WeakKeyDictionary[LatentAutoencoder, torch.Tensor] = WeakKeyDictionary()
 """The codes of the vocabulary, by the autoencoder; all memories of a process share them."""
@@ -92,7 +94,7 @@ class LatentCodec:
         codes = torch.from_numpy(np.ascontiguousarray(self.codes(latents))).flatten(0, 1)
         codes = codes[codes.square().sum(dim=1) > self._token_size * _EXACT]
         ids, distances = nearest_tokens(codes, self._table_codes)
-        if not len(ids) or distances.max() > self._token_size * _EXACT:
+        if not len(ids) or distances.max() > self._token_size * _MAX_DISTANCE:
             return ""
         text: str = self._decode_ids(ids.tolist())
         return text

@@ -64,7 +64,7 @@ def plan(config: ContextBankConfig, resources: Resources) -> TrainingPlan:
     began = time.monotonic()
     list(reader.read(spans[:_SAMPLE]))
     seconds = (time.monotonic() - began) * len(texts) / _SAMPLE
-    sizes = LatentConfig.of(reader.table.shape[1], config.ratio)
+    sizes = _sizes(reader.table, config)
     states = sum(len(span.ids) for span in spans) * sizes.hidden_size * _BYTES_A_TOKEN
     return TrainingPlan(
         summary=f"{summary}, on {len(texts)} texts, by the embedder {resources.embedder.name}.",
@@ -108,7 +108,7 @@ def train(
     table: torch.Tensor = local.model.get_input_embeddings().weight.detach().cpu()
     generator = torch.Generator().manual_seed(resources.seed)
     fitting, measured = _selected(read, trained_on), _selected(read, held_out)
-    sizes = LatentConfig.of(table.shape[1], config.ratio)
+    sizes = _sizes(table, config)
     autoencoder = fit_closed_form(sizes, fitting, table, generator)
     with torch.no_grad():
         closed_form = measure(autoencoder, measured.ids, measured.last, measured.lengths, table)
@@ -175,6 +175,18 @@ def read_texts(names: str, seed: int) -> list[str]:
     texts = sorted(lines)
     drawn = np.random.default_rng(seed).permutation(len(texts))[:MAX_TEXTS]
     return [texts[place] for place in drawn.tolist()]
+
+
+def _sizes(table: torch.Tensor, config: ContextBankConfig) -> LatentConfig:
+    """Return the sizes of the autoencoder.
+
+    Raises:
+        SettingError: a latent of the model has no room for so many tokens.
+    """
+    try:
+        return LatentConfig.of(table.shape[1], config.ratio)
+    except ValueError as error:
+        raise SettingError(f"context_bank: ratio={config.ratio} does not fit the model. {error}") from error
 
 
 def _spans(local: LocalModel, texts: Sequence[str]) -> list[TokenSpan]:

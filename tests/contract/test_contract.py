@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
@@ -46,8 +44,6 @@ class TestMemo(BackendContract):
 
 class TestContextBank(BackendContract):
     backend = "context_bank"
-    # A latent of the tiny model has room for four tokens.
-    settings: ClassVar[Mapping[str, str]] = {"ratio": "4"}
 
     @pytest.fixture(scope="session")
     @classmethod

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ CONFIG = ContextBankConfig(ratio=4, abstain=False)
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    train_tiny_autoencoder(folder, tiny_model())
+    train_tiny_autoencoder(folder, tiny_model(), ratio=4)
     return folder
 
 
@@ -52,11 +53,12 @@ def stored(memory: ContextBankMemory, folder: Path) -> bytes:
 
 
 def filled(
-    resources: Resources, told: Sequence[Turn], uses: Sequence[Use] = (), **settings: object
+    resources: Resources, told: Sequence[Turn], uses: Sequence[Use] = (), **settings: Any
 ) -> ContextBankMemory:
     """Return a memory that read turns and uses in the order of the journal."""
     memory = ContextBankMemory(replace(CONFIG, **settings), resources)
-    for item in sorted([*told, *uses], key=lambda item: item.seq):
+    items: list[Turn | Use] = [*told, *uses]
+    for item in sorted(items, key=lambda item: item.seq):
         if isinstance(item, Turn):
             memory.remember([item])
         else:
@@ -93,7 +95,7 @@ def test_forgetting_restores_the_state_of_a_memory_that_never_read_the_turns(
     """Also after they were merged, and with the uses of replies that are forgotten with them."""
     told = turns(70)
     uses = [Use(2 * seq + 1, (2 * max(1, seq - 3), 2 * max(1, seq // 2)), BEGAN) for seq in range(5, 70, 7)]
-    settings: dict[str, object] = {"policy": policy, "precision": precision, "capacity": 90}
+    settings: dict[str, Any] = {"policy": policy, "precision": precision, "capacity": 90}
     memory = filled(resources, told, uses, **settings)
     gone = {8, 40, 41, 42, 76, 101, 138}
     needed = memory.needed_to_forget(gone)

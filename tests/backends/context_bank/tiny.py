@@ -27,11 +27,11 @@ def lines() -> list[str]:
     return [f"{who} {does} {what}." for who in _SUBJECTS for does in _VERBS for what in _OBJECTS]
 
 
-def train_tiny_autoencoder(folder: Path, local: LocalModel, ratio: int = 4) -> Path:
+def train_tiny_autoencoder(folder: Path, local: LocalModel, ratio: int = 16) -> Path:
     """Train an autoencoder of a model on ``lines``, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     text = folder / "lines.txt"
     text.write_text("\n".join(lines()) + "\n", encoding="utf-8")
     resources = Resources(folder, make_embedder=HashingEmbedder, make_model=lambda: local, cache=folder)
-    config = ContextBankConfig(ratio=ratio, text=str(text))  # type: ignore[arg-type]
+    config = ContextBankConfig(ratio=ratio, text=str(text))
     return training.train(config, resources, settings=TrainingSettings(steps=5))
