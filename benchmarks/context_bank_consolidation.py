@@ -51,6 +51,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "full": {},
     "merge": {"policy": "merge"} | ONE,
     "plain": {"policy": "plain"},
+    "balanced": {"policy": "balanced"},
     "random": {"policy": "random"},
     "fifo": {"policy": "fifo"},
     "lru": {"policy": "lru"},
@@ -93,7 +94,7 @@ class KnownWords:
         if word not in self._numbers:
             self._numbers[word] = len(self._likely)
             places = self._codes.reshape(-1, self._codes.shape[2])
-            likely = np.max([presence(places, form) for form in forms], axis=0).reshape(self._codes.shape[:2])
+            likely = presence(places, forms).max(axis=1).reshape(self._codes.shape[:2])
             self._likely.append(np.stack([likely.max(axis=1), likely[:, 0]], axis=1))
         return self._numbers[word]
 
@@ -113,11 +114,11 @@ class KnownTable(ranking.TurnTable):
 
     likely: Vectors
 
-    def presence(self, form: Vectors, *, first: bool = False) -> NDArray[np.float64]:
+    def presence(self, forms: Sequence[Vectors]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return how surely a word stands in each turn; see ``TurnTable.presence``."""
-        result = np.zeros(len(self.seqs))
-        np.maximum.at(result, self.turns, self.likely[int(form[0]), self.vectors, int(first)])
-        return result
+        result = np.zeros((len(self.seqs), 2))
+        np.maximum.at(result, self.turns, self.likely[int(forms[0][0]), self.vectors])
+        return result[:, 0], result[:, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +256,7 @@ class Reading:
         result = []
         for question in questions:
             words = [[np.array([number])] for number in question.words]
-            scores = ranking.match(table, question.key, words).features @ weights
+            scores = ranking.compare(table, question.key, words).features @ weights
             result.append(table.seqs[np.argsort(-scores, kind="stable")[:LIMIT]].tolist())
         return result
 

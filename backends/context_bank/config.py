@@ -24,9 +24,10 @@ class ContextBankConfig:
         capacity: most latent vectors; about two for a turn of 30 tokens. When it is reached, vectors are merged.
         ratio: tokens in a latent vector. Another ratio than the shipped one is trained first (`backends train context_bank`).
         precision: of stored vectors: int8 or float32.
-        policy: what happens when the capacity is reached: merge (the most similar among the least important), plain (the most
-            similar), or evict by chance (random), the oldest (fifo) or the least recently used (lru).
-        alpha: weight of the frequency of use in a vector's importance.
+        policy: what happens when the capacity is reached: balanced (merges within turns first, then the most similar of which few
+            are merged), merge (the most similar among the least important), plain (the most similar), or evict by chance (random),
+            the oldest (fifo) or the least recently used (lru).
+        alpha: policy merge: weight of the frequency of use in a vector's importance.
         beta: weight of its average attention.
         gamma: weight of its recency.
         merge: how two vectors become one: average or sum.
@@ -41,7 +42,7 @@ class ContextBankConfig:
     capacity: Annotated[int, Field(ge=1, le=100_000_000)] = 16_384
     ratio: Literal[4, 8, 16, 32, 100] = 16
     precision: Precision = "int8"
-    policy: Policy = "merge"
+    policy: Policy = "balanced"
     alpha: _Weight = 1.0
     beta: _Weight = 1.0
     gamma: _Weight = 1.0

@@ -1,8 +1,10 @@
 """Consolidation: a block that exceeds its quota merges or evicts the vectors that matter least.
 
-The default follows equations 14 and 15 of the memory-bank paper: among the least important vectors, the most similar pair is
+The policy ``merge`` follows equations 14 and 15 of the memory-bank paper: among the least important vectors, the most similar pair is
 merged, until the quota is met. Importance weighs how often a vector was used, how central it is in its block, and how recently it
-was added or used.
+was added or used. The default, ``balanced``, has no importance: it merges within turns first, then the most similar vectors in which
+few are merged. On LoCoMo's conv-43 and conv-47, which nothing was chosen on, recall@10 at a quarter of the needed capacity was 0.48 by
+``balanced``, 0.26 by ``merge`` and 0.24 by random eviction, with the same ranking and without uses.
 """
 
 from __future__ import annotations
@@ -32,8 +34,15 @@ from memagent.backends.context_bank.blocks import (
 from memagent.backends.context_bank.similarities import Similarities
 from memagent.backends.errors import SettingError
 
-Policy = Literal["merge", "plain", "random", "fifo", "lru"]
+Policy = Literal["balanced", "merge", "plain", "random", "fifo", "lru"]
 MergeOperation = Literal["average", "sum"]
+_SAME_TURN = 2.0
+"""Policy ``balanced``: added to the cosine of two vectors of one turn, so that these merge first (0, 0.5 and 2 were tried)."""
+_PER_ORIGINAL = 0.1
+"""Policy ``balanced``: subtracted for each original vector beyond the first (0.02 to 0.3 were tried)."""
+_PER_UNMERGED = 0.3
+"""Policy ``balanced``: subtracted for each of the two that is not merged yet and still holds its words (0 to 0.5 were tried).
+All three were chosen on the LoCoMo conversations conv-26, conv-30 and conv-41 at 50, 25 and 10 % of the needed capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class ConsolidationRule:
 
     Attributes:
         policy: ``merge`` merges the most similar pair among the least important vectors; ``plain`` merges the most similar pair
-            of all; ``random``, ``fifo`` and ``lru`` evict by chance, the oldest, or the least recently added or used.
+            of all; ``balanced`` prefers pairs of one turn, then those in which few vectors, but not only single ones, are merged;
+            ``random``, ``fifo`` and ``lru`` evict by chance, the oldest, or the least recently added or used.
         alpha: weight of the frequency of use in the importance; 0 or more.
         beta: weight of the average attention.
         gamma: weight of the recency.
@@ -85,7 +95,7 @@ class ConsolidationRule:
     @property
     def merges(self) -> bool:
         """Whether vectors are merged, not evicted."""
-        return self.policy in ("merge", "plain")
+        return self.policy in ("balanced", "merge", "plain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +164,8 @@ def _merge(block: Block, quota: int, rule: ConsolidationRule, moment: Moment) ->
             importance[rows] = importances(rule, used[rows], attention[rows], latest[rows])
             limit = max(2, math.ceil(rule.candidates * len(rows)))
             candidates = np.sort(rows[np.argsort(importance[rows], kind="stable")[:limit]])
-        kept, removed = similarities.best_pair(candidates)
+        preferences = _preferences(weights[rows]) if rule.policy == "balanced" else None
+        kept, removed = similarities.best_pair(candidates, preferences)
         record["turn"], record["blocks"] = moment.turn, moment.blocks
         record["kept"], record["removed"] = turn_mask(weights[kept]), turn_mask(weights[removed])
         record["cosine"] = similarities.cosines[kept, removed]
@@ -169,6 +180,21 @@ def _merge(block: Block, quota: int, rule: ConsolidationRule, moment: Moment) ->
         rows = rows[rows != removed]
     merged_block = replace(block, codes=codes[rows], scales=scales[rows], weights=weights[rows])
     return _logged(merged_block, block, records)
+
+
+def _preferences(weights: NDArray[np.int32]) -> Floats:
+    """Return what the policy ``balanced`` adds to the cosines of pairs, ``[n, n]``.
+
+    Args:
+        weights: ``[n, 64]``, see ``Block``.
+    """
+    counts = weights.sum(axis=1)
+    turns = np.where((weights > 0).sum(axis=1) == 1, weights.argmax(axis=1), -1)
+    cost = (_PER_ORIGINAL * (counts - 1) + _PER_UNMERGED * (counts == 1)).astype(np.float32)
+    same = ((turns[:, None] == turns) & (turns >= 0)).astype(np.float32)
+    preferences: Floats = _SAME_TURN * same - (cost[:, None] + cost)
+    np.fill_diagonal(preferences, -np.inf)
+    return preferences
 
 
 def _merged(pair: Floats, weights: NDArray[np.int32], operation: MergeOperation) -> NDArray[np.float64]:

@@ -52,9 +52,16 @@ class Similarities:
         attention: Floats = received / np.float32(max(1, num_others))
         return attention
 
-    def best_pair(self, candidates: Integers) -> tuple[int, int]:
-        """Return the most similar two of the candidates, which are ascending; of equal pairs the first."""
+    def best_pair(self, candidates: Integers, preferences: Floats | None = None) -> tuple[int, int]:
+        """Return the most similar two of the candidates; of equal pairs the first.
+
+        Args:
+            candidates: ascending, two or more, ``[n]``.
+            preferences: added to the cosines, symmetric, ``[n, n]``.
+        """
         cosines = self.cosines[candidates].take(candidates, axis=1)
+        if preferences is not None:
+            cosines = cosines + preferences
         first, second = divmod(int(cosines.argmax()), len(candidates))
         return int(candidates[first]), int(candidates[second])
 

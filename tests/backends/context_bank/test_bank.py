@@ -31,6 +31,7 @@ RULES = {
     "sum": ConsolidationRule(merge="sum"),
     "attention only": ConsolidationRule(alpha=0, gamma=0),
     "plain": ConsolidationRule("plain"),
+    "balanced": ConsolidationRule("balanced"),
     "random": ConsolidationRule("random", seed=3),
     "fifo": ConsolidationRule("fifo"),
     "lru": ConsolidationRule("lru"),

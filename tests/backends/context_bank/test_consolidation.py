@@ -52,6 +52,27 @@ def test_plain_merges_the_most_similar_pair() -> None:
     assert merged.records["cosine"][0] == pytest.approx(0.9 / np.hypot(0.9, 0.1))
 
 
+def test_balanced_merges_vectors_of_one_turn_first() -> None:
+    block = Block.empty(0, 3, "float32")
+    for seq, rows in enumerate(([[1, 0, 0], [0, 1, 0]], [[1, 0.1, 0]], [[0, 0, 1]]), start=1):
+        block = block.append(seq, np.array(rows, np.float32))
+    assert turns(consolidate(block, 3, ConsolidationRule("plain"), ARRIVAL)) == [[1, 2], [1], [3]]
+    assert turns(consolidate(block, 3, ConsolidationRule("balanced"), ARRIVAL)) == [[1], [2], [3]]
+
+
+def test_balanced_adds_to_small_merged_vectors_before_large_ones_and_single_ones() -> None:
+    rule = ConsolidationRule("balanced")
+    block = block_with([1, 0], [0.6, 0.8], [0.1, 1], [-1, -1])
+    in_fours = replace(block, weights=block.weights * np.array([[4], [1], [2], [1]], np.int32))
+    assert turns(consolidate(in_fours, 3, ConsolidationRule("plain"), ARRIVAL)) == [[1], [2, 3], [4]]
+    in_eights = replace(block, weights=block.weights * np.array([[2], [1], [8], [1]], np.int32))
+    assert turns(consolidate(in_eights, 3, rule, ARRIVAL)) == [[1, 2], [3], [4]]
+    single = block_with([1, 0], [0.9, 0.4], [0.6, 0.8], [-1, -1])
+    pairs = replace(single, weights=single.weights * np.array([[1], [1], [2], [1]], np.int32))
+    assert turns(consolidate(pairs, 3, ConsolidationRule("plain"), ARRIVAL)) == [[1, 2], [3], [4]]
+    assert turns(consolidate(pairs, 3, rule, ARRIVAL)) == [[1], [2, 3], [4]]
+
+
 def test_of_equal_pairs_the_first_merges() -> None:
     block = block_with([1, 0], [0, 1], [1, 0], [0, 1])
     assert turns(consolidate(block, 3, ConsolidationRule("plain"), ARRIVAL)) == [[1, 3], [2], [4]]
