@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -40,7 +40,7 @@ class ContextBankConfig:
     threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
     margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     capacity: Annotated[int, Field(ge=1, le=100_000_000)] = 16_384
-    ratio: Literal[4, 8, 16, 32, 100] = 16
+    ratio: Annotated[int, Field(ge=2, le=128)] = 16
     precision: Precision = "int8"
     policy: Policy = "balanced"
     alpha: _Weight = 1.0

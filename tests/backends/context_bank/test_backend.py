@@ -87,7 +87,7 @@ def test_a_question_finds_the_turn_with_its_words(resources: Resources) -> None:
     assert "repairs" in texts[first.seqs[0]] or "baker" in texts[first.seqs[0]]
 
 
-@pytest.mark.parametrize("policy", ["merge", "plain", "random", "fifo", "lru"])
+@pytest.mark.parametrize("policy", ["balanced", "merge", "plain", "random", "fifo", "lru"])
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_forgetting_restores_the_state_of_a_memory_that_never_read_the_turns(
     resources: Resources, tmp_path: Path, policy: str, precision: str
