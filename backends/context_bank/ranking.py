@@ -41,7 +41,7 @@ class TurnTable:
     Attributes:
         seqs: of the turns, ascending, ``[turns]``.
         keys: unit vectors, centred, ``[turns, key_size]``.
-        centre: what was subtracted from them, ``[key_size]``.
+        centre: the mean key of the turns, which was subtracted from them, ``[key_size]``.
         log_lengths: logarithm of the number of tokens, ``[turns]``.
         questions: 1 for a turn with a question mark, ``[turns]``.
         vectors: of each source, the vector that it is merged in, ``[sources]``.
@@ -71,15 +71,16 @@ class TurnTable:
         keys = np.zeros((len(seqs), codec.key_size), np.float32)
         np.add.at(keys, turns, bank.vectors[vectors, : codec.key_size] * sources.weights[:, None])
         codes = codec.codes(bank.vectors)
+        # The codes of merged vectors are means, which tell nothing of the number of tokens: their blocks count as full.
         tokens = (np.square(codes).sum(axis=2) > _MIN_PRESENCE).sum(axis=1)
-        lengths = np.bincount(turns, tokens[vectors] * sources.weights / bank.counts[vectors], len(seqs))
+        tokens[bank.counts > 1] = codes.shape[1]
+        lengths = np.bincount(turns, tokens[vectors] * sources.weights, len(seqs)).astype(np.float64)
         keys /= np.maximum(lengths, 1.0)[:, None]
         centre = keys.sum(axis=0) / (len(keys) + _PRIOR_TURNS)
-        keys -= centre
         merged = np.bincount(turns, sources.weights * (bank.counts[vectors] > 1), len(seqs))
         table = cls(
             seqs,
-            (keys / np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), 1e-9)).astype(np.float32),
+            unit(keys - centre),
             centre,
             np.log1p(lengths),
             np.zeros(len(seqs)),
@@ -134,8 +135,7 @@ def compare(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) 
         key: of the question, ``[key_size]``.
         words: of ``LatentCodec.word_codes``.
     """
-    centred = key - table.centre
-    cosines = table.keys @ (centred / max(float(np.linalg.norm(centred)), 1e-9))
+    cosines = table.keys @ unit(key - table.centre)
     coverage, named, total = np.zeros(len(table.seqs)), np.zeros(len(table.seqs)), 0.0
     for forms in words:
         likely, first = table.presence(forms)
@@ -156,3 +156,9 @@ def compare(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) 
         table.questions,
     )
     return Comparison(key, cosines, coverage, np.stack(columns, axis=1).astype(np.float32))
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """Return vectors ``[..., n]`` scaled to length 1; those of length 0 stay."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-9), np.float32)

@@ -238,3 +238,14 @@ class TestTraining:
         assert plan.minutes > 0
         assert plan.bytes > 0
         assert plan.resumable
+
+
+def test_a_merged_turn_keeps_the_direction_of_its_key(resources: Resources) -> None:
+    """Merging within turns halves the vectors and changes no key: keys are compared on the scale of one token, merged or not."""
+    told = turns(60)
+    whole, merged = filled(resources, told), filled(resources, told, capacity=150)
+    assert merged.stats().items < 0.7 * whole.stats().items
+    kept = merged._table.merged > 0
+    cosines = (whole._table.keys * merged._table.keys).sum(axis=1)
+    assert kept.any()
+    assert cosines[kept].mean() > 0.8
