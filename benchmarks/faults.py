@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -38,6 +39,8 @@ from memagent.backends import registry
 from memagent.backends.protocol import LocalModel
 
 Result = dict[str, Any]
+AUTOENCODERS = Path(__file__).parents[1] / "tests" / "data" / "autoencoders"
+"""Those of `context_bank` for SmolLM2."""
 MUTATED = ("exports", "scenarios", "journals", "states", "commands")
 
 
@@ -59,7 +62,7 @@ def model_folder() -> Path:
 
 
 def ready(backends: Iterable[str], folder: Path) -> Models:
-    """Import and load what the forked processes use; calibrate a memory map once, outside of them."""
+    """Import and load what the forked processes use; calibrate a memory map once, and take a bank's weights, outside of them."""
     import chromadb  # noqa: F401 - before the fork
 
     import memagent.cli.main  # noqa: F401 - before the fork
@@ -70,6 +73,11 @@ def ready(backends: Iterable[str], folder: Path) -> Models:
         if "rope_map" in backends:
             with models.open(Home(folder / "calibrating", model_folder()), "rope_map") as memory:
                 memory.remember("s", "user", "The first reading calibrates the model's heads.")
+        if "context_bank" in backends:
+            derived = model_folder() / "derived"
+            derived.mkdir(parents=True, exist_ok=True)
+            for weights in AUTOENCODERS.glob("*.safetensors"):
+                shutil.copy(weights, derived)
     return models
 
 

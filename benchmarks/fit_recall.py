@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fit_context_bank_ranking import fit_context_bank_ranking
 from fit_data import FIT, Part, Question, abstention, assistant_part, languages, literal_part, locomo, several
 from fit_linear import fit_listwise, minimise
 from fit_memo import fit_centre, fit_memo_ranking
@@ -36,10 +37,9 @@ from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.bm25 import Bm25, Bm25Config
 from memagent.backends.bm25.backend import RELEVANCE as BM25_RELEVANCE
 from memagent.backends.context_bank import ContextBankConfig, ContextBankMemory
-from memagent.backends.context_bank import ranking as context_bank_ranking
 from memagent.backends.context_bank.backend import KEYS
 from memagent.backends.context_bank.backend import RELEVANCE as CONTEXT_BANK_RELEVANCE
-from memagent.backends.context_bank.results import search_hit_of
+from memagent.backends.context_bank.results import search_hits_of as context_bank_search_hits
 from memagent.backends.memo import Memo, MemoConfig
 from memagent.backends.memo.backend import RELEVANCE as MEMO_RELEVANCE
 from memagent.backends.memo.results import search_hits_of
@@ -132,7 +132,7 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tupl
         ]
     elif isinstance(memory, ContextBankMemory):
         turns = memory._ranked(question, (), MIN_JUDGED)
-        return [(search_hit_of(turn), (turn.seq,)) for turn in turns]
+        return list(zip(context_bank_search_hits(turns), [(turn.seq,) for turn in turns], strict=True))
     elif isinstance(memory, Titans):
         embedding = memory._embed(question)
         nearest = memory._nearest(question, embedding, MIN_JUDGED)
@@ -199,24 +199,6 @@ def fit_ranking(parts: Sequence[Part]) -> dict[str, float]:
     fitting = [part for part in parts if part.fit]
     rows = [row for part in track(fitting, "ranking", console=CONSOLE) for row in ranking_rows(part)]
     return fit_listwise(rows, ranking.FEATURES)
-
-
-def context_bank_rows(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield features and labels of all turns for each question with evidence."""
-    memory = part.memories["context_bank"]
-    assert isinstance(memory, ContextBankMemory)
-    for question in part.questions:
-        if question.relevant:
-            labels = torch.tensor([float(seq in question.relevant) for seq in memory._table.seqs.tolist()])
-            if 0 < labels.sum() < len(labels):
-                yield torch.from_numpy(memory._compare(question.text).features), labels
-
-
-def fit_context_bank_ranking(parts: Sequence[Part]) -> None:
-    fitting = [part for part in parts if part.fit]
-    rows = [row for part in track(fitting, "turns", console=CONSOLE) for row in context_bank_rows(part)]
-    weights = fit_listwise(rows, context_bank_ranking.FEATURES)
-    write_named_weights(context_bank_ranking.WEIGHTS, {"turn": weights}, NOTE)
 
 
 # Relevance
@@ -336,7 +318,7 @@ def main() -> None:
         if "ranking" in stages and "memo" in arguments.memory:
             fit_memo_ranking(parts, NOTE)
         if "ranking" in stages and "context_bank" in arguments.memory:
-            fit_context_bank_ranking(parts)
+            fit_context_bank_ranking(parts, NOTE)
         if "relevance" in stages:
             for name in arguments.memory:
                 rows = list(judgements(parts, name))

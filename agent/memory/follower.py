@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import groupby, islice
+from itertools import islice
 from typing import Any
 
 from memagent.agent.journal import Journal, Unfinished
@@ -206,18 +206,18 @@ class Follower:
     def _read_into_backend(self, batch: Sequence[Turn]) -> list[WriteResult]:
         """Give turns to the backend.
 
-        If it follows use, the batch is cut into runs of turns with and without ``recalled``, and the uses of a run are
-        noted before its turns are remembered.
+        If it follows use, a turn's use of memory is noted after all turns before it were remembered, and before itself is.
         """
-        if not self._class.follows_use:
-            return list(self.backend.remember([turn for turn in batch if not turn.derived]))
         results: list[WriteResult] = []
-        for used_memory, group in groupby(batch, key=lambda turn: bool(turn.recalled)):
-            turns = list(group)
-            if used_memory:
-                self.backend.note_use([Use(turn.seq, turn.recalled, turn.created_at) for turn in turns])
-            results += self.backend.remember([turn for turn in turns if not turn.derived])
-        return results
+        run: list[Turn] = []
+        for turn in batch:
+            if self._class.follows_use and turn.recalled:
+                results += self.backend.remember(run)
+                self.backend.note_use([Use(turn.seq, turn.recalled, turn.created_at)])
+                run = []
+            if not turn.derived:
+                run.append(turn)
+        return [*results, *self.backend.remember(run)]
 
     def _pending(self, last_seq: int) -> Iterator[list[Turn]]:
         turns = iter(self.journal.turns(after=self.position.seq))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from memagent.agent.journal import NewTurn
 from memagent.agent.testing.recall_cases import FACT, QUESTION, texts
 from memagent.backends import registry
 from memagent.backends.errors import SettingError
@@ -161,6 +162,24 @@ class FlagCases:
         backend_of(memory).note_use([Use(turns[-1].seq + 1, (turns[-1].seq,), turns[-1].created_at)])
         if backend_of(memory).forget([turns[-1].seq + 1]):
             assert backend_of(memory).stats() == before
+
+    def test_uses_come_at_their_places(self, open_memory: OpenMemory) -> None:
+        """A turn may use memory and be remembered, and the next one may use it: read at once or one by one, it is the same."""
+        if not self.kind().follows_use:
+            pytest.skip("it does not follow use")
+        memory = open_memory()
+        add_turns(memory, _FEW)
+        first = list(memory.journal.turns())[-1].seq
+        notes = [
+            NewTurn("notes", "user", f"Note {place} on turn {seq}.", in_view=(seq,), recalled=(seq,))
+            for place, seq in enumerate((first, first + 1, first + 2))
+        ]
+        for note in notes:
+            memory.journal.extend([note])
+            memory.catch_up()
+        stats = backend_of(memory).stats()
+        memory.rebuild()
+        assert backend_of(memory).stats() == stats
 
     @pytest.mark.parametrize("query", ["", QUESTION], ids=["memory", "recall"])
     def test_pictures_are_plain_data(self, open_memory: OpenMemory, query: str) -> None:

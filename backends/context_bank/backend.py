@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -22,7 +22,7 @@ from memagent.backends.context_bank.results import (
     bank_pictures,
     hit_of,
     removals_table,
-    search_hit_of,
+    search_hits_of,
     summary_of,
     turn_of,
 )
@@ -39,11 +39,10 @@ from memagent.backends.records import (
     Use,
     WriteResult,
 )
-from memagent.backends.shared.attention.context import encode_texts
-from memagent.backends.shared.attention.hooks import attention_hook
-from memagent.backends.shared.judging import MIN_JUDGED, judge, relevant
+from memagent.backends.shared.attention.context import texts_in_attention
+from memagent.backends.shared.judging import MIN_JUDGED, relevant_items
 from memagent.backends.shared.linear import weight_vector
-from memagent.backends.shared.memory_need import memory_need, repeats_question
+from memagent.backends.shared.memory_need import repeats_question
 from memagent.backends.shared.tensors import save_arrays
 
 RELEVANCE = Path(__file__).with_name("relevance.json")
@@ -52,8 +51,6 @@ KEYS = "keys"
 """Their set for the cosines of keys, which imitate one sentence embedder whatever the model."""
 _FORMAT = 1
 _BANK = "bank.safetensors"
-_MIN_SCORE = 1e-3
-"""Of a text in the attention, whose weight is the logarithm of its score."""
 
 
 class ContextBankMemory(MemoryBackend):
@@ -108,14 +105,15 @@ class ContextBankMemory(MemoryBackend):
 
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
         """Encode turns and add them to the bank, which merges vectors where its capacity is reached."""
-        known = self._bank.turns
+        known = set(self._bank.turns)
         results = []
         for turn in turns:
             stored = turn.seq not in known
             if stored:
                 self._bank.add(turn.seq, self._codec.encode(turn))
-                self._changed()
+                known.add(turn.seq)
             results.append(WriteResult(turn.seq, stored=stored))
+        self._changed()
         return results
 
     def note_use(self, uses: Sequence[Use]) -> None:
@@ -132,28 +130,19 @@ class ContextBankMemory(MemoryBackend):
         """
         return [hit_of(turn, chance) for turn, chance in self._relevant(query, limit)]
 
-    @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Injection]:
+    ) -> AbstractContextManager[Injection]:
         """Let the model attend to the texts that are decoded from the latents of relevant turns, before its prompt.
 
         Raises:
             SettingError: The model's kind of attention is not supported.
         """
-        chosen = [
-            (turn, max(chance, _MIN_SCORE))
-            for turn, chance in self._relevant(query, self.config.max_injected, exclude)
-            if turn.text
-        ]
-        if not chosen:
-            yield Injection()
-            return
+        relevant = self._relevant(query, self.config.max_injected, exclude)
+        chosen = [(turn, chance) for turn, chance in relevant if turn.text]
+        hits = [hit_of(turn, chance) for turn, chance in chosen]
         texts = [(turn_of(turn), turn.text, chance) for turn, chance in chosen]
-        with attention_hook(model.model, encode_texts(model, texts)):
-            yield Injection(
-                [hit_of(turn, chance) for turn, chance in chosen], frozenset(turn.seq for turn, _ in chosen)
-            )
+        return texts_in_attention(model, texts, Injection(hits, frozenset(turn.seq for turn, _ in chosen)))
 
     def needed_to_forget(self, seqs: Collection[int]) -> Collection[int]:
         """Return the other turns of the blocks in which something was merged that would not have been without these."""
@@ -200,7 +189,8 @@ class ContextBankMemory(MemoryBackend):
 
     def picture(self) -> Sequence[Picture]:
         """Return its figures, its clusters, and what was merged."""
-        self._clusters.update(self._vector_keys)
+        if self.config.clusters:
+            self._clusters.update(self._vector_keys)
         return [*super().picture(), *bank_pictures(self.name, self._bank, self._clusters)]
 
     def save(self, directory: Path) -> None:
@@ -245,14 +235,7 @@ class ContextBankMemory(MemoryBackend):
     ) -> list[tuple[RankedTurn, float]]:
         """Return the turns that bear on a message, or all if the memory does not abstain, with their probabilities, best first."""
         ranked = self._ranked(query, exclude, max(limit, MIN_JUDGED))
-        judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
-        search_hits = [search_hit_of(turn) for turn in judged]
-        chances = judge(query, memory_need(query), search_hits, RELEVANCE, KEYS)
-        if self.config.abstain:
-            places = relevant(chances, search_hits, self.config.threshold, self.config.margin)
-            return [(judged[place], chances[place]) for place in places[:limit]]
-        unjudged = [0.0] * (len(ranked) - len(judged))
-        return list(zip(ranked, chances + unjudged, strict=True))[:limit]
+        return relevant_items(query, ranked, search_hits_of, self.config, RELEVANCE, KEYS, limit=limit)
 
     def _ranked(self, query: str, exclude: Collection[int], limit: int) -> list[RankedTurn]:
         """Return the best turns, best first; a repeated question is left out."""
@@ -308,13 +291,12 @@ class ContextBankMemory(MemoryBackend):
     @property
     def _vector_keys(self) -> Vectors:
         """Unit keys of all vectors, ``[vectors, key_size]``."""
-        keys = self._bank.vectors[:, : self._codec.key_size]
-        unit: Vectors = keys / np.maximum(np.linalg.norm(keys, axis=1, keepdims=True), 1e-9)
-        return unit
+        return ranking.unit(self._bank.vectors[:, : self._codec.key_size])
 
     @property
     def _rule(self) -> ConsolidationRule:
-        return self.config.rule(self._codec.key_size, self._resources.seed)  # type: ignore[no-any-return]
+        rule: ConsolidationRule = self.config.rule(self._codec.key_size, self._resources.seed)
+        return rule
 
     def _changed(self) -> None:
         self.__dict__.pop("_table", None)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from memagent.backends.context_bank import bank_state
-from memagent.backends.context_bank.bank_reading import BankReader, Removal, Sources
+from memagent.backends.context_bank.bank_reading import BankReader
 from memagent.backends.context_bank.blocks import (
     MAX_MAGNITUDE,
     Block,
@@ -25,8 +25,6 @@ from memagent.backends.context_bank.consolidation import (
     consolidate,
 )
 from memagent.backends.errors import SettingError
-
-__all__ = ["ContextBank", "Removal", "Sources"]
 
 
 class ContextBank(BankReader):

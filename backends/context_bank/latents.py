@@ -55,7 +55,10 @@ class LatentCodec:
 
     def encode(self, turn: Turn) -> Vectors:
         """Return the latents of a turn, float32 ``[latents, size]``."""
-        spans = [self._turns.chunk_span(chunk, []) for chunk in self._turns.split(turn)]
+        spans = [
+            self._turns.continuation_span(chunk) if chunk.part else self._turns.chunk_span(chunk, [])
+            for chunk in self._turns.split(turn)
+        ]
         latents = [self._autoencoder.encode(states.first, states.last) for states in self._reader.read(spans)]
         return np.asarray(torch.cat(latents).numpy(), np.float32)
 

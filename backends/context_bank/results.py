@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -58,11 +59,19 @@ def turn_of(turn: RankedTurn) -> Turn:
     return Turn(turn.seq, "", "", role, turn.text, _UNKNOWN_TIME, speaker)
 
 
-def search_hit_of(turn: RankedTurn) -> SearchHit:
-    """Return a turn as its relevance is judged."""
-    return SearchHit(
-        turn.text, (_UNKNOWN_TIME, turn.seq), author_of(turn_of(turn)), turn.score, turn.coverage, turn.cosine
-    )
+def search_hits_of(turns: Sequence[RankedTurn]) -> list[SearchHit]:
+    """Return turns as their relevance is judged."""
+    return [
+        SearchHit(
+            turn.text,
+            (_UNKNOWN_TIME, turn.seq),
+            author_of(turn_of(turn)),
+            turn.score,
+            turn.coverage,
+            turn.cosine,
+        )
+        for turn in turns
+    ]
 
 
 def hit_of(turn: RankedTurn, chance: float) -> Hit:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -113,12 +113,11 @@ def train(
     with torch.no_grad():
         closed_form = measure(autoencoder, measured.ids, measured.last, measured.lengths, table)
     settings = settings or TrainingSettings(seed=resources.seed)
-    losses: list[Losses] = []
     run = Training(autoencoder, fitting, table, settings)
     checkpoint = folder / f"steps-{config.ratio}.safetensors"
     run.resume(checkpoint)
-    steps = resources.progress(run.steps(checkpoint), total=settings.steps - run.step, label="Training")
-    losses.extend(steps)
+    for _ in resources.progress(run.steps(checkpoint), total=settings.steps - run.step, label="Training"):
+        pass
     autoencoder.requires_grad_(False)
     card = {
         "model": local.name,
@@ -130,13 +129,13 @@ def train(
         "settings": asdict(settings),
         "held_out": asdict(measure(autoencoder, measured.ids, measured.last, measured.lengths, table)),
         "held_out_closed_form": asdict(closed_form),
-        "last_losses": asdict(losses[-1]) if losses else {},
+        "last_losses": asdict(run.history[-1]) if run.history else {},
     }
     temporary = path.with_suffix(".new")
     weights.save(autoencoder, temporary, card)
     temporary.chmod(0o600)
     temporary.replace(path)
-    _write_losses(losses, path)
+    _write_losses(run.history, path)
     if not keep:
         shutil.rmtree(folder)
     return path
@@ -252,9 +251,3 @@ def _write_losses(losses: Sequence[Losses], path: Path) -> None:
         )
         axes.legend()
         figure.savefig(path.with_suffix(".png"), dpi=120)
-
-
-def losses_of(path: Path) -> Iterator[dict[str, float]]:
-    """Yield the losses that training wrote beside its file."""
-    with path.with_suffix(".losses.jsonl").open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)

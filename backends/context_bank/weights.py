@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from memagent.backends.errors import CheckpointError, SettingError
+from memagent.backends.errors import ModelError, SettingError
 from memagent.backends.neural.context_bank.autoencoder import LatentAutoencoder
 from memagent.backends.neural.context_bank.weights import WeightsError, load
 from memagent.backends.protocol import LocalModel
@@ -52,7 +52,7 @@ def load_weights(local: LocalModel, ratio: int, cache: Path | None) -> Weights:
 
     Raises:
         SettingError: there is none.
-        CheckpointError: its file is damaged.
+        ModelError: its file is damaged. A stored state that needs it is kept.
     """
     path = find(local, ratio, cache)
     if path is None:
@@ -64,13 +64,13 @@ def load_weights(local: LocalModel, ratio: int, cache: Path | None) -> Weights:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     pinned = SHIPPED.get((local.digest, ratio))
     if path.parent == FOLDER and pinned is not None and digest != pinned:
-        raise CheckpointError(
+        raise ModelError(
             f"{path.name} is not the file that memagent was shipped with; install memagent again"
         )
     try:
         return Weights(_load(path, digest), digest)
     except WeightsError as error:
-        raise CheckpointError(f"{error}; remove {path} and train it again") from error
+        raise ModelError(f"{error}; remove {path} and train it again") from error
 
 
 @lru_cache(maxsize=4)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,12 +24,11 @@ from memagent.backends.memo.tokenizer import digest
 from memagent.backends.picture import Picture
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources, Vectors
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
-from memagent.backends.shared.attention.context import encode_texts
-from memagent.backends.shared.attention.hooks import attention_hook
+from memagent.backends.shared.attention.context import texts_in_attention
 from memagent.backends.shared.chunking import split_turn
-from memagent.backends.shared.judging import MIN_JUDGED, judge, relevant
+from memagent.backends.shared.judging import relevant_items
 from memagent.backends.shared.linear import weight_vector
-from memagent.backends.shared.memory_need import memory_need, repeats_question
+from memagent.backends.shared.memory_need import repeats_question
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.tensors import save_tensors
 
@@ -40,8 +39,6 @@ CENTRES = Path(__file__).with_name("centres.safetensors")
 _FORMAT = 1
 _MATRICES = "matrices.safetensors"
 _SEGMENTS = "segments.json"
-_MIN_SCORE = 1e-3
-"""Of a text in the attention, whose weight is the logarithm of its score."""
 
 
 class Memo(MemoryBackend):
@@ -100,25 +97,20 @@ class Memo(MemoryBackend):
         """
         return [hit_of(text, chance) for text, chance in self._relevant(query, limit)]
 
-    @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Injection]:
+    ) -> AbstractContextManager[Injection]:
         """Let the model attend to what is regenerated for ``query``, before its prompt.
 
         Raises:
             SettingError: The model's kind of attention is not supported.
         """
         chosen = self._relevant(query, self.config.max_injected, exclude)
-        if not chosen:
-            yield Injection()
-            return
-        texts = [(turn_of(text), text.text, max(chance, _MIN_SCORE)) for text, chance in chosen]
-        with attention_hook(model.model, encode_texts(model, texts)):
-            yield Injection(
-                [hit_of(text, chance) for text, chance in chosen],
-                frozenset(text.segment.seq for text, _ in chosen),
-            )
+        hits = [hit_of(text, chance) for text, chance in chosen]
+        texts = [(turn_of(text), text.text, chance) for text, chance in chosen]
+        return texts_in_attention(
+            model, texts, Injection(hits, frozenset(text.segment.seq for text, _ in chosen))
+        )
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Regenerate the turns and subtract them; the state is then, byte for byte, one that never read them.
@@ -184,14 +176,9 @@ class Memo(MemoryBackend):
     ) -> list[tuple[ranking.Text, float]]:
         """Return the texts that bear on a message, or all if the memory does not abstain, with their probabilities, best first."""
         ranked = [text for text in self._ranked(query) if text.segment.seq not in exclude]
-        judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
-        search_hits = search_hits_of(query, judged)
-        chances = judge(query, memory_need(query), search_hits, RELEVANCE)
-        if self.config.abstain:
-            places = relevant(chances, search_hits, self.config.threshold, self.config.margin)
-            return [(judged[place], chances[place]) for place in places[:limit]]
-        unjudged = [0.0] * (len(ranked) - len(judged))
-        return list(zip(ranked, chances + unjudged, strict=True))[:limit]
+        return relevant_items(
+            query, ranked, partial(search_hits_of, query), self.config, RELEVANCE, limit=limit
+        )
 
     def _ranked(self, query: str) -> list[ranking.Text]:
         """Return the best segment of each turn, as far as it can be regenerated, best first; a repeated question is left out."""

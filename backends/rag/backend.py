@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -21,8 +21,8 @@ from memagent.backends.rag.views import views
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.joined_embedder import with_multilingual
-from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, judge, relevant
-from memagent.backends.shared.memory_need import asks, memory_need
+from memagent.backends.shared.judging import SearchHit, relevant_items
+from memagent.backends.shared.memory_need import asks
 from memagent.backends.shared.store_errors import check_counts, closed_after_errors, translate_errors
 from memagent.backends.shared.words import content_words
 
@@ -114,14 +114,16 @@ class Rag(MemoryBackend):
         vector = self._embedder.embed_queries([query])[0]
         candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
         ranked = rank(query, candidates, asks=asks(query))
-        judged = ranked[: max(limit, MIN_JUDGED) if self.config.abstain else MIN_JUDGED]
-        search_hits = self._search_hits(query, judged)
-        chances = judge(query, memory_need(query), search_hits, RELEVANCE, self._embedder.name)
-        if self.config.abstain:
-            places = relevant(chances, search_hits, self.config.threshold, self.config.margin)
-            return [_hit(judged[place], chances[place]) for place in places[:limit]]
-        unjudged = [0.0] * (len(ranked) - len(judged))
-        return [_hit(item, chance) for item, chance in zip(ranked, chances + unjudged, strict=True)][:limit]
+        chosen = relevant_items(
+            query,
+            ranked,
+            partial(self._search_hits, query),
+            self.config,
+            RELEVANCE,
+            self._embedder.name,
+            limit=limit,
+        )
+        return [_hit(item, chance) for item, chance in chosen]
 
     @_translated
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:

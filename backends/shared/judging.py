@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from memagent.backends.records import Turn
 from memagent.backends.shared.linear import named_weights
+from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.relevance import Evidence, probabilities, select
 from memagent.backends.shared.supersession import successions
@@ -16,6 +18,8 @@ from memagent.backends.shared.text import is_question
 
 MIN_JUDGED = 8
 """The best turns, which are judged at least: more than a prompt takes. Each takes a millisecond or two."""
+
+Item = TypeVar("Item")
 
 ANOTHER_EMBEDDER = "another embedder"
 """Names the weights for every embedder that has none of its own, and for memories without one."""
@@ -43,9 +47,63 @@ class SearchHit:
     cosine: float | None = None
 
 
+class Abstention(Protocol):
+    """The settings of a memory that abstains.
+
+    Attributes:
+        abstain: return only what seems relevant.
+        threshold: lowest probability of relevance, 0 to 1.
+        margin: lowest share of the best statement's probability, 0 to 1.
+    """
+
+    @property
+    def abstain(self) -> bool: ...  # noqa: D102 - see the class
+
+    @property
+    def threshold(self) -> float: ...  # noqa: D102
+
+    @property
+    def margin(self) -> float: ...  # noqa: D102
+
+
 def author_of(turn: Turn) -> tuple[str | None, bool]:
     """Return who said a turn: speaker, and whether the assistant did. A named speaker is a person, whatever the role."""
     return turn.speaker, turn.role == "assistant" and turn.speaker is None
+
+
+def relevant_items(
+    message: str,
+    ranked: Sequence[Item],
+    search_hits_of: Callable[[Sequence[Item]], Sequence[SearchHit]],
+    settings: Abstention,
+    weights: Path,
+    embedder: str = ANOTHER_EMBEDDER,
+    *,
+    limit: int,
+) -> list[tuple[Item, float]]:
+    """Return the items of a search that bear on a message, with their probabilities; of a memory that does not abstain, the best.
+
+    Args:
+        message: the message.
+        ranked: what was searched, best first.
+        search_hits_of: returns items as they are judged.
+        settings: of the memory.
+        weights: as in ``judge``.
+        embedder: as in ``judge``.
+        limit: most items returned.
+
+    Returns:
+        Items with the probability that they bear on the message, best first. If the memory does not abstain, only the best
+        ``MIN_JUDGED`` are judged, and the others have 0.
+    """
+    judged = ranked[: max(limit, MIN_JUDGED) if settings.abstain else MIN_JUDGED]
+    search_hits = search_hits_of(judged)
+    chances = judge(message, memory_need(message), search_hits, weights, embedder)
+    if settings.abstain:
+        places = relevant(chances, search_hits, settings.threshold, settings.margin)
+        return [(judged[place], chances[place]) for place in places[:limit]]
+    unjudged = [0.0] * (len(ranked) - len(judged))
+    return list(zip(ranked, chances + unjudged, strict=True))[:limit]
 
 
 def judge(

@@ -7,8 +7,8 @@ the model's attention (model channel).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -20,8 +20,7 @@ from torch.nn.functional import normalize
 from memagent.backends.errors import CheckpointError
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
-from memagent.backends.shared.attention.context import encode_texts
-from memagent.backends.shared.attention.hooks import attention_hook
+from memagent.backends.shared.attention.context import texts_in_attention
 from memagent.backends.shared.judging import MIN_JUDGED, SearchHit, author_of, judge, relevant
 from memagent.backends.shared.memory_need import memory_need, repeats_question
 from memagent.backends.shared.tensors import save_tensors
@@ -178,10 +177,9 @@ class Titans(MemoryBackend):
             for index, chunk in zip(indices, chunks, strict=True)
         ]
 
-    @contextmanager
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
-    ) -> Iterator[Injection]:
+    ) -> AbstractContextManager[Injection]:
         """Let the model attend to the chunks that the associative memory decodes for ``query``, before its prompt.
 
         This is Titans' memory as context (section 4.1): the memory's output stands before the context, in the attention of
@@ -193,17 +191,10 @@ class Titans(MemoryBackend):
             SettingError: The model's kind of attention is not supported.
         """
         decoded = self._decoded_chunks(query, exclude)
-        if not decoded:
-            yield Injection()
-            return
-        with attention_hook(
-            model.model,
-            encode_texts(model, [(chunks[-1].turn, chunks[-1].text, score) for chunks, score in decoded]),
-        ):
-            yield Injection(
-                [hit_of(chunks[-1], score, regenerated=True) for chunks, score in decoded],
-                frozenset(chunk.turn.seq for chunks, _ in decoded for chunk in chunks),
-            )
+        texts = [(chunks[-1].turn, chunks[-1].text, score) for chunks, score in decoded]
+        hits = [hit_of(chunks[-1], score, regenerated=True) for chunks, score in decoded]
+        seqs = frozenset(chunk.turn.seq for chunks, _ in decoded for chunk in chunks)
+        return texts_in_attention(model, texts, Injection(hits, seqs))
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Retrain fresh networks from the embeddings of the remaining turns, as if these had never been read."""

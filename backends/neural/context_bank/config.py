@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-RATIOS = (4, 8, 16, 32, 100)
-"""Tokens in a latent vector. The memory-bank paper's example compresses 10,000 tokens to 100."""
 _KEY_SHARE = 3 / 14
 """Of a latent's components, those of the key: 192 of 896. Not varied."""
 _TOKEN_SHARE, _MOST_OF_ROOM = 0.55, 0.75

@@ -8,8 +8,11 @@ centred vectors (relational distillation, Park et al. 2019).
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -21,8 +24,9 @@ from torch.nn import functional
 from memagent.backends.neural.context_bank.autoencoder import LatentAutoencoder
 from memagent.backends.neural.context_bank.closed_form import TrainingTexts
 
+_LOGGER = logging.getLogger("memagent")
 _CANDIDATES = 4096
-"""Tokens drawn from the vocabulary that each token is told from, beside those of the batch."""
+"""Wrong tokens, drawn from the vocabulary, in the cross-entropy of each token, beside those of the batch."""
 _VARIANCE_RATE = 300.0
 """Their gradients are small, and they begin far from where they end."""
 _TEMPERATURE = 0.1
@@ -79,6 +83,9 @@ class Training(nn.Module):
         texts: What it is trained on.
         table: The embedding table.
         settings: How long and how fast.
+
+    Attributes:
+        history: The losses of all steps, also of those before an interruption.
     """
 
     def __init__(
@@ -92,7 +99,7 @@ class Training(nn.Module):
         self.autoencoder = autoencoder
         self.log_noise = nn.Parameter(torch.full((2,), -0.5))
         self.settings = settings
-        self.step = 0
+        self.history: list[Losses] = []
         self._texts, self._table = texts, table
         self._targets = functional.normalize(texts.targets - texts.targets.mean(0), dim=1)
         self._starts = torch.tensor([0, *texts.lengths]).cumsum(0).tolist()
@@ -108,11 +115,15 @@ class Training(nn.Module):
     def steps(self, path: Path, *, save_every: int = 50) -> Iterator[Losses]:
         """Take the remaining steps, yield the losses of each, and write them to a file now and then."""
         while self.step < self.settings.steps:
-            losses = self._take_step()
-            self.step += 1
+            self.history.append(self._take_step())
             if self.step % save_every == 0:
                 self._store(path)
-            yield losses
+            yield self.history[-1]
+
+    @property
+    def step(self) -> int:
+        """The number of steps that were taken."""
+        return len(self.history)
 
     def _take_step(self) -> Losses:
         settings = self.settings
@@ -186,32 +197,42 @@ class Training(nn.Module):
         tensors = {f"model.{name}": tensor for name, tensor in self.state_dict().items()}
         for place, state in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{name}": value for name, value in state.items()}
+        history = json.dumps([astuple(losses) for losses in self.history])
         temporary = path.with_suffix(".new")
-        save_file(tensors, temporary, metadata={"step": str(self.step)})
+        save_file(tensors, temporary, metadata={"run": self._digest, "history": history})
         temporary.replace(path)
 
     def resume(self, path: Path) -> None:
-        """Continue from a file that ``steps`` wrote, if it exists and fits."""
+        """Continue from a file that ``steps`` wrote; start if it is missing, damaged, or of another run, which is logged."""
+        if not path.exists():
+            return
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-                step = int(file.metadata()["step"])
-            states: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                if name.startswith("optimizer."):
-                    _, place, key = name.split(".")
-                    states.setdefault(int(place), {})[key] = tensor
-            self.load_state_dict(
-                {
-                    name.removeprefix("model."): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith("model.")
-                }
-            )
-            self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": states})
-            self.step = step
-        except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, TypeError):
+                metadata = file.metadata()
+            if metadata["run"] != self._digest:
+                raise ValueError("it is of other texts or settings")
+            history = [Losses(*losses) for losses in json.loads(metadata["history"])]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            _LOGGER.warning("%s is not continued: %s. Training starts from the beginning.", path.name, error)
             return
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, place, key = name.split(".")
+                states.setdefault(int(place), {})[key] = tensor
+        model = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        self.load_state_dict({name.removeprefix("model."): tensor for name, tensor in model.items()})
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": states})
+        self.history = history
+
+    @property
+    def _digest(self) -> str:
+        """What the run depends on, so that no other one is continued."""
+        content = hashlib.sha256(repr((self.settings, self.autoencoder.config)).encode())
+        for tensor in (self._texts.ids, self._texts.last, self._targets):
+            content.update(tensor.contiguous().numpy().tobytes())
+        return content.hexdigest()
 
 
 def _cosines(rows: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class TurnTokenizer:
 
     def split(self, turn: Turn) -> list[Chunk]:
         """Split a turn into chunks of at most ``MAX_CHUNK_TOKENS`` tokens, between words where possible."""
-        name_ids = self._name_ids(turn.speaker or turn.role.title())
+        name_ids = self._speaker_ids(turn)
         text = f" {turn.text}"
         ids, offsets = self._tokenizer.encode_with_offsets(text)
         chunks: list[Chunk] = []
@@ -87,6 +87,11 @@ class TurnTokenizer:
         context_ids = [token for other in context for token in (*other.ids, *self._newline_ids)]
         return TokenSpan([*self.opening_ids, *context_ids], chunk.ids)
 
+    def continuation_span(self, chunk: Chunk) -> TokenSpan:
+        """Return a later chunk of a turn without the speaker's name: the model reads it, but it is not kept again."""
+        name_ids = self._speaker_ids(chunk.turn)
+        return TokenSpan([*self.opening_ids, *name_ids], chunk.ids[len(name_ids) :])
+
     def question(self, text: str) -> TokenSpan:
         """Return a question as the model reads it after the opening.
 
@@ -100,6 +105,9 @@ class TurnTokenizer:
 
     def _question_ids(self, text: str) -> list[int]:
         return self._tokenizer.encode(" " + text)[-MAX_CHUNK_TOKENS:]
+
+    def _speaker_ids(self, turn: Turn) -> list[int]:
+        return self._name_ids(turn.speaker or turn.role.title())
 
     def _name_ids(self, name: str) -> list[int]:
         return self._tokenizer.encode(f"{name}:")[-MAX_CHUNK_TOKENS // 4 :]

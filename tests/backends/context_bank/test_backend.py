@@ -14,7 +14,7 @@ from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.testing import tiny_model
 from memagent.backends.context_bank import ContextBankConfig, ContextBankMemory, training
 from memagent.backends.context_bank import weights as weight_files
-from memagent.backends.errors import CheckpointError, InputError, SettingError
+from memagent.backends.errors import CheckpointError, InputError, ModelError, SettingError
 from memagent.backends.picture import Table
 from memagent.backends.protocol import Resources
 from memagent.backends.records import Turn, Use
@@ -53,11 +53,11 @@ def stored(memory: ContextBankMemory, folder: Path) -> bytes:
 
 
 def filled(
-    resources: Resources, told: Sequence[Turn], uses: Sequence[Use] = (), **settings: Any
+    resources: Resources, history: Sequence[Turn], uses: Sequence[Use] = (), **settings: Any
 ) -> ContextBankMemory:
     """Return a memory that read turns and uses in the order of the journal."""
     memory = ContextBankMemory(replace(CONFIG, **settings), resources)
-    items: list[Turn | Use] = [*told, *uses]
+    items: list[Turn | Use] = [*history, *uses]
     for item in sorted(items, key=lambda item: item.seq):
         if isinstance(item, Turn):
             memory.remember([item])
@@ -67,11 +67,19 @@ def filled(
 
 
 def test_a_turn_is_decoded_from_its_latents(resources: Resources) -> None:
-    told = turns(3)
-    memory = filled(resources, told)
-    for place, turn in enumerate(told):
+    history = turns(3)
+    memory = filled(resources, history)
+    for place, turn in enumerate(history):
         comparison = memory._compare(turn.text)
         assert memory._ranked_turn(place, 0.0, comparison).line == f"User: {turn.text}"
+
+
+def test_a_long_turn_is_decoded_whole(resources: Resources) -> None:
+    """It is read in chunks; the speaker's name stands once."""
+    text = " ".join(lines()[:60])
+    memory = filled(resources, [replace(turns(1)[0], text=text, speaker="Ana")])
+    assert memory.stats().items > 100
+    assert memory._ranked_turn(0, 0.0, memory._compare(text)).line == f"Ana: {text}"
 
 
 def test_the_state_holds_no_text(resources: Resources, tmp_path: Path) -> None:
@@ -93,15 +101,15 @@ def test_forgetting_restores_the_state_of_a_memory_that_never_read_the_turns(
     resources: Resources, tmp_path: Path, policy: str, precision: str
 ) -> None:
     """Also after they were merged, and with the uses of replies that are forgotten with them."""
-    told = turns(70)
+    history = turns(70)
     uses = [Use(2 * seq + 1, (2 * max(1, seq - 3), 2 * max(1, seq // 2)), BEGAN) for seq in range(5, 70, 7)]
     settings: dict[str, Any] = {"policy": policy, "precision": precision, "capacity": 90}
-    memory = filled(resources, told, uses, **settings)
+    memory = filled(resources, history, uses, **settings)
     gone = {8, 40, 41, 42, 76, 101, 138}
     needed = memory.needed_to_forget(gone)
     assert needed
-    assert memory.forget(gone, [turn for turn in told if turn.seq in needed])
-    kept = [turn for turn in told if turn.seq not in gone]
+    assert memory.forget(gone, [turn for turn in history if turn.seq in needed])
+    kept = [turn for turn in history if turn.seq not in gone]
     left = [
         replace(use, recalled=tuple(seq for seq in use.recalled if seq not in gone))
         for use in uses
@@ -170,9 +178,9 @@ def test_a_damaged_state_is_refused(resources: Resources, tmp_path: Path, damage
 
 def test_clusters_attend_to_few_turns(resources: Resources) -> None:
     pytest.importorskip("sklearn")
-    told = turns(200)
-    everything = filled(resources, told)
-    clustered = filled(resources, told, clusters=2)
+    history = turns(200)
+    everything = filled(resources, history)
+    clustered = filled(resources, history, clusters=2)
     clustered._clusters._brute_force_below = 50
     question = "Who collects rare stamps?"
     few = clustered.recall(question, limit=300)
@@ -193,7 +201,7 @@ class TestWeights:
         folder.mkdir()
         name = weight_files.file_name(tiny_model(), 4)
         (folder / name).write_bytes((resources.cache / name).read_bytes()[:-50] if resources.cache else b"")
-        with pytest.raises(CheckpointError, match="train it again"):
+        with pytest.raises(ModelError, match="train it again"):
             ContextBankMemory(CONFIG, replace(resources, cache=folder))
 
     def test_the_shipped_files_are_those_that_are_pinned(self) -> None:
@@ -242,8 +250,8 @@ class TestTraining:
 
 def test_a_merged_turn_keeps_the_direction_of_its_key(resources: Resources) -> None:
     """Merging within turns halves the vectors and changes no key: keys are compared on the scale of one token, merged or not."""
-    told = turns(60)
-    whole, merged = filled(resources, told), filled(resources, told, capacity=150)
+    history = turns(60)
+    whole, merged = filled(resources, history), filled(resources, history, capacity=150)
     assert merged.stats().items < 0.7 * whole.stats().items
     kept = merged._table.merged > 0
     cosines = (whole._table.keys * merged._table.keys).sum(axis=1)
