@@ -115,7 +115,7 @@ def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
 
     Args:
         name: one name, or several joined by ``+``.
-        settings: text by field name; for several backends, by ``backend.field``.
+        settings: text by ``backend.field``; for one backend, by field name as well.
 
     Returns:
         One choice for each name, in the order of the names.
@@ -132,10 +132,10 @@ def choose(name: str, settings: Mapping[str, str]) -> list[Choice]:
     settings_of: dict[str, dict[str, str]] = {part: {} for part in parts}
     for key, value in settings.items():
         part, dot, field = key.partition(".")
-        if len(parts) == 1:
-            settings_of[name][key] = value
-        elif dot and part in settings_of:
+        if dot and part in settings_of:
             settings_of[part][field] = value
+        elif len(parts) == 1:
+            settings_of[name][key] = value
         else:
             raise SettingError(
                 f"The setting {key!r} belongs to none of the backends of {name}; expected for instance {parts[0]}.abstain."

@@ -64,8 +64,8 @@ def open_training(
         SettingError: the backend has no weights to train.
         MemagentError: a model or a setting does not exist or does not fit.
     """
-    kind = registry.get(backend)
-    config = registry.configure(kind, settings or {})
+    (choice,) = registry.choose(backend, settings or {})
+    kind, config = choice.backend, choice.config
     if kind.trainable:
         models.fetch(kind.needs, model)
     with tempfile.TemporaryDirectory(prefix="memagent-") as workspace:

@@ -201,6 +201,15 @@ def test_an_unknown_setting_suggests_the_near_one() -> None:
         registry.configure(Rag, {"abstian": "false"})
 
 
+@pytest.mark.parametrize("key", ["threshold", "rag.threshold"])
+def test_a_setting_of_one_backend_may_name_it(key: str) -> None:
+    """As it has to with several. One that names another backend is refused."""
+    (choice,) = registry.choose("rag", {key: "0.3"})
+    assert choice.config.threshold == 0.3
+    with pytest.raises(NotFoundError, match=r"no setting of rag 'bm25\.threshold'"):
+        registry.choose("rag", {"bm25.threshold": "0.3"})
+
+
 def test_a_setting_of_a_backend_without_any_is_refused() -> None:
     with pytest.raises(NotFoundError, match="There is none yet"):
         registry.configure(NoMemory, {"margin": "1"})
