@@ -24,6 +24,8 @@ from memagent.backends.protocol import LocalModel
 USER = "ana"
 # What no file may hold of a forgotten turn: a stretch of so many bytes that only forgotten turns had.
 STRETCH = 8
+SETTINGS = {"context_bank": {"capacity": "12", "abstain": "false"}}
+"""So few vectors that the bank merges; merged turns have no words, by which a memory that abstains judges them."""
 # Words of our own that stand in databases and in notes.
 _NAMES = (" session ", " sessions ", " assistant ", "memory", " default ")
 
@@ -172,8 +174,15 @@ class Models:
     make_model: Callable[[], LocalModel]
 
     def open(self, home: Home, backend: str, **options: Any) -> Memory:
+        settings = SETTINGS.get(backend, {}) | options.pop("settings", {})
         return Memory.open(
-            home, USER, backend, make_embedder=HashingEmbedder, make_model=self.make_model, **options
+            home,
+            USER,
+            backend,
+            settings,
+            make_embedder=HashingEmbedder,
+            make_model=self.make_model,
+            **options,
         )
 
 
