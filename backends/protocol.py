@@ -203,6 +203,7 @@ class MemoryBackend(ABC):
         """Return what a stored state depends on besides the turns: format version, model digests, settings.
 
         A stored state with another fingerprint is not loaded. The agent rebuilds it from the journal.
+        May load the embedder or the local model, which may be fetched for it; writes nothing else.
 
         Args:
             config: an instance of ``Config``.
@@ -211,7 +212,9 @@ class MemoryBackend(ABC):
 
     @abstractmethod
     def remember(self, turns: Sequence[Turn]) -> Sequence[WriteResult]:
-        """Store turns.
+        """Take turns into memory and into ``resources.workspace``. Only ``save`` writes the stored state.
+
+        What a server or ``resources.cache`` keeps for the backend may be written too.
 
         Args:
             turns: in journal order. A turn that the backend has already changes nothing.
@@ -277,7 +280,10 @@ class MemoryBackend(ABC):
 
     @abstractmethod
     def stats(self) -> BackendStats:
-        """Return what the memory stores and what it costs."""
+        """Return what the memory stores and what it costs, as of the last turn it has read.
+
+        Reads no new turns and changes no stored state. A backend may load its model.
+        """
 
     def picture(self) -> Sequence[Picture]:
         """Return pictures of the memory as plain data. The default is a table of its figures."""

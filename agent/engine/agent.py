@@ -147,8 +147,10 @@ class Agent:
             The turn, and what the backend did with it.
 
         Raises:
-            InputError: the text or a name cannot be stored.
-            StorageError: the journal cannot be written; nothing was stored.
+            InputError: the text or a name cannot be stored; nothing was stored.
+            StorageError: the journal cannot be written, and nothing was stored; or a backend's files cannot, and the turn is
+                in the journal.
+            ModelError: a model cannot be fetched or loaded; the turn is in the journal.
         """
         turn = self.memory.journal.append(session, role, text, **fields)
         return remembered(turn, self.memory.catch_up())

@@ -124,8 +124,9 @@ class Conversation:
             yield self._ended(prompt, reply)
 
     def probe(self, text: str) -> Iterator[Event]:
-        """Answer like ``send``, but store neither message nor reply.
+        """Answer like ``send``, but add no turn to the journal.
 
+        Memory still reads new turns first, and may store its state.
         It yields ``Recalled``, ``Token`` and ``TurnEnded``.
 
         Args:
@@ -148,6 +149,7 @@ class Conversation:
         recent: Sequence[Turn],
         pinned: Sequence[Recollection],
     ) -> Prompt:
+        """Assemble the prompt of a message within the limits of the settings and the model's window."""
         settings = self.settings
         without_notes = self.channel == "model" and not pinned
         system = settings.system or (SYSTEM_MODEL_CHANNEL if without_notes else SYSTEM)
@@ -157,6 +159,11 @@ class Conversation:
         )
 
     def _choose_channel(self, channel: Channel) -> Channel:
+        """Return the channel that is used, for ``auto`` by what backends and model can do.
+
+        Raises:
+            SettingError: backend or model cannot use the channel.
+        """
         local = hasattr(self.model, "tokenizer")
         if channel == "auto":
             if not (self.memory.has_model_channel and local):
@@ -204,6 +211,7 @@ class Conversation:
         return Recalled((*pinned, *recollections), prompt.recollections, seconds), prompt
 
     def _generate(self, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
+        """Yield what was recalled, then the reply's tokens until it ends or is stopped; close the model channel."""
         try:
             self.last_recalled = reply.recalled
             yield reply.recalled

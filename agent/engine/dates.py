@@ -45,6 +45,7 @@ def with_absolute_dates(text: str, moment: datetime) -> str:
 
 
 def _dates(text: str, moment: datetime, direction: str) -> list[tuple[str, datetime]]:
+    """Return the relative dates of a text, each with the day it means; ``direction``, past or future, decides where both fit."""
     from dateparser.search import search_dates
 
     settings = {
@@ -56,6 +57,7 @@ def _dates(text: str, moment: datetime, direction: str) -> list[tuple[str, datet
 
 
 def _date(moment: datetime, distance: timedelta) -> str:
+    """Return a day as exactly as its distance allows."""
     day = f"{moment.day} {moment:%B %Y}"
     if distance < _EXACT:
         return day

@@ -73,6 +73,7 @@ def baseline_rows(case: Case, questions: Sequence[Question]) -> Iterator[RankRow
 
 
 def _chance(size: int) -> Scores:
+    """Return the scores that a random order of ``size`` items is expected to have."""
     return Scores(recall={k: chance_recall_at(size, k) for k in KS})
 
 

@@ -54,6 +54,8 @@ def selected_questions(plan: Plan) -> frozenset[tuple[str, str]]:
 def measure(plan: Plan, run: Run, models: Models) -> Iterator[None]:
     """Measure what the run does not hold yet, yielding after every session remembered and question asked.
 
+    Journals and stored states are in homes of the run's own folder. Models are fetched and loaded as the backends need them.
+
     Args:
         plan: what to measure.
         run: where rows are kept.
@@ -75,6 +77,7 @@ def measure(plan: Plan, run: Run, models: Models) -> Iterator[None]:
 
 
 def _measure_baselines(run: Run, case: Case, questions: Sequence[Question]) -> None:
+    """Add the rows of both baselines that the run does not have yet."""
     missing = [
         question
         for question in questions
@@ -95,10 +98,12 @@ class _CountedModels:
 
     @cached_property
     def embedder(self) -> Embedder:
+        """The shared embedder; its calls are counted."""
         return _CountingEmbedder(self._models.embedder(), self._count)
 
     @cached_property
     def chat_model(self) -> ChatModel:
+        """The language model, loaded on first use; each of its passes is counted from then on."""
         model: Any = self._models.local(self._chat)
         # Before, as a pass may end early; inside, as a backend may call the layers without the head.
         model.model.base_model.register_forward_pre_hook(self._count)
@@ -156,6 +161,7 @@ class _Measurement:
         shutil.rmtree(home.user_folder(self.case.id), ignore_errors=True)
 
     def _open(self, home: Home, settings: Mapping[str, str]) -> Memory:
+        """Open the memory in the run's own home. The models that it needs are fetched first, and loaded on first use."""
         counted = replace(
             self.models, embedder=lambda: self.counted.embedder, chat=lambda name: self.counted.chat_model
         )
@@ -195,12 +201,14 @@ class _Measurement:
             yield
 
     def _ask_all(self, memory: Memory, kind: str, ask: Callable[[Memory, Question], Row]) -> Iterator[None]:
+        """Measure each question that the run does not have yet with ``ask``, and add the row to the run."""
         for question in self.questions:
             if not self._has(kind, question.id):
                 self.run.add(ask(memory, question))
             yield
 
     def _rank(self, memory: Memory, question: Question) -> RankRow:
+        """Recall for a question, and return where its evidence ranks, with time and model calls."""
         calls, start = self.counted.calls, time.perf_counter()
         recollections = memory.recall(question.text, limit=_RANKING_LIMIT)
         seconds = time.perf_counter() - start
@@ -237,6 +245,7 @@ class _Measurement:
         )
 
     def _answer(self, memory: Memory, text: str) -> str:
+        """Return the chat model's reply. No turn is stored; a provider gets the prompt over the network."""
         sampling = Sampling(max_tokens=_REPLY_TOKENS, seed=self.plan.seed)
         settings = Settings(channel=self.plan.channel, limit=_ABSTENTION_LIMIT, sampling=sampling)
         model: ChatModel = self.models.chat(self.plan.model)

@@ -56,6 +56,7 @@ def bootstrap_difference(
 
 
 def _resampled_means(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Return the means of bootstrap samples: values drawn with replacement."""
     generator = np.random.default_rng(seed)
     size = len(values)
     batches = []

@@ -85,6 +85,7 @@ def plot(summary: Summary, path: Path) -> None:
 
 
 def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return colour, marker and line of each method; chance, reference and control are grey."""
     styles: dict[str, dict[str, Any]] = {
         CHANCE: {"color": _GREY, "marker": ".", "linestyle": ":"},
         REFERENCE: {"color": _GREY, "marker": "|", "linestyle": "--"},

@@ -217,6 +217,7 @@ def _by_category(scored: Sequence[tuple[RankRow, Scores]]) -> dict[str, Recall]:
 
 
 def _cost(run: Run, method: str) -> Cost:
+    """Return the cost of a method from its rows; a figure is None where nothing was measured."""
     ranks, writes, sizes = run.of(RankRow, method), run.of(WriteRow, method), run.of(SizeRow, method)
     turns_remembered = sum(row.turns for row in writes)
     turns_stored = sum(row.turns for row in sizes)
@@ -258,6 +259,7 @@ def _answers(rows: Sequence[JudgeRow]) -> Answers | None:
 
 
 def _difference(run: Run, backend: str, against: str, level: Level) -> Difference | None:
+    """Return the bootstrapped difference of the headline figure; None if no ranking of the backend counts."""
     ours = _headlines(run, backend, level)
     theirs = _headlines(run, against, level)
     if not ours:

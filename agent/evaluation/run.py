@@ -152,6 +152,8 @@ class Plan:
 class Run:
     """A run's folder, held by one process.
 
+    It is made if it is missing. What an interrupted run measured is read; a finished run is removed, and begun anew.
+
     Args:
         plan: what is measured; it names the folder.
         runs: the folder of all runs.
@@ -224,6 +226,7 @@ class Run:
         shutil.rmtree(self.folder / "homes", ignore_errors=True)
 
     def _keep(self, row: Row) -> None:
+        """Take a row into memory; ``add`` also writes it."""
         self.rows.append(row)
         self._keys.add(row.key)
 
@@ -231,6 +234,7 @@ class Run:
         return (self.folder / "result.json").exists()
 
     def _clear(self) -> None:
+        """Remove rows, manifest, result and homes of the earlier run from the folder."""
         for name in ("rows.jsonl", "manifest.json", "result.json"):
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.folder / "homes", ignore_errors=True)
@@ -251,6 +255,7 @@ class Run:
                 raise _damaged(file, error) from error
 
     def _load_manifest(self) -> Manifest | None:
+        """Read the manifest; None if there is none, StorageError if it is damaged."""
         file = self.folder / "manifest.json"
         if not file.exists():
             return None
@@ -260,6 +265,7 @@ class Run:
             raise _damaged(file, error) from error
 
     def _write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file into the folder, in one step."""
         partial = self.folder / f"{name}.part"
         partial.write_text(json_text(value, indent=2), encoding="utf-8")
         partial.replace(self.folder / name)

@@ -44,6 +44,7 @@ def audit(journal: JournalReader, database: Database) -> list[str]:
 
 
 def _faults(journal: JournalReader, database: Database) -> Iterator[str]:
+    """Yield what is wrong with the database's file, the chain of turns, the attachments and the chain of forgettings."""
     if database.is_sqlite:
         with database.connect() as connection:
             messages = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check").all()]
@@ -100,6 +101,7 @@ def _link_faults(
 def _turn_faults(
     link: Row[Any], row: Row[Any], descriptors: tuple[Attachment, ...], known_sessions: set[str]
 ) -> Iterator[str]:
+    """Hold a turn's content, number of attachments and session against its link of the chain."""
     try:
         turn = row_turn(row, descriptors)
     except DamagedRowError as error:
@@ -189,6 +191,7 @@ def _rows(journal: JournalReader, table: Table, key: str) -> Iterator[Row[Any]]:
 
 
 def _row_pages(journal: JournalReader, table: Table, key: str) -> Iterator[list[Row[Any]]]:
+    """Yield a user's rows in order of ``key``, a page at a time."""
     column, last = table.c[key], -1
     while page := journal.fetch(
         select(table).where((table.c.user == journal.user) & (column > last)).order_by(column).limit(PAGE)

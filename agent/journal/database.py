@@ -87,6 +87,7 @@ _inherited: list[Database] = []
 
 
 def _after_fork() -> None:
+    """Forget the parent's databases in a forked child, without closing them."""
     global _lock
     _lock = threading.Lock()
     _inherited.extend(_open_databases.values())
@@ -138,6 +139,11 @@ def _sqlite_file(target: Path | str) -> Path | None:
 
 
 def _server_engine(url: str) -> Engine:
+    """Return an engine for a database server; it connects when it is first used.
+
+    Raises:
+        StorageError: the URL is none, or its driver is not installed.
+    """
     try:
         return create_engine(url, pool_pre_ping=True)
     except ModuleNotFoundError as error:
@@ -155,6 +161,13 @@ def _server_engine(url: str) -> Engine:
 
 
 def _sqlite_engine(file: Path, *, read_only: bool, may_create: bool) -> Engine:
+    """Return an engine for a SQLite file; its connections set modes and pragmas, and create a missing file if they may.
+
+    Unless ``read_only``, the folder is created at once.
+
+    Raises:
+        StorageError: there is no file and none may be created, or it is no regular file.
+    """
     if not read_only:
         create_private(file.parent)
     if file.exists() and not file.is_file():
@@ -248,6 +261,7 @@ def storage_errors(where: str) -> Iterator[None]:
 
 
 def _storage_error(where: str, message: str) -> StorageError:
+    """Return the error for a message of the database: damage, or what to do about a full, locked or read-only disk."""
     if "decode to UTF-8" in message:  # the message would quote the text
         return _damaged_error(where, "it holds text that is not valid UTF-8")
     if any(sign in message for sign in _SIGNS_OF_DAMAGE):
@@ -269,6 +283,7 @@ _SIGNS_OF_DAMAGE = ("not a database", "malformed", "no such table", "no such col
 
 
 def _damaged_error(where: str, what: str) -> DamagedDatabaseError:
+    """Return the error of a damaged journal, with what to do."""
     return DamagedDatabaseError(
         f"The journal {where}: {what}. It, or the disk it lies on, is damaged; it was left untouched. Restore it from a backup or an export; "
         "`memagent doctor` says more."

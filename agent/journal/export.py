@@ -211,6 +211,7 @@ def _write(file: TextIO, fields: dict[str, Any]) -> None:
 
 
 def _turn_fields(reader: JournalReader, turn: Turn, salt: bytes | None, *, pinned: bool) -> dict[str, Any]:
+    """Return the line of a turn, with the bytes of its attachments, which are read from the journal and verified."""
     return {
         "kind": "turn",
         **turn_fields(turn),

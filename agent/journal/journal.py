@@ -46,12 +46,15 @@ _CREATION_SECONDS = 1.0
 class Journal(JournalReader):
     """The turns and forgettings of one user, in one database.
 
+    Opening it creates what is missing, and brings an older schema up to date.
+
     Args:
         target: a SQLite file, or a database URL that several users and machines may share.
         user: whose journal; never empty.
         mark: the file of its high-water mark; None keeps none.
         read_only: nothing is created, changed or brought up to date, and a read-only disk will do.
-        trusting: do not hold the journal against its mark, as a report of a loss, or its acceptance, needs.
+        trusting: do not hold the journal against its mark, as a report of a loss, or its acceptance, needs. A file that is
+            missing is not created.
 
     Attributes:
         id: 32 hexadecimal digits, given when the journal was made.
@@ -151,7 +154,14 @@ class Journal(JournalReader):
             return transaction.extend(new, new_seqs)
 
     def append_reply(
-        self, session: str, text: str, in_view: Sequence[int], *, derived: bool, recalled: Sequence[int] = ()
+        self,
+        session: str,
+        text: str,
+        in_view: Sequence[int],
+        *,
+        derived: bool,
+        recalled: Sequence[int] = (),
+        turn_id: str | None = None,
     ) -> Turn | None:
         """Add the assistant's reply, unless a turn that it saw has been forgotten since: then it may repeat that turn.
 
@@ -161,6 +171,7 @@ class Journal(JournalReader):
             in_view: seqs of the turns that the model saw when it wrote the reply.
             derived: whether it was written with recollections in view.
             recalled: those of ``in_view`` that are recollections.
+            turn_id: 32 hexadecimal digits that no turn of this user has; None: the journal makes them.
 
         Returns:
             The turn, or None if nothing was stored.
@@ -169,7 +180,13 @@ class Journal(JournalReader):
             InputError, StorageError: as in ``append``.
         """
         new = NewTurn(
-            session, "assistant", text, in_view=tuple(in_view), derived=derived, recalled=tuple(recalled)
+            session,
+            "assistant",
+            text,
+            in_view=tuple(in_view),
+            derived=derived,
+            recalled=tuple(recalled),
+            id=turn_id,
         )
         check_turn(new)
         with self._writing() as transaction:
@@ -305,7 +322,16 @@ class Journal(JournalReader):
             transaction.finish_part(part)
 
     def note_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
-        """Record that a backend has stored a state, and that it has followed the forgettings up to there."""
+        """Record that a backend stores a state, in place of the record of an earlier one there.
+
+        It is called before the state becomes current: after a crash, the state there may be an earlier one, or none.
+
+        Args:
+            backend: name of the backend.
+            place: the home that contains the state; see ``Home.place``.
+            extent: how much of the journal the state covers.
+            manifest_sha256: SHA-256 of its manifest.
+        """
         with self._writing() as transaction:
             transaction.drop_checkpoint(backend, place)
             transaction.add_checkpoint(backend, place, extent, manifest_sha256)

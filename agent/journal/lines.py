@@ -49,6 +49,8 @@ Seq = Annotated[int, Field(ge=1, le=LARGEST_SEQ)]
 
 
 class _Line(BaseModel):
+    """A line, or a part of one: unknown fields are errors, values do not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

@@ -90,6 +90,7 @@ class HighWaterMark:
             self._write_both(extent)
 
     def _write_both(self, extent: Extent) -> None:
+        """Replace the file by one whose two lines both hold this mark."""
         fresh = self.file.with_name(self.file.name + ".new")
         write_private(fresh, 2 * _line(extent))
         os.replace(fresh, self.file)
@@ -132,6 +133,7 @@ def _line(extent: Extent) -> bytes:
 
 
 def _parse_line(line: bytes) -> Extent | None:
+    """Return the mark that a line holds; None if the line is not what was written."""
     try:
         content = json.loads(line)
         return Extent(**content["mark"]) if content["sha256"] == _digest(content["mark"]) else None
@@ -140,6 +142,7 @@ def _parse_line(line: bytes) -> Extent | None:
 
 
 def _furthest(lines: list[bytes]) -> Extent | None:
+    """Return the furthest mark of the lines that can be read; None if none can."""
     extents = [extent for extent in map(_parse_line, lines) if extent is not None]
     return extents[0].furthest(extents[-1]) if extents else None
 

@@ -142,6 +142,7 @@ def _rows(connection: Connection, table: Table, key: Column[Any], user: str) -> 
 
 
 def _turn(row: Row[Any]) -> Turn:
+    """Return the turn of a row of schema version 1."""
     return Turn(
         seq=row.seq,
         id=row.id,

@@ -82,6 +82,11 @@ class Proof:
             self._check_end(line)
 
     def _add_entry(self, line: TurnLine | ForgettingLine) -> None:
+        """Count a turn or a tombstone and lengthen the chain by it.
+
+        Raises:
+            InputError: its id was there before, its seq does not follow, or its salt is missing.
+        """
         if line.id in self._ids:
             raise InputError(f"the id {line.id} stands in an earlier line too")
         self._ids.add(line.id)
@@ -103,6 +108,11 @@ class Proof:
             self.head = turn_head(self.head, line.seq, line.id, leaf)
 
     def _check_end(self, line: End) -> None:
+        """Compare the last line with what was read, and note that the export has ended.
+
+        Raises:
+            InputError: lines are missing or were changed.
+        """
         if (line.turns, line.forgettings) != (self.turns, self.forgettings):
             raise InputError(
                 f"the export had {line.turns:,} turns and {line.forgettings:,} forgettings, the file has {self.turns:,} and "
@@ -170,6 +180,11 @@ def _check_turn_line(line: TurnLine) -> None:
 
 
 def _parse_line(name: str, proof: Proof, raw: bytes) -> Line:
+    """Return a line, after ``proof`` took it in and its content was checked.
+
+    Raises:
+        InputError: the line is not what an export holds; the message names file and line.
+    """
     try:
         line = LINE.validate_json(raw)
         proof.add(line)

@@ -283,12 +283,14 @@ class JournalReader:
     # inside
 
     def _opened(self) -> Database:
+        """Return the database; StorageError if the journal is closed."""
         if self._database is None:
             raise StorageError(f"The journal {self.where} is closed; open it again.")
         return self._database
 
     @contextmanager
     def _connect(self, **options: Any) -> Iterator[Connection]:
+        """Open a connection for one read; all reads of a snapshot share one."""
         with self._opened().connect(**options) as connection:
             yield connection
 

@@ -62,6 +62,12 @@ def _check_sqlite(url: URL, label: str) -> None:
 
 
 def _check_driver(url: URL, dialect: type[Dialect], label: str) -> None:
+    """Refuse a URL whose driver is not installed.
+
+    Raises:
+        SettingError: it is a driver for PostgreSQL other than psycopg.
+        MissingExtraError: it is psycopg or another database's driver, or a library that it needs is missing.
+    """
     try:
         dialect.import_dbapi()
     except ImportError as error:  # also where psycopg is there, but not the library it needs

@@ -1,4 +1,7 @@
-"""The changes that one transaction makes to a user's journal."""
+"""Read and change one user's journal within one database transaction.
+
+The caller commits, and then advances the high-water mark. No other file is touched.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +188,7 @@ class Transaction:
             old.derived,
             old.recalled,
             tuple(
-                NewAttachment(attachment.media_type, self._content(seq, position))
+                NewAttachment(attachment.media_type, self._attachment_content(seq, position))
                 for position, attachment in enumerate(old.attachments)
             ),
             pinned=self.connection.execute(pin).first() is not None,
@@ -193,7 +196,12 @@ class Transaction:
         self.unpin([seq])  # its place is the new one's
         return self.extend([new], None)[0]
 
-    def _content(self, seq: int, position: int) -> bytes:
+    def _attachment_content(self, seq: int, position: int) -> bytes:
+        """Read the bytes of a turn's attachment from the journal.
+
+        Raises:
+            DamagedRowError: the bytes are missing, or are not those that were stored.
+        """
         content = read_content(self.connection, self.user, seq, position)
         if content is None:  # its descriptor is there
             raise DamagedRowError(f"attachment {position} of turn {seq}", ValueError("it has no content"))

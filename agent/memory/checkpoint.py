@@ -179,10 +179,12 @@ class CheckpointStore:
         extent: Extent,
         settings: Mapping[str, str] | None = None,
         costly: bool = False,
+        record: Callable[[str], None] | None = None,
     ) -> Checkpoint:
         """Store a state: a new directory, synced to disk, made current by one atomic rename.
 
-        After a crash at any moment, the old or the new generation is current, and it is complete.
+        Older generations are then removed. After a crash at any moment, the old or the new generation is current, and it is
+        complete.
 
         Args:
             save: writes the backend's files into an empty directory.
@@ -191,12 +193,15 @@ class CheckpointStore:
             extent: how much of the journal the state covers.
             settings: the backend's settings as text, by field name.
             costly: True if reading the journal again would take long.
+            record: called with the SHA-256 of the manifest when all files are synced, before the new generation becomes
+                current. If it raises, the old generation stays current.
 
         Returns:
             The new checkpoint.
 
         Raises:
-            StorageError: the disk is full or not writable; the old generation stays current.
+            StorageError: the disk is full or not writable, and the old generation stays current; or the rename cannot be
+                synced or an older generation cannot be removed, and the new one is current.
         """
         generation = f"{self._highest() + 1:06d}"
         directory = self.folder / generation
@@ -218,6 +223,8 @@ class CheckpointStore:
             digest = hashlib.sha256(content).hexdigest()
             write_private(directory / _MANIFEST, content)
             sync_tree(directory)
+            if record is not None:
+                record(digest)
             replace_file(self._current, f"{generation} {digest}")
         except BaseException as error:
             if self._name() != generation:
@@ -271,6 +278,7 @@ class CheckpointStore:
         return current[0] if current is not None else None
 
     def _highest(self) -> int:
+        """Return the highest number of a generation's folder, current, older or incomplete; 0 if there is none."""
         return max(
             (int(entry.name) for entry in self.folder.glob("[0-9]*") if entry.name.isdigit()), default=0
         )
@@ -313,6 +321,7 @@ def _read_manifest(directory: Path, digest: str) -> Checkpoint:
 
 
 def _check_types(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless a manifest's values have their types."""
     extent = checkpoint.extent
     if not (
         isinstance(checkpoint.user, str)

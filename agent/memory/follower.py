@@ -94,7 +94,9 @@ class Follower:
     # following
 
     def catch_up(self, forgotten: Sequence[Turn] = ()) -> dict[int, WriteResult]:
-        """Read the journal to its end: first its forgettings, then its turns.
+        """Read the journal to its end: forgettings, then turns.
+
+        Stores the state after a forgetting and after long reading, unless read-only.
 
         Args:
             forgotten: content of turns that were just forgotten, as far as it is available.
@@ -147,7 +149,10 @@ class Follower:
         self._report_cleared()
 
     def rebuild(self) -> None:
-        """Discard the backend's state and read the whole journal again."""
+        """Remove the stored state, read the whole journal again, and store the new state. The journal keeps all turns.
+
+        If read-only, the stored state stays, and the new one is not stored.
+        """
         if not self._read_only:
             discard(self.journal, self._store, self.name, self.place)
         self._consistent = False  # until there is a new backend
@@ -158,7 +163,7 @@ class Follower:
         self._report_cleared()
 
     def consolidate(self) -> ConsolidationReport:
-        """Consolidate the backend, store its state, and return what changed."""
+        """Consolidate the backend, store its state unless read-only, and return what changed."""
         self._recover()
         with self._modifying():
             report = self.backend.consolidate()
@@ -168,21 +173,28 @@ class Follower:
     # storing
 
     def checkpoint(self) -> None:
-        """Store the backend's state. After a crash on the way, the old state is still there."""
+        """Store the backend's state as a new generation, and record it in the journal; nothing if read-only.
+
+        After a crash, the old or the new state is current. The new one is recorded before it is current: otherwise another
+        home that shares the journal would not know that this one contains a turn that is forgotten there.
+
+        Raises:
+            StorageError: see ``CheckpointStore.write``; or the journal cannot be written, and the old state stays current.
+        """
         if self._read_only:
             return
         self._recover()  # a backend that failed halfway is never stored
         extent = self.journal.extent(self.position.seq, self.position.forgetting)
-        checkpoint = self._store.write(
+        self._store.write(
             self.backend.save,
             user=self.journal.user,
             fingerprint=self._fingerprint(),
             extent=extent,
             settings=self._settings,
             costly=self._class.costly,
+            record=lambda digest: self.journal.note_checkpoint(self.name, self.place, extent, digest),
         )
         self._saved, self._replay_seconds = self.position, 0.0
-        self.journal.note_checkpoint(self.name, self.place, extent, checkpoint.manifest_sha256)
 
     def close(self) -> None:
         """Close the backend; store its state first if reading its turns again would take long."""
@@ -220,6 +232,7 @@ class Follower:
         return [*results, *self.backend.remember(run)]
 
     def _pending(self, last_seq: int) -> Iterator[list[Turn]]:
+        """Yield the turns that the backend has not read, in batches; with a progress bar if there are many."""
         turns = iter(self.journal.turns(after=self.position.seq))
         batches = iter(lambda: list(islice(turns, _BATCH)), [])
         missing = last_seq - self.position.seq
@@ -267,6 +280,13 @@ class Follower:
         self._cleared_forgetting = self.position.forgetting
 
     def _load(self) -> tuple[MemoryBackend, Position]:
+        """Load the stored state. One that cannot be used is removed, unless read-only, and the backend begins empty.
+
+        Raises:
+            CheckpointError: see the class; nothing was changed.
+            JournalDamagedError: the state covers turns that the journal does not have.
+            StorageError: the disk fails; the state is kept.
+        """
         for remaining_attempts in reversed(range(_READER_ATTEMPTS if self._read_only else 1)):
             current = self._store.folder / "CURRENT"
             before = current.read_bytes() if remaining_attempts and current.exists() else b""
@@ -317,6 +337,12 @@ class Follower:
         return backend, checkpoint.position
 
     def _read_state(self, checkpoint: Checkpoint) -> MemoryBackend:
+        """Check the files of a state and load them into a backend, which may load its model.
+
+        Raises:
+            CheckpointError: the files are damaged, or the backend cannot use them.
+            StorageError: the disk is full or fails.
+        """
         try:
             checkpoint.check_files()
             return self._class.load(checkpoint.directory, self._config, self.resources)
@@ -333,12 +359,15 @@ class Follower:
             raise CheckpointError(f"its content cannot be used ({type(error).__name__}: {error})") from error
 
     def _confirm(self, checkpoint: Checkpoint) -> None:
+        """Raise JournalDamagedError unless the journal continues what a state covers."""
         self.journal.confirm(checkpoint.extent, f"The stored memory of {self.name}")
 
     def _new_backend(self) -> tuple[MemoryBackend, Position]:
+        """Return an empty backend. It need not follow the forgettings so far, as it has read none of the turns."""
         return self._class(self._config, self.resources), Position(0, self.journal.last()[1])
 
     def _begin_anew(self) -> None:
+        """Empty the workspace and replace the backend by an empty one. The stored state stays."""
         self._empty_workspace()
         self.backend, self.position = self._new_backend()
         self._saved, self._consistent, self._open, self._cleared_forgetting = Position(), True, True, -1
@@ -361,6 +390,7 @@ class Follower:
             remove_tree(entry)
 
     def _fingerprint(self) -> dict[str, str | int | float | bool]:
+        """Return what the state depends on besides the turns. The backend may load its model."""
         return {"backend": self.name, **self._class.fingerprint(self._config, self.resources)}
 
 

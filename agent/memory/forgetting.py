@@ -200,7 +200,9 @@ def finish(
     open_backends: Collection[str] = (),
     forgotten: Sequence[Turn] = (),
 ) -> tuple[list[str], list[Remaining]]:
-    """Finish the steps that forgettings could not do.
+    """Finish the steps that forgettings could not do: rewrite the journal's file and the stored states of this home.
+
+    A state may need its models, which are loaded and may be fetched.
 
     Args:
         home: the folders of the installation.
@@ -237,6 +239,7 @@ def finish(
 
 
 def _purge(journal: Journal) -> str:
+    """Rewrite the journal's file if that is still to be done; return why it could not be, or an empty text."""
     try:
         journal.finish_purge()
     except UnpurgedError as error:
@@ -287,13 +290,16 @@ def _let_state_follow(
     lock: BackendLock,
     forgotten: Sequence[Turn],
 ) -> bool:
-    """Open a stored state and let it follow the journal's forgettings.
+    """Open a stored state, remove from it what the journal has forgotten, and store it as a new generation.
+
+    A state that has followed already is not opened. The models that it needs are loaded, and may be fetched.
 
     Returns:
-        False if the state cannot be opened and may be removed.
+        False if the state cannot be opened and the caller may remove it: it is damaged, or cheap to rebuild.
 
     Raises:
-        MemagentError: the state cannot be opened and is costly to rebuild.
+        JournalDamagedError: the journal has lost turns; the state is kept.
+        MemagentError: the state is undamaged but cannot be opened, and is costly to rebuild; it is kept.
     """
     checkpoint: Checkpoint | None = None
     try:
@@ -315,6 +321,7 @@ def _let_state_follow(
 
 
 def _command(backend: str, user: str, error: Exception) -> str:
+    """Return the command that finishes a step that failed with an error."""
     if isinstance(error, JournalDamagedError):
         return f"memagent accept-loss --user {shlex.quote(user)}"
     return (

@@ -37,7 +37,7 @@ class BackendLock:
         self._lock = FileLock(folder / "lock", mode=0o600, thread_local=False)
 
     def acquire(self, wait_seconds: float = DEFAULT_WAIT_SECONDS) -> None:
-        """Take the lock, and wait for it if another process has it.
+        """Take the lock, and wait for it if another process has it. ``holder.json`` then names this process.
 
         Args:
             wait_seconds: how long to wait.
@@ -85,5 +85,5 @@ class BackendLock:
 
 
 def backend_lock(home: Home, user: str, backend: str) -> BackendLock:
-    """Return the lock of one user's backend, not yet acquired."""
+    """Return the lock of one user's backend, not yet acquired. The backend's folder is made if it is missing."""
     return BackendLock(home.backend_folder(user, backend), f"The {backend} memory of user {user!r}")

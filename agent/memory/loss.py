@@ -127,6 +127,7 @@ def accept_loss(home: Home, user: str) -> tuple[Loss, Path]:
 
 
 def _claims(home: Home, user: str) -> Iterator[Claim]:
+    """Yield how far the high-water mark and the manifests of stored states say that the journal reached, where readable."""
     mark = HighWaterMark(home.mark_file(user))
     try:
         extent = mark.read()
@@ -148,6 +149,7 @@ def _claimant(backend: str) -> str:
 
 
 def _confirmed(journal: Journal, claim: Claim) -> bool:
+    """Return whether the journal continues what is claimed."""
     try:
         journal.confirm(claim.extent, claim.claimant)
     except JournalDamagedError:
@@ -156,6 +158,7 @@ def _confirmed(journal: Journal, claim: Claim) -> bool:
 
 
 def _copy_manifest(store: CheckpointStore, target: Path) -> None:
+    """Copy the manifest of a current state into a private file; nothing if there is no readable one."""
     try:
         checkpoint = store.read()
     except CheckpointError:

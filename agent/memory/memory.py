@@ -113,8 +113,9 @@ class Memory:
             strict: raise CheckpointError instead of rebuilding a stored state.
             fresh: discard the stored state first, and read the whole journal again.
             follow: read the new turns now; False: when the memory is first used.
-            read_only: recall and stats only. Takes no lock, stores nothing, and works on a read-only disk and while
-                another process writes.
+            read_only: recall and stats only. Takes no lock and changes no stored state. Working files are in ``readers/``
+                of the backend's folder, or in the system's temporary folder, until it is closed. Works on a read-only disk
+                and while another process writes.
             notify: called with each message for the user; None: messages go to the logger ``memagent``, as a warning if a
                 stored state is discarded.
             progress: wraps long loops.
@@ -217,8 +218,10 @@ class Memory:
             The turn as the journal stores it.
 
         Raises:
-            InputError: the text or a name cannot be stored.
-            StorageError: the journal or the backend's files cannot be written, or the memory is closed or read-only.
+            InputError: the text or a name cannot be stored; nothing was stored.
+            StorageError: the journal cannot be written, or the memory is closed or read-only, and nothing was stored; or a
+                backend's files cannot, and the turn is in the journal.
+            ModelError: a model cannot be fetched or loaded; the turn is in the journal.
         """
         with self._exclusive(writing=True):
             turn = self.journal.append(session, role, text, **fields)
@@ -227,6 +230,8 @@ class Memory:
 
     def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
         """Return recollections that are relevant to a query, best first.
+
+        Reads new turns of the journal first, and may store the state; see ``catch_up``.
 
         Args:
             query: a message or a question; a blank one recalls nothing.
@@ -273,7 +278,7 @@ class Memory:
             return forget(self.home, self.journal, seqs, self.open_beside, open_backends)
 
     def follow_forgettings(self, forgotten: Sequence[Turn] = ()) -> None:
-        """Remove from the backends what the journal has forgotten, and read no new turns.
+        """Remove from the backends what the journal has forgotten, and store their states; read no new turns.
 
         Args:
             forgotten: content of the turns that were just forgotten, as far as it is available.
@@ -313,7 +318,9 @@ class Memory:
         return all(follower.backend.model_channel for follower in self.followers)
 
     def catch_up(self) -> WriteResults:
-        """Read the journal to its end.
+        """Read the journal to its end: forgettings, then turns.
+
+        Stores the state after a forgetting and after long reading, unless read-only.
 
         Returns:
             What each backend did with the turns; see ``Follower.catch_up``.
@@ -322,7 +329,7 @@ class Memory:
             return self._catch_up()
 
     def rebuild(self) -> None:
-        """Discard the stored state and read the whole journal again."""
+        """Remove the stored state, read the whole journal again, and store the new state. The journal keeps all turns."""
         with self._exclusive(writing=True):
             for follower in self.followers:
                 follower.rebuild()
@@ -333,12 +340,17 @@ class Memory:
             return add_reports({follower.name: follower.consolidate() for follower in self.followers})
 
     def stats(self) -> BackendStats:
-        """Return what the memory stores and what it costs."""
+        """Return what the memory stores and what it costs, as of the last turn it has read.
+
+        Reads no new turns and changes no stored state. A backend may load its model.
+        """
         with self._exclusive():
             return add_stats({follower.name: follower.backend.stats() for follower in self.followers})
 
     def picture(self, query: str = "", *, limit: int = 5) -> list[Picture]:
         """Return pictures of the memory, or of one recall, as plain data.
+
+        Reads new turns of the journal first, and may store the state; see ``catch_up``.
 
         Args:
             query: what to recall; blank: the pictures show the memory itself.
@@ -355,7 +367,7 @@ class Memory:
             return pictures
 
     def checkpoint(self) -> None:
-        """Store the state. After a crash on the way, the old state is still there."""
+        """Store the backends' states, each as a new generation; see ``Follower.checkpoint``."""
         with self._exclusive(writing=True):
             for follower in self.followers:
                 follower.checkpoint()
@@ -378,10 +390,12 @@ class Memory:
                     stack.callback(follower.close)
 
     def _catch_up(self) -> WriteResults:
+        """Let each backend read the journal to its end. The caller has exclusive use of the memory."""
         return {follower.name: follower.catch_up() for follower in self.followers}
 
     @contextmanager
     def _attached(self, model: LocalModel, query: str, exclude: Collection[int]) -> Iterator[AttachedMemory]:
+        """Attach the backends with exclusive use of the memory, and let go of it while the model generates."""
         with ExitStack() as stack:
             with self._exclusive():
                 attached = attach(self.followers, self.journal, model, query, exclude, stack)

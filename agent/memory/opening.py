@@ -26,6 +26,8 @@ Notify = Callable[[str], None]
 def open_journal(home: Home, user: str, *, read_only: bool = False, trusting: bool = False) -> Journal:
     """Open a user's journal: the shared database if the home names one, else the user's own file.
 
+    Unless ``read_only``, the user's folder is made if it is missing; for the journal itself see ``Journal``.
+
     Args:
         home: the folders of the installation.
         user: name of the user.
@@ -59,6 +61,9 @@ class Opening:
 
     def follower(self, journal: Journal, choice: Choice, stack: ExitStack) -> Follower:
         """Load a backend as it was stored.
+
+        Takes its lock, unless that is given or the memory is read-only. With ``fresh``, its stored state is removed first. The
+        backend may load its models.
 
         Args:
             journal: the user's journal.
@@ -105,11 +110,13 @@ class Opening:
         return follower
 
     def _reading(self, journal: Journal, folder: Path, stack: ExitStack) -> Path:
+        """Create a reader's working folder, which ``stack`` removes, and return it. No lock is taken."""
         reader = ReaderFolder(folder, journal.last()[1])
         stack.callback(reader.drop)
         return reader.path
 
     def _writing(self, journal: Journal, choice: Choice, stack: ExitStack) -> Path:
+        """Take the backend's lock unless it is given, empty the working folder and return it; ``stack`` undoes both."""
         lock = self.lock
         if lock is None:
             lock = backend_lock(self.home, journal.user, choice.name)

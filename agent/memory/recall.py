@@ -68,6 +68,7 @@ def merge_repeats(recollections: Iterable[Recollection]) -> list[Recollection]:
 
 
 def _merged(repeats: Sequence[Recollection]) -> Recollection:
+    """Return one recollection in place of several with the same words, with the turns of all."""
     latest = max(repeats, key=lambda item: (item.role == "user", item.created_at, item.seqs[0]))
     all_seqs = {seq for item in repeats for seq in item.seqs}
     others = sorted(all_seqs.difference(latest.seqs), reverse=True)

@@ -90,6 +90,7 @@ class ReaderFolder:
             self._lock.release()
 
     def _create(self, folder: Path, forgetting: int) -> Path:
+        """Create a folder of a new name in ``readers/``, and hold the lock of the file beside it."""
         readers = create_private(folder / "readers")
         while True:
             path = readers / uuid4().hex
@@ -139,6 +140,7 @@ def remove_dead_readers(folder: Path) -> list[ActiveReader]:
 
 
 def _reader(lock_file: Path) -> ActiveReader:
+    """Return the reader that a lock file names; one with zeros if the file cannot be read."""
     try:
         fields = json.loads(lock_file.read_text())
         return ActiveReader(int(fields["pid"]), int(fields["forgetting"]))

@@ -1,4 +1,4 @@
-"""Converting GGUF to safetensors once: transformers reads a GGUF file in about 20 s, the result in 1 s."""
+"""Convert a GGUF file to safetensors once, into the models folder: transformers reads GGUF in about 20 s, the result in 1 s."""
 
 from __future__ import annotations
 
@@ -101,6 +101,10 @@ def find_damage(target: Path, sha256: str, *, thorough: bool = False) -> str:
 
 
 def _convert(gguf: Path, header: GgufHeader, target: Path) -> None:
+    """Load a GGUF file as bfloat16 with transformers, and write model and tokenizer to ``target``.
+
+    Reads local files only: no network, no remote code. All weights are in memory meanwhile.
+    """
     from memagent.agent.models.runtime import torch, transformers
 
     source: dict[str, Any] = {

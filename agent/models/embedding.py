@@ -97,6 +97,7 @@ def _catalogue_names() -> list[str]:
 
 
 def _load_part(name: str, models: Path, notify: Notify, report: Report) -> Embedder:
+    """Return the embedder of one name. Files are fetched and read with the first text; a provider is set up now."""
     if name == HASHING:
         return HashingEmbedder()
     if name == MULTILINGUAL:
@@ -123,6 +124,7 @@ def _is_hub_id(name: str) -> bool:
 def _catalogue_encoder(
     model: CatalogueModel, models: Path, notify: Notify, report: Report
 ) -> SentenceEncoder:
+    """Return an encoder of the catalogue, whose files are fetched and verified with the first text."""
     return SentenceEncoder(
         model.name,
         lambda: ensure(model, models, notify=notify, report=report),

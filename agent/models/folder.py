@@ -160,6 +160,11 @@ def model_errors(failure: str, hint: str = "") -> Iterator[None]:
 
 
 def _json_value(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ModelError: it cannot be read, or is not JSON.
+    """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -86,6 +86,7 @@ class _Reader:
         self._order = "<"
 
     def header(self) -> GgufHeader:
+        """Read the whole header and check it against the size of the file."""
         version = int(self._number("I"))
         if not version & 0xFFFF:  # written on a machine of the other byte order
             self._order, version = ">", int.from_bytes(version.to_bytes(4, "little"), "big")
@@ -103,6 +104,7 @@ class _Reader:
         return GgufHeader(values, self._tensors(tensor_count, values.get("general.alignment")))
 
     def _tensors(self, count: int, alignment: Value) -> dict[str, int]:
+        """Read the list of tensors, and check that the file holds all of them without overlap."""
         tensors: dict[str, tuple[int, int, int]] = {}  # elements, bytes, offset
         for _ in range(count):
             name = self._string("a tensor's name", _MAX_NAME_BYTES)
@@ -128,6 +130,7 @@ class _Reader:
         return {name: elements for name, (elements, _, _) in tensors.items()}
 
     def _value(self, kind: int, name: str, depth: int = 0) -> Value:
+        """Read a value of metadata; a list is skipped, and read as None."""
         if kind == _STRING:
             return self._string(_quoted(name), len(self._data))
         if kind != _ARRAY:
@@ -148,11 +151,13 @@ class _Reader:
         return _FORMATS[kind]
 
     def _number(self, form: str) -> int | float:
+        """Read a number of a struct format."""
         at = self._skip(struct.calcsize("=" + form), "the header")
         number: int | float = struct.unpack_from(self._order + form, self._data, at)[0]
         return number
 
     def _string(self, what: str, most: int) -> str:
+        """Read a text of at most ``most`` bytes; ``what`` names it in messages."""
         length = int(self._number("Q"))
         if length > most:
             raise _DamageError(f"{what} has {length:,} bytes")

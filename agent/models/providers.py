@@ -23,7 +23,9 @@ _LENGTHS = ("max_tokens", "max_output_tokens", "num_predict")
 
 
 class ProviderChatModel:
-    """A LangChain chat model behind the interface of ``ChatModel``. It has the text channel only.
+    """A LangChain chat model behind the interface of ``ChatModel``.
+
+    Each prompt, with its recollections, goes to the provider. It has the text channel only.
 
     Args:
         model: any ``BaseChatModel``.
@@ -132,6 +134,11 @@ class ProviderEmbedder:
         return np.zeros((0, self.dimension), dtype=np.float32)
 
     def _unit_rows(self, count: int, ask: Callable[[], list[list[float]]]) -> Vectors:
+        """Let the provider embed ``count`` texts, by ``ask``, and scale each vector to length 1.
+
+        Raises:
+            ModelError: the provider failed, or its vectors are of no use.
+        """
         try:
             vectors = np.asarray(ask(), dtype=np.float64)  # squares of float32 overflow from 1e19
         except Exception as error:  # each provider raises its own kinds

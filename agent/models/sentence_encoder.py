@@ -134,6 +134,7 @@ class SentenceEncoder:
         return min(limit, getattr(self._config, "max_position_embeddings", None) or limit)
 
     def _embed(self, texts: Sequence[str], prompt: str) -> Vectors:
+        """Embed texts in batches of similar length, each after a prompt. The first call loads the weights."""
         from memagent.agent.models.runtime import torch
 
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
@@ -158,6 +159,7 @@ class SentenceEncoder:
         return vectors
 
     def _prompt(self, names: Sequence[str]) -> str:
+        """Return the first of these prompts that the folder has, else its default prompt, else an empty text."""
         conventions = self._json(_CONVENTIONS)
         prompts = conventions.get("prompts") or {}
         if not isinstance(prompts, dict):
@@ -170,6 +172,7 @@ class SentenceEncoder:
 
     @cached_property
     def _folder(self) -> Path:
+        """The folder of the files, which may be fetched now."""
         return self._get_folder()
 
     @cached_property
@@ -214,6 +217,11 @@ class SentenceEncoder:
 
     @cached_property
     def _pooling(self) -> str:
+        """How the hidden states of a text's tokens become one vector: cls, mean, max or lasttoken.
+
+        Raises:
+            ModelError: the folder does not say so, or names another way.
+        """
         if not self._modules:
             return "mean"
         file = self._modules[0][1] / "config.json"
@@ -267,6 +275,7 @@ class SentenceEncoder:
 
     @cached_property
     def _tokenizer(self) -> Any:
+        """The tokenizer, which cuts texts at ``max_tokens`` and pads them to one length; loaded on first use."""
         from tokenizers import Tokenizer
 
         file = self._folder / "tokenizer.json"
@@ -283,6 +292,7 @@ class SentenceEncoder:
 
     @cached_property
     def _model(self) -> Any:
+        """The transformer with float32 weights, loaded from local files on first use; ModelError if weights are missing."""
         from memagent.agent.models.runtime import torch, transformers
 
         failure = f"The embedder in {self._folder} cannot be loaded"

@@ -240,6 +240,7 @@ class Memo(MemoryBackend):
 
     @cached_property
     def _centre(self) -> Vectors:
+        """The mean embedding of talk for this embedder; zeros if none is shipped."""
         from safetensors.numpy import load_file
 
         embedder = self._resources.embedder

@@ -181,6 +181,7 @@ class SegmentIndex:
             raise ValueError(f"its index has {', '.join(unread)}, which none of its segments needs")
 
     def _rows_of(self, word: str) -> list[int]:
+        """Return the active rows of a word, drawn by word and seed."""
         return active(f"{self._seed} word {word}", ROWS, WORD_ROWS)
 
 

@@ -214,4 +214,5 @@ class SequenceMatrices:
 
 
 def _narrow(matrix: Tensor) -> Tensor:
+    """Return a matrix as int16 if its elements fit."""
     return matrix.to(torch.int16) if int(matrix.abs().max()) < 2**15 else matrix

@@ -171,6 +171,7 @@ class MemoStore:
         *,
         subtract: bool,
     ) -> None:
+        """Add segments to both kinds of matrices, or subtract them."""
         addressed = [
             (address, ids)
             for segment, windows, _ in stored

@@ -217,6 +217,7 @@ class Rag(MemoryBackend):
         return with_multilingual(self._resources.embedder)
 
     def _search_hits(self, query: str, ranked: Sequence[Ranked]) -> list[SearchHit]:
+        """Return ranked turns as their relevance is judged."""
         coverage = self._full_text.coverage(content_words(query), [item.candidate.key for item in ranked])
         return [
             SearchHit(
@@ -240,6 +241,7 @@ class Rag(MemoryBackend):
         return {"chunks": counts.chunks, "searchable": counts.searchable} | vectors
 
     def _embed(self, chunks: Sequence[Chunk]) -> None:
+        """Embed all views of chunks, and add the vectors to the store or the server. A provider gets the texts."""
         texts = {key: text for chunk in chunks for key, text in views(chunk).items()}
         self._vectors.add(list(texts), self._embedder.embed(list(texts.values())))
 
@@ -265,6 +267,7 @@ class Rag(MemoryBackend):
 
 
 def _view_keys(chunks: Iterable[Chunk]) -> list[str]:
+    """Return the keys of the vectors that chunks have: one for each view."""
     return [key for chunk in chunks for key in views(chunk)]
 
 

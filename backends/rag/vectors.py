@@ -102,6 +102,7 @@ class VectorIndex:
         return self._kept_vectors
 
     def _approximate(self, vector: Vectors, limit: int) -> list[tuple[str, float]]:
+        """Return the keys that Chroma's graph finds near a vector, with their cosines."""
         result = self._collection.query(
             query_embeddings=vector.reshape(1, -1), n_results=limit, include=["distances"]
         )
@@ -163,6 +164,7 @@ class VectorIndex:
         self._client.close()
 
     def _open(self) -> None:
+        """Open the folder's store, which is made if it is missing, or connect to the server."""
         if not isinstance(self._location, Path):
             self._client = _server_client(self._location)
             self._collection = self._get_or_create()
@@ -185,6 +187,7 @@ class VectorIndex:
         )
 
     def _read(self, keys: list[str]) -> Iterator[tuple[str, Vectors]]:
+        """Yield keys that are here with their vectors, a batch at a time."""
         for start in range(0, len(keys), _BATCH):
             result = self._collection.get(ids=keys[start : start + _BATCH], include=["embeddings"])
             if result["ids"]:
@@ -192,6 +195,7 @@ class VectorIndex:
 
 
 def _embedded_client(folder: Path) -> Client:
+    """Open Chroma in this process on a folder, which is made if it is missing; no network, no telemetry."""
     import chromadb.config
     from chromadb.api.client import Client
 
@@ -247,6 +251,12 @@ def _unusable(folder: Path, error: BaseException, *, stored: bool) -> Checkpoint
 
 
 def _server_client(url: str) -> Client:
+    """Connect to a Chroma server, after it has answered within 5 seconds.
+
+    Raises:
+        SettingError: the URL is not a server's address.
+        StorageError: the server does not answer.
+    """
     import chromadb
     import httpx
     from chromadb.config import Settings

@@ -74,6 +74,9 @@ class RopeMapConfig:
 class RopeMap(MemoryBackend):
     """Stores the keys and values that the model computed while it read, and lets its attention find and use them.
 
+    The first use with a model calibrates its heads (half a minute to some minutes) and writes the result to
+    ``resources.cache``, if there is one.
+
     Remembering reads a turn with the model, after the turns before it. Recalling runs a question through the model, searches
     the keys and values of calibrated heads, and reranks the best chunks by query likelihood. A reply attends to the chunks
     found, a few dozen tokens, in every layer. The map grows with what it reads: some 14 KB per token for a model of half
@@ -230,7 +233,7 @@ class RopeMap(MemoryBackend):
         return ConsolidationReport(turns, turns, f"{before} page files became {after}; no turn was changed.")
 
     def stats(self) -> BackendStats:
-        """Return sizes, and which heads address memory."""
+        """Return sizes, and which heads address memory; the first call may calibrate the model (see the class)."""
         num_tokens = self._pages.total_tokens
         pages, index = self._pages.bytes_on_disk, self._index.bytes_in_memory
         return BackendStats(
@@ -288,6 +291,7 @@ class RopeMap(MemoryBackend):
 
     @cached_property
     def _heads(self) -> CalibratedHeads:
+        """The model's heads that address memory, from the cache; the first use may calibrate them (see the class)."""
         resources = self._resources
         return calibration.load_or_calibrate(
             resources.local_model,
@@ -300,10 +304,12 @@ class RopeMap(MemoryBackend):
 
     @cached_property
     def _index(self) -> AddressingIndex:
+        """The keys and values of the calibrated heads; the first use may calibrate them."""
         return AddressingIndex(self._heads, self._encoder.theta, str(self._encoder.model.device))
 
     @cached_property
     def _search(self) -> ChunkSearch:
+        """The search over all chunks; the first use may calibrate the heads."""
         return ChunkSearch(
             self._encoder,
             self._tokenizer,

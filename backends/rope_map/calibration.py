@@ -223,6 +223,7 @@ def _encode_dialogue(
 def _encode_background(
     encoder: AttentionEncoder, tokenizer: TurnTokenizer, tuning: Tuning
 ) -> list[KeysAndValues]:
+    """Encode the generated small talk that chunks must exceed, with the model."""
     turns = [
         Turn(place + 1, f"{place:032x}", "small talk", "user", text, calibration_data.CREATED_AT)
         for place, text in enumerate(calibration_data.small_talk(tuning))

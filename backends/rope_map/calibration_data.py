@@ -72,6 +72,7 @@ def load_material() -> dict[str, Any]:
 def _dialogue(
     material: dict[str, Any], rng: random.Random, tuning: Tuning, *, between_friends: bool
 ) -> Dialogue:
+    """Generate one dialogue: facts amid small talk, questions about them, and remarks that need no memory."""
     names = rng.sample(material["names"], 2)
     lines: list[_Line] = []
     questions: list[Question] = []

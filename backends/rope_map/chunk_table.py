@@ -113,6 +113,7 @@ class ChunkTable:
             raise CheckpointError(f"its list of turns cannot be read ({error})") from error
 
     def _insert(self, turn: Turn, first_number: int) -> list[int]:
+        """Split a turn, number its chunks from ``first_number`` on, and return the numbers."""
         chunks = dict(enumerate(self._tokenizer.split(turn), start=first_number))
         self._chunks |= chunks
         self._turns[turn.seq] = list(chunks)
@@ -132,6 +133,7 @@ def _speaker(turn: Turn) -> str:
 
 
 def _saved_turns(file: Path) -> Iterator[tuple[Turn, int]]:
+    """Yield the turns of a file that ``save`` wrote, each with the number of its first chunk."""
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)

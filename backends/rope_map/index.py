@@ -130,6 +130,7 @@ class AddressingIndex:
         return self._search_index(rotated, self._keys[key_head], self.heads.background_keys[key_head])
 
     def _search_values(self, values: Tensor) -> _HeadResult:
+        """Search the value heads with the values of the question's tokens."""
         queries = self.heads.tuning.value_sharpness * self.heads.value_similarity.embed(values)
         return self._search_index(queries.to(self._device), self._values, self.heads.background_values)
 

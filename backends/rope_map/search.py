@@ -97,6 +97,7 @@ class ChunkSearch:
         return {number for number in numbers if repeats_question(query, self._chunks[number].text)}
 
     def _pmi(self, query: str, numbers: list[int]) -> dict[int, float]:
+        """Return the PMI of query and chunk, by number: the model reads the question after each chunk."""
         if not numbers:
             return {}
         chunks = {number: self._pages.get(number) for number in numbers}
@@ -106,6 +107,7 @@ class ChunkSearch:
 
     @cached_property
     def _opening(self) -> KeysAndValues:
+        """What stands before every chunk, encoded once."""
         (opening,) = self._encoder.encode([TokenSpan([], self._tokenizer.opening_ids)])
         return opening
 

@@ -207,6 +207,7 @@ class AssociativeMemory:
             self._codes = torch.cat([self._codes, torch.stack([self._code(word) for word in new])])
 
     def _code(self, word: str) -> Tensor:
+        """Return the random code of a word, ``[256]``, of length 1; the same for every memory of this seed."""
         code: Tensor = (
             torch.from_numpy(_random_signs(f"{self._seed} value {word}", _VALUE_SIZE)) / _VALUE_SIZE**0.5
         )

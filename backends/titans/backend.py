@@ -72,6 +72,7 @@ class Titans(MemoryBackend):
         self._reset()
 
     def _reset(self) -> None:
+        """Forget all chunks, and let fresh networks be made on next use. Files stay."""
         self.__dict__.pop("_neural_memory", None)
         self.__dict__.pop("_associative_memory", None)
         self._chunks: list[Chunk] = []
@@ -81,6 +82,7 @@ class Titans(MemoryBackend):
 
     @cached_property
     def _neural_memory(self) -> NeuralMemoryNetwork:
+        """Made untrained on first use; the embedder tells the dimension."""
         config = self.config
         return NeuralMemoryNetwork(
             self._resources.embedder.dimension,
@@ -94,6 +96,7 @@ class Titans(MemoryBackend):
 
     @cached_property
     def _associative_memory(self) -> AssociativeMemory:
+        """Made untrained on first use; the embedder tells the dimension."""
         config = self.config
         return AssociativeMemory(
             self._resources.embedder.dimension, config.key_expansion, config.alpha, self._resources.seed

@@ -50,6 +50,7 @@ def split_text(text: str) -> Iterator[str]:
 
 
 def _split_sentence(sentence: str) -> Iterator[str]:
+    """Split a sentence between words into parts of at most 500 characters."""
     while len(sentence) > _MAX_CHARACTERS:
         end = sentence.rfind(" ", 0, _MAX_CHARACTERS)
         end = end if end > 0 else _MAX_CHARACTERS

@@ -69,6 +69,8 @@ def decode(memory: AssociativeMemory, query: Tensor) -> list[DecodedText]:
 
 
 class _Beam(NamedTuple):
+    """A text that the search has begun, as its words."""
+
     words: tuple[str, ...]
     log_score: float
     """The sum of the logarithms of its words' scores; the first word has none."""
@@ -85,6 +87,7 @@ class _Beam(NamedTuple):
         return _EARLY_BEAM_WIDTH if len(self.words) < _EARLY_WORDS else _BEAM_WIDTH
 
     def extend(self, word: str, score: float) -> _Beam:
+        """Return the beam with one word more; its score is the geometric mean of its words' scores."""
         log_score = self.log_score + math.log(score)
         return _Beam((*self.words, word), log_score, math.exp(log_score / len(self.words)))
 
@@ -101,5 +104,6 @@ def _distinct(beams: Sequence[_Beam]) -> list[_Beam]:
 
 
 def _similar(first: Sequence[str], second: Sequence[str]) -> bool:
+    """Return whether two texts share half of their words or more at the same places."""
     shared = sum(a == b for a, b in zip(first, second, strict=False))
     return shared >= _MAX_SHARED_WORDS * min(len(first), len(second))

@@ -99,7 +99,8 @@ def bench(
     with an assistant (S) or 500 (M); those whose id ends in _abs measure abstention. The baselines are a
     random order (chance) and BM25 over whole sessions (bm25_sessions).
 
-    An interrupted run continues when the same command is given again.
+    Writes to the folder bench in MEMAGENT_HOME; your own memories are not touched. An interrupted run
+    continues when the same command is given again.
 
     Examples:
 
@@ -150,6 +151,7 @@ def bench(
 
 
 def _measure(plan: Plan, run: Run, models: Models) -> None:
+    """Measure what the run does not have yet, with a progress bar; rows go to the run's folder."""
     from memagent.agent.evaluation.measure import count_steps, measure
     from memagent.cli.rendering.progress import track
 

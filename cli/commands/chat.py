@@ -128,11 +128,13 @@ def _given_options(context: typer.Context) -> list[str]:
 
 
 def _latest(journal: Journal) -> str | None:
+    """Return the session with the latest turn; None if there is no session."""
     sessions = journal.sessions()
     return sessions[-1].name if sessions else None
 
 
 def _answer(conversation: Conversation, message: str, output: Output) -> None:
+    """Send one message in a conversation, which stores message and reply, and print the reply."""
     from dataclasses import asdict
 
     from memagent.agent.engine.agent import collect

@@ -111,6 +111,7 @@ def accept_loss(
     """Continue with a journal that has lost turns, when there is no backup to restore.
 
     The evidence of later turns, as numbers and digests, is moved to a folder named lost-<time> beside the journal.
+    Stored memories that hold later turns are removed, and rebuilt when they are next used.
 
     Example:
 
@@ -149,7 +150,7 @@ def import_(
 ) -> None:
     """Add an export to a user's journal. The whole file is verified first; present turns are not added twice.
 
-    Then the memory reads the new turns.
+    Turns that the file records as forgotten are forgotten here too. Then the memory reads the new turns.
 
     Examples:
 
@@ -225,6 +226,7 @@ def _verify(file: str, user: str) -> None:
 
 
 def _say_missing(export_result: ExportResult) -> None:
+    """Say how many turns the export lacks, and end the command with exit code 1, if any are missing."""
     if export_result.missing:
         say(
             f"The journal lacks {quantity(export_result.missing, 'turn')} that were not forgotten; the export holds what is there. "

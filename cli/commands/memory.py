@@ -55,7 +55,9 @@ def remember(
     embedder: EmbedderOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Remember a statement, without asking a model anything.
+    """Store a statement in the journal, and let the memory read it.
+
+    No chat model answers; the models that the memory needs may be fetched.
 
     Examples:
 
@@ -238,6 +240,12 @@ def update_memory(user: str, backend: str, pairs: list[str] | None, model: str |
 def _chosen_turns(
     journal: Journal, seqs: list[int] | None, session: str | None, matching: str | None
 ) -> list[Turn]:
+    """Return the turns of the journal that the one given option names.
+
+    Raises:
+        typer.BadParameter: not exactly one option is given.
+        NotFoundError, InputError: there is no such session, or the text is empty.
+    """
     if sum(choice is not None for choice in (seqs or None, session, matching)) != 1:
         raise typer.BadParameter("give exactly one of --seq, --session and --matching")
     if seqs:

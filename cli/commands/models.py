@@ -141,4 +141,5 @@ def verify(
 
 
 def _present(model: CatalogueModel, models: Path) -> bool:
+    """Return whether all files of a model are in its folder; their bytes are not checked."""
     return all((model.folder(models) / file.name).exists() for file in model.files)

@@ -168,6 +168,7 @@ def schema() -> None:
 
 
 def _select(files: list[Path] | None, tags: list[str] | None) -> list[LocatedScenario]:
+    """Read the given files, or the shipped ones, and return the scenarios with any of the tags; InputError if none has."""
     from memagent.agent.evaluation.scenarios import read_all, suite
 
     scenarios = read_all(files or suite())

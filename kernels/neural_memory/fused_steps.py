@@ -1,7 +1,9 @@
 """The Triton functions of the fused neural memory: the steps of `steps`, on blocks that stay on the chip.
 
 Sizes: C tokens of a chunk; I, H and O the sizes of keys, of the hidden layer and of values. B before a size is the block that
-holds it, padded with zeros.
+holds it, padded with zeros. With TOKEN (``update="token"``), the memory takes a step at every token, and each query reads it
+after the step of its own token. Without TOKEN (``update="chunk"``), it takes one step at a chunk's end, and all queries read it
+as it is at the chunk's start.
 """
 # ruff: noqa: N803 - sizes are upper case inside kernels
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators

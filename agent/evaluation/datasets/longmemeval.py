@@ -47,6 +47,7 @@ def load(path: Path) -> Dataset:
 
 
 def _parse(raw: Any, where: str) -> Case:
+    """Make a case of a record: its sessions in order of time, and its one question."""
     record = validate_record(_ConversationRecord, raw, where)
     where = f"{where} ({record.question_id})"
     counts = {len(record.haystack_dates), len(record.haystack_session_ids), len(record.haystack_sessions)}

@@ -70,6 +70,7 @@ def _walk(template: Template, rng: random.Random) -> Iterator[str]:
 
 
 def _coprime(size: int, rng: random.Random) -> int:
+    """Draw a number from 1 to ``size`` that has no common divisor with it."""
     while True:
         step = rng.randrange(1, size + 1)
         if gcd(step, size) == 1:
@@ -78,6 +79,7 @@ def _coprime(size: int, rng: random.Random) -> int:
 
 @cache
 def _vocabulary() -> dict[str, list[Template]]:
+    """Read the templates of ``distractors.yaml``, by kind."""
     text = Path(__file__).with_name("distractors.yaml").read_text(encoding="utf-8")
     kinds = yaml.safe_load(text)["kinds"]
     return {
@@ -90,6 +92,7 @@ def _vocabulary() -> dict[str, list[Template]]:
 
 
 def _values(listed: str) -> list[str]:
+    """Return the values of a slot, written as ``1..9`` or with commas between them."""
     first, dots, last = listed.partition("..")
     if dots:
         return [str(number) for number in range(int(first), int(last) + 1)]

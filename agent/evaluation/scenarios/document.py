@@ -131,6 +131,7 @@ class _Composer:
         return node
 
     def _node(self, depth: int) -> Node:
+        """Build the value that comes next, ``depth`` levels below the document."""
         event = self.loader.get_event()
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent):
@@ -154,6 +155,7 @@ class _Composer:
         return node
 
     def _resolve_alias(self, anchor: str, line: int) -> Node:
+        """Return the node of an anchor; InputError if it is unknown or not complete yet."""
         if anchor not in self._anchors:
             raise self._error(line, f"not YAML: found undefined alias {anchor[:80]!r}.")
         node = self._anchors[anchor]
@@ -192,6 +194,7 @@ class _Composer:
         return _collection(line, fields, [field.node for field in fields.values()])
 
     def _count(self, values: int, characters: int, line: int) -> None:
+        """Count a value towards the bounds of the file; InputError beyond them."""
         self._values += values
         self._characters += characters
         if self._values > MAX_VALUES:
@@ -213,6 +216,7 @@ class _Composer:
 
 
 def _collection(line: int, content: Sequence[Node] | Mapping[str, Field], children: Sequence[Node]) -> Node:
+    """Return a list or mapping as a node, with the sizes of its children added up."""
     return Node(
         line,
         content,
@@ -241,6 +245,7 @@ def _translate_errors(text: str, file: Path, loader: yaml.SafeLoader | None = No
 
 
 def _names_beside(file: Path) -> list[str]:
+    """Return names of files in the same folder, to suggest one; at most 1,000, none if it cannot be read."""
     try:
         return [path.name for path in islice(file.parent.iterdir(), _MAX_NEIGHBOURS)]
     except OSError:

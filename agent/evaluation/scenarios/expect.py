@@ -22,14 +22,17 @@ Model = TypeVar("Model", bound=ScenarioModel)
 
 
 def _matcher(value: object) -> object:
+    """Read a bare text as what a recollection contains."""
     return {"contains": value} if isinstance(value, str) else value
 
 
 def _reply(value: object) -> object:
+    """Read a bare text or a list as what the reply contains."""
     return {"contains": value} if isinstance(value, (str, list)) else value
 
 
 def _require_content(model: Model) -> Model:
+    """Refuse an expectation in which nothing is set."""
     names = type(model).model_fields
     values = (getattr(model, name) for name in names)
     if all(value is None or value is False or value == () for value in values):

@@ -70,6 +70,7 @@ def judge_reply(expect: Expectation, reply: str, seconds: float) -> list[str]:
 
 
 def _pattern_failures(pattern: str, reply: str) -> list[str]:
+    """Return a failure if a pattern does not match the reply, or takes too long to search."""
     try:
         return [] if matches_anywhere(pattern, reply) else [f"the reply does not match {pattern!r}"]
     except TimeoutError:
@@ -85,10 +86,12 @@ def contains_words(text: str, words: str) -> bool:
 
 
 def _normal(text: str) -> str:
+    """Return a text as it is compared: NFKC, small letters, straight apostrophes."""
     return unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
 
 
 def _rank(matcher: Matcher, recollections: Sequence[Recollection]) -> int | None:
+    """Return the rank of the first recollection that is meant, from 1; None if there is none."""
     return next((rank for rank, item in enumerate(recollections, start=1) if _matches(matcher, item)), None)
 
 
@@ -104,6 +107,7 @@ def _matches(matcher: Matcher, item: Recollection) -> bool:
 
 
 def _out_of_order(order: Sequence[str], recollections: Sequence[Recollection]) -> list[str]:
+    """Return the failures of texts that should be recalled one after the other, best first."""
     ranks = {word: _rank(Matcher(contains=(word,)), recollections) for word in order}
     missing = [f"not recalled: {word!r}" for word, rank in ranks.items() if rank is None]
     if missing:
@@ -116,6 +120,7 @@ def _out_of_order(order: Sequence[str], recollections: Sequence[Recollection]) -
 
 
 def _describe(matcher: Matcher) -> str:
+    """Return a matcher in words, for a failure."""
     words = " and ".join(repr(word) for word in matcher.contains)
     provenance = [
         f"{name} {value}"

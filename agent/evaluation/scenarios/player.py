@@ -59,7 +59,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Player:
-    """Plays sessions on one backend."""
+    """Plays the sessions of a scenario on one backend.
+
+    Writes journal and stored states below the given home only. Loads the models that the backend needs, and the chat model
+    for expectations of a reply; both may be fetched into the models folder.
+    """
 
     backend: str
     options: Options
@@ -111,6 +115,7 @@ class Player:
         return clock
 
     def _open(self, home: Home, user: str) -> Memory:
+        """Open a user's memory for one session. The models that it needs are fetched first, and loaded on first use."""
         return open_memory(
             home,
             self.models,
@@ -123,6 +128,7 @@ class Player:
         )
 
     def _probe(self, memory: Memory, step: AskStep, clock: datetime) -> ProbeResult:
+        """Recall for a question, let the chat model answer if a reply is expected, and judge both. No turn is stored."""
         expect = step.expect
         if expect.recall_seconds is not None:
             memory.recall(step.ask, limit=step.limit)  # loads what is loaded on first use
@@ -147,6 +153,10 @@ class Player:
         )
 
     def _answer(self, memory: Memory, step: AskStep, clock: datetime) -> tuple[str, float]:
+        """Return the chat model's reply and its seconds.
+
+        Loads the model on first use; a provider gets the prompt over the network.
+        """
         settings = Settings(
             channel=self.options.channel,
             limit=step.limit,
@@ -182,11 +192,17 @@ def _add_distractors(memory: Memory, step: DistractorStep, clock: datetime) -> d
 
 
 def _remember(memory: Memory, turns: Sequence[NewTurn]) -> None:
+    """Add turns to the journal, and let the memory read them."""
     memory.journal.extend(turns)
     memory.catch_up()
 
 
 def _forget(memory: Memory, step: ForgetStep) -> None:
+    """Forget the turns that a step selects, everywhere.
+
+    Raises:
+        InputError: it selects none.
+    """
     matching, session = step.forget.matching, step.forget.session
     turns = memory.journal.matching(matching) if matching else memory.journal.turns(session=session)
     seqs = [turn.seq for turn in turns]

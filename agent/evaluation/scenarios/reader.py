@@ -95,6 +95,7 @@ def read(file: Path) -> list[LocatedScenario]:
 
 
 def _scenario(node: Node, file: Path) -> Scenario:
+    """Check a document against the format; InputError names up to ten mistakes with their lines."""
     try:
         return Scenario.model_validate(node.plain())
     except ValidationError as error:

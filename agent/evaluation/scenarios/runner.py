@@ -79,6 +79,7 @@ def run(
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Create the folder of a scenario's home; StorageError if there is no room for one."""
     try:
         return tempfile.TemporaryDirectory(prefix="memagent-scenario-", ignore_cleanup_errors=True)
     except OSError as error:

@@ -79,6 +79,7 @@ class TurnSpec(ScenarioModel):
 
 
 def _forget_spec(value: object) -> object:
+    """Read a bare text as what the turns contain."""
     return {"matching": value} if isinstance(value, str) else value
 
 

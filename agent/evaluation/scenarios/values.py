@@ -34,6 +34,7 @@ def _text(value: str) -> str:
 
 
 def _checked(value: str, check: Callable[[], None]) -> str:
+    """Return a value that passes a check of the journal; its InputError becomes pydantic's ValueError."""
     try:
         check()
     except InputError as error:

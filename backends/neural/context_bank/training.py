@@ -113,7 +113,10 @@ class Training(nn.Module):
         )
 
     def steps(self, path: Path, *, save_every: int = 50) -> Iterator[Losses]:
-        """Take the remaining steps, yield the losses of each, and write them to a file now and then."""
+        """Take the remaining steps and yield the losses of each.
+
+        Every ``save_every`` steps, write weights, optimizer state and losses to ``path``, which is replaced.
+        """
         while self.step < self.settings.steps:
             self.history.append(self._take_step())
             if self.step % save_every == 0:
