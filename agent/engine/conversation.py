@@ -235,7 +235,7 @@ class Conversation:
             The reply unless it is empty, and what each backend did with the turns.
         """
         reply_turn = None
-        text = _storable(reply.text)
+        text = storable_reply(reply.text)
         if text:
             recalled = {seq for item in reply.recalled.in_view for seq in item.seqs}
             from_memory = reply.attached_seqs | recalled
@@ -278,7 +278,7 @@ def _with_mark(pin: Recollection, recalled: Sequence[Recollection]) -> Recollect
     return replace(pin, superseded_by=same.superseded_by, superseded_at=same.superseded_at)
 
 
-def _storable(text: str) -> str:
+def storable_reply(text: str) -> str:
     """Return a reply without characters that the journal refuses; a model may generate NUL or half of a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode().strip()
 

@@ -1,0 +1,30 @@
+"""Memories in LangChain and LangGraph: middleware, tools, retriever, chat model; see ``memagent.agent.integrations.langchain``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from memagent.agent.integrations import langchain as _langchain
+
+if TYPE_CHECKING:
+    from memagent.agent.integrations.langchain import (
+        ChatMemagent,
+        MemagentRetriever,
+        MemoryContext,
+        MemoryMiddleware,
+        MemoryPool,
+        memory_tools,
+    )
+
+__all__ = [
+    "ChatMemagent",
+    "MemagentRetriever",
+    "MemoryContext",
+    "MemoryMiddleware",
+    "MemoryPool",
+    "memory_tools",
+]
+
+
+def __getattr__(name: str) -> object:
+    return getattr(_langchain, name)
