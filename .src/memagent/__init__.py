@@ -6,6 +6,7 @@
     ...     print(agent.ask("What is my dog called?", session="tuesday").text)
 
 ``Agent`` is a chat model with a memory, ``Memory`` a memory alone, ``MemoryBackend`` what a backend implements.
+``AsyncAgent`` is the agent of an event loop, ``AsyncAgents`` those of many users, over a ``MemoryPool``.
 ``memagent.testing`` has the contract's tests and models without weights.
 
 Names are imported on first use, so that ``import memagent`` loads neither torch nor a database. Notices, such as that a
@@ -22,11 +23,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from memagent.agent.engine.agent import Agent, Reply
+    from memagent.agent.engine.async_agent import AsyncAgent, AsyncAgents
     from memagent.agent.engine.conversation import Conversation, Settings
     from memagent.agent.engine.events import Event, Recalled, Remembered, Token, TurnBegan, TurnEnded
     from memagent.agent.home import Home
     from memagent.agent.journal import Journal, NewAttachment, NewTurn
     from memagent.agent.memory import Forgotten, Memory
+    from memagent.agent.memory.pool import MemoryPool
     from memagent.agent.settings import UserSettings
     from memagent.backends.errors import (
         BusyError,
@@ -64,6 +67,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Agent": "memagent.agent.engine.agent",
+    "AsyncAgent": "memagent.agent.engine.async_agent",
+    "AsyncAgents": "memagent.agent.engine.async_agent",
     "Attachment": "memagent.backends.records",
     "BackendStats": "memagent.backends.records",
     "BusyError": "memagent.backends.errors",
@@ -85,6 +90,7 @@ _HOME = {
     "MemagentError": "memagent.backends.errors",
     "Memory": "memagent.agent.memory",
     "MemoryBackend": "memagent.backends.protocol",
+    "MemoryPool": "memagent.agent.memory.pool",
     "MissingExtraError": "memagent.backends.errors",
     "ModelError": "memagent.backends.errors",
     "ModelMemory": "memagent.backends.protocol",
@@ -115,6 +121,8 @@ _HOME = {
 
 __all__ = [
     "Agent",
+    "AsyncAgent",
+    "AsyncAgents",
     "Attachment",
     "BackendStats",
     "BusyError",
@@ -136,6 +144,7 @@ __all__ = [
     "MemagentError",
     "Memory",
     "MemoryBackend",
+    "MemoryPool",
     "MissingExtraError",
     "ModelError",
     "ModelMemory",
