@@ -105,7 +105,7 @@ def _convert(gguf: Path, header: GgufHeader, target: Path) -> None:
 
     Reads local files only: no network, no remote code. All weights are in memory meanwhile.
     """
-    from memagent.agent.models.runtime import torch, transformers
+    from memagent.agent.models.runtime import LOADING, torch, transformers
 
     source: dict[str, Any] = {
         "pretrained_model_name_or_path": str(gguf.parent),
@@ -113,7 +113,7 @@ def _convert(gguf: Path, header: GgufHeader, target: Path) -> None:
         "local_files_only": True,
         "trust_remote_code": False,
     }
-    with model_errors(f"{gguf} cannot be converted"):
+    with LOADING, model_errors(f"{gguf} cannot be converted"):
         check_counts(header.architecture_values, len(header.tensors), str(gguf))
         config = transformers.AutoConfig.from_pretrained(**source)
         check_sizes(config, sum(header.tensors.values()), str(gguf))

@@ -11,7 +11,7 @@ from typing import Any
 
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.folder import check_complete, model_errors
-from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
+from memagent.agent.models.runtime import LOADING, best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
 from memagent.backends.shared.tokens import TextTokenizer
 
@@ -41,7 +41,7 @@ class LocalChatModel:
         self.device = best_device()
         hint = "The hub does not answer, so it was looked for on this machine only."
         hint = hint if offline and isinstance(source, str) else ""
-        with model_errors(f"The model {name} cannot be loaded", hint):
+        with LOADING, model_errors(f"The model {name} cannot be loaded", hint):
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 source, local_files_only=offline, trust_remote_code=False
             )

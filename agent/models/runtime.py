@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from importlib import import_module
 from typing import Any
 
@@ -23,7 +24,11 @@ transformers: Any = import_module("transformers")  # its annotations stop half-w
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-__all__ = ["best_device", "best_dtype", "torch", "transformers"]
+__all__ = ["LOADING", "best_device", "best_dtype", "torch", "transformers"]
+
+LOADING = threading.RLock()
+"""Held while transformers builds a model from files. Meanwhile it replaces torch's default type and methods of its own classes for
+all threads; of two loadings at once, the second would put back what the first had replaced, for good."""
 
 
 def best_device() -> str:

@@ -293,10 +293,10 @@ class SentenceEncoder:
     @cached_property
     def _model(self) -> Any:
         """The transformer with float32 weights, loaded from local files on first use; ModelError if weights are missing."""
-        from memagent.agent.models.runtime import torch, transformers
+        from memagent.agent.models.runtime import LOADING, torch, transformers
 
         failure = f"The embedder in {self._folder} cannot be loaded"
-        with model_errors(failure, self._remedy):
+        with LOADING, model_errors(failure, self._remedy):
             model, report = transformers.AutoModel.from_pretrained(
                 self._folder,
                 config=self._config,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from memagent.agent.memory import Memory
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.local import LocalChatModel
 from memagent.agent.models.runtime import best_device, best_dtype, torch, transformers
+from memagent.agent.models.sentence_encoder import SentenceEncoder
 from memagent.backends.errors import InputError, ModelError
 from memagent.backends.shared.tokens import TextTokenizer
 
@@ -352,6 +355,30 @@ def test_a_message_that_does_not_fit_the_window_is_refused_by_the_conversation(
 
 def test_the_window_is_that_of_the_config(model: LocalChatModel) -> None:
     assert model.window == 2048
+
+
+def test_models_are_loaded_one_after_the_other(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers replaces its own methods while it loads: two loadings at once would leave them replaced."""
+    events: list[str] = []
+
+    def recorded(load: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*arguments: Any, **options: Any) -> Any:
+            events.append("begin")
+            time.sleep(0.05)
+            loaded = load(*arguments, **options)
+            events.append("end")
+            return loaded
+
+        return record
+
+    for kind in (transformers.AutoModel, transformers.AutoModelForCausalLM):
+        monkeypatch.setattr(kind, "from_pretrained", recorded(kind.from_pretrained))
+    with ThreadPoolExecutor(2) as threads:
+        chat_model = threads.submit(LocalChatModel, folder, name="tiny", digest="x")
+        vectors = threads.submit(SentenceEncoder("tiny", lambda: folder).embed, ["the quick brown fox"])
+        assert reply(chat_model.result(), Sampling(max_tokens=1))
+        assert vectors.result().shape == (1, 32)
+    assert events == ["begin", "end"] * 2
 
 
 def test_the_model_is_loaded_ready_to_answer_in_the_best_type(model: LocalChatModel) -> None:
