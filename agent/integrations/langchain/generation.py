@@ -185,7 +185,7 @@ def _generation(
             inside = ExitStack()
             stack.callback(context.run, inside.close)
             attached = context.run(inside.enter_context, channel)
-            all_seqs |= attached.seqs
+            all_seqs |= attached.seqs.union(*(item.seqs for item in attached.recollections))
         tokens = model.stream(prompt, sampling)
         stack.callback(getattr(tokens, "close", lambda: None))
 
