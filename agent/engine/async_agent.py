@@ -146,8 +146,8 @@ class AsyncAgent:
         """Send a message in a session and yield the events of the turn, among them the reply's tokens.
 
         If the task is cancelled or the iterator is closed, the reply ends after its next token. The journal keeps the
-        message and the reply so far, before the user's next reply begins; nobody waits for it. While the message waits for
-        its turn, nothing is stored yet. A reader that takes no event for a minute, though over a thousand wait, stops the
+        message and the reply so far, before the user's next reply begins; nobody waits for it. While the message waits in
+        the queue, nothing is stored yet. A reader that takes no event for a minute, though over a thousand wait, stops the
         reply too.
 
         Args:

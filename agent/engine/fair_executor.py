@@ -36,12 +36,12 @@ class FairExecutor:
         self._closed = False
 
     async def submit(self, user: str, function: Callable[[], Result]) -> asyncio.Future[Result]:
-        """Wait until it is a user's turn, and start a function in a thread, in a copy of the caller's context.
+        """Wait for a thread, and start a function in it, in a copy of the caller's context.
 
         Cancelled while it waits, the function is not started. Once started it runs to its end.
 
         Args:
-            user: whose turn it is.
+            user: on whose behalf it runs.
             function: what to run.
 
         Returns:
@@ -52,9 +52,9 @@ class FairExecutor:
         """
         if self._closed:
             raise _closed()
-        await self._turn(user)
+        await self._acquire_thread(user)
         future = asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, function)
-        future.add_done_callback(lambda _: self._end_turn(user))
+        future.add_done_callback(lambda _: self._release_thread(user))
         return future
 
     async def close(self) -> None:
@@ -67,8 +67,8 @@ class FairExecutor:
         await self._idle.wait()
         self._executor.shutdown()
 
-    async def _turn(self, user: str) -> None:
-        """Wait until a thread is free for a user."""
+    async def _acquire_thread(self, user: str) -> None:
+        """Wait until a thread is free for a user, and take it."""
         place: _Place = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(user, deque()).append(place)
         self._grant()
@@ -77,12 +77,12 @@ class FairExecutor:
         except asyncio.CancelledError:
             if place.cancelled():
                 self._withdraw(user, place)
-            elif place.exception() is None:  # the turn has just come
-                self._end_turn(user)
+            elif place.exception() is None:  # it has just got the thread
+                self._release_thread(user)
             raise
 
     def _grant(self) -> None:
-        """Give free threads to the users whose turn is next and who use none."""
+        """Give free threads to the users who are next and use none."""
         while len(self._busy) < self._threads:
             user = next((user for user in self._waiting if user not in self._busy), None)
             if user is None:
@@ -95,8 +95,8 @@ class FairExecutor:
                 self._idle.clear()
                 place.set_result(None)
 
-    def _end_turn(self, user: str) -> None:
-        """Let a user's thread serve the next user. What else this user waits for comes after all others."""
+    def _release_thread(self, user: str) -> None:
+        """Give a user's thread to the next user. What else this user waits for comes after all others."""
         self._busy.discard(user)
         if user in self._waiting:
             self._waiting.move_to_end(user)

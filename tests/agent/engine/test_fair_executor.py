@@ -56,7 +56,7 @@ async def submit(executor: FairExecutor, recorder: Recorder, names: str) -> list
         ("a1 b1 a2", "a1 b1 a2"),
     ],
 )
-def test_users_take_turns(names: str, order: str) -> None:
+def test_users_are_served_round_robin(names: str, order: str) -> None:
     async def main() -> None:
         executor, recorder = FairExecutor(1, "test"), Recorder()
         tasks = await submit(executor, recorder, names)
@@ -95,13 +95,13 @@ def test_a_function_that_waits_is_not_started_once_it_is_cancelled() -> None:
     run(main())
 
 
-def test_a_cancellation_in_the_moment_of_the_turn_gives_the_thread_to_the_next() -> None:
+def test_a_cancellation_in_the_moment_of_starting_gives_the_thread_to_the_next() -> None:
     async def main() -> None:
         executor, recorder = FairExecutor(1, "test"), Recorder()
         recorder.gate.set()
         running = await executor.submit("a", recorder.function("a1"))
         second, third = await submit(executor, recorder, "b1 c1")
-        running.add_done_callback(lambda _: second.cancel())  # its turn has come, and it has not run yet
+        running.add_done_callback(lambda _: second.cancel())  # it has got the thread, and has not run yet
         await asyncio.wait([second, third])
         assert second.cancelled()
         assert recorder.names == ["a1", "c1"]
