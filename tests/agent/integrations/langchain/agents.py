@@ -12,7 +12,7 @@ from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ToolCall
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from pydantic import Field
 
 from memagent.agent.memory import Memory
@@ -115,11 +115,12 @@ async def asay(agent: Any, text: str, session: str = "monday", user: str = "ana"
     return str(result["messages"][-1].text)
 
 
-def _run(text: str, session: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _run(text: str, session: str) -> tuple[dict[str, Any], RunnableConfig]:
     return {"messages": [("user", text)]}, thread(session)
 
 
-def thread(session: str) -> dict[str, Any]:
+def thread(session: str) -> RunnableConfig:
+    """Return the configuration of a run in the thread of a session."""
     return {"configurable": {"thread_id": session}}
 
 

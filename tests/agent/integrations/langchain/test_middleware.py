@@ -142,7 +142,9 @@ def test_content_blocks_get_notes_as_a_block_of_their_own(pool: MemoryPool) -> N
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     message = HumanMessage([image, {"type": "text", "text": QUESTION}])
     agent.invoke({"messages": [message]}, thread("tuesday"), context=MemoryContext("ana"))
-    notes, same_image, text = model.prompts[1][-1].content
+    content = model.prompts[1][-1].content
+    assert isinstance(content, list)
+    notes, same_image, text = content
     assert isinstance(notes, dict)
     assert FACT in notes["text"]
     assert (same_image, text) == (image, {"type": "text", "text": QUESTION})
@@ -185,7 +187,7 @@ def test_the_agents_own_system_prompt_stays(pool: MemoryPool) -> None:
         system_prompt="Talk like a pirate.",
         middleware=[MemoryMiddleware(pool, user="ana", session="s")],
     )
-    agent.invoke({"messages": [("user", FACT)]})
+    agent.invoke({"messages": [HumanMessage(FACT)]})
     assert model.prompts[0][0].content == f"Talk like a pirate.\n\n{NOTES}"
 
 
@@ -198,10 +200,10 @@ def test_user_and_session_come_from_the_context_the_thread_or_the_middleware(poo
         PreparedChat(replies=["Nice."]), middleware=[MemoryMiddleware(pool, user="bob", session="own")]
     )
     fixed.invoke(message)
-    asked = create_agent(
+    asked: Any = create_agent(
         PreparedChat(replies=["Nice."]),
         middleware=[MemoryMiddleware(pool, user=lambda runtime: runtime.context["id"])],
-        context_schema=dict,  # type: ignore[arg-type]
+        context_schema=dict,
     )
     asked.invoke(message, thread("asked"), context={"id": "bob"})
     assert [session for session, role, _ in journal_of(pool, "bob") if role == "user"] == [
@@ -252,12 +254,11 @@ def test_forgotten_turns_leave_the_thread_with_what_saw_them(pool: MemoryPool) -
 
 def test_a_summary_counts_as_all_it_may_repeat(pool: MemoryPool) -> None:
     model = PreparedChat(replies=["Nice.", "Good.", "You have a dog, Biscuit.", "Fine."])
+    summaries = SummarizationMiddleware(model, trigger=("messages", 4), keep=("messages", 1))
+    middleware: list[Any] = [MemoryMiddleware(pool), summaries]
     agent = create_agent(
         model,
-        middleware=[
-            MemoryMiddleware(pool),
-            SummarizationMiddleware(model, trigger=("messages", 4), keep=("messages", 1)),
-        ],
+        middleware=middleware,
         context_schema=MemoryContext,
         checkpointer=InMemorySaver(),
     )
