@@ -94,6 +94,6 @@ def test_an_unknown_name_is_none_of_the_package() -> None:
 
 def test_a_memory_is_the_retriever_of_a_chain(home: Home) -> None:
     done = run_script(EXAMPLE.with_name("langchain_retriever.py"), "echo")
-    dog, sister = done.stdout.split("What does my sister play?\n")
+    dog, _, sister = done.stdout.partition("What does my sister play?\n")
     assert "] My dog is called Biscuit." in dog
     assert "] My sister Rita plays the cello." in sister
