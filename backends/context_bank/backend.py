@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -40,9 +41,10 @@ from memagent.backends.records import (
     WriteResult,
 )
 from memagent.backends.shared.attention.context import texts_in_attention
-from memagent.backends.shared.judging import MIN_JUDGED, relevant_items
+from memagent.backends.shared.judging import relevant_items
 from memagent.backends.shared.linear import weight_vector
 from memagent.backends.shared.memory_need import repeats_question
+from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.tensors import save_arrays
 
 RELEVANCE = Path(__file__).with_name("relevance.json")
@@ -234,44 +236,71 @@ class ContextBankMemory(MemoryBackend):
         self, query: str, limit: int, exclude: Collection[int] = ()
     ) -> list[tuple[RankedTurn, float]]:
         """Return the turns that bear on a message, or all if the memory does not abstain, with their probabilities, best first."""
-        ranked = self._ranked(query, exclude, max(limit, MIN_JUDGED))
+        ranked = self._ranked(query, exclude, limit)
         return relevant_items(query, ranked, search_hits_of, self.config, RELEVANCE, KEYS, limit=limit)
 
     def _ranked(self, query: str, exclude: Collection[int], limit: int) -> list[RankedTurn]:
-        """Return the best turns, best first; a repeated question is left out."""
+        """Return the best turns, best first: those with the highest first score, in the order of the second."""
+        shortlist, features = self._shortlist(query, exclude, max(limit, ranking.SHORTLIST))
+        scores = features @ weight_vector(ranking.WEIGHTS, "text", ranking.TEXT_FEATURES)
+        order = np.argsort(-scores, kind="stable").tolist()
+        return [replace(shortlist[place], score=float(scores[place])) for place in order]
+
+    def _shortlist(
+        self, query: str, exclude: Collection[int], limit: int
+    ) -> tuple[list[RankedTurn], Vectors]:
+        """Return the turns with the highest first scores, by seq, and ``ranking.text_features`` of them.
+
+        A repeated question is left out.
+        """
         if not len(self._bank):
-            return []
+            return [], np.zeros((0, len(ranking.TEXT_FEATURES)), np.float32)
         comparison = self._compare(query)
         scores = comparison.features @ weight_vector(ranking.WEIGHTS, "turn", ranking.FEATURES)
-        allowed = self._in_clusters(comparison.key)
-        ranked: list[RankedTurn] = []
-        for place in np.argsort(-scores, kind="stable").tolist():
-            seq = int(self._table.seqs[place])
-            if len(ranked) == limit:
+        allowed = self._in_clusters(comparison.key) & ~np.isin(self._table.seqs, list(exclude))
+        best = [place for place in np.argsort(-scores, kind="stable").tolist() if allowed[place]]
+        shortlist: dict[int, RankedTurn] = {}
+        for start in range(0, len(best), limit):
+            places = best[start : start + limit]
+            turns = zip(places, self._ranked_turns(places, comparison), strict=True)
+            shortlist |= {place: turn for place, turn in turns if not repeats_question(query, turn.text)}
+            if len(shortlist) >= limit:
                 break
-            if seq in exclude or not allowed[place]:
-                continue
-            turn = self._ranked_turn(place, float(scores[place]), comparison)
-            if not repeats_question(query, turn.text):
-                ranked.append(turn)
-        return ranked
+        places = sorted(shortlist)
+        turns = [shortlist[place] for place in places]
+        question, *vectors = MultilingualEmbedder().embed_queries([query, *(turn.text for turn in turns)])
+        cosines = [
+            vector @ question if turn.text else np.nan for turn, vector in zip(turns, vectors, strict=True)
+        ]
+        features = ranking.text_features(
+            comparison.features[places], np.array(cosines, np.float64), [turn.seq for turn in turns]
+        )
+        return turns, features
 
     def _compare(self, query: str) -> ranking.Comparison:
         return ranking.compare(self._table, self._codec.question_key(query), self._codec.word_codes(query))
 
-    def _ranked_turn(self, place: int, score: float, comparison: ranking.Comparison) -> RankedTurn:
-        """Return a turn of the table with what its latents say, if none of them was merged."""
-        vectors = np.sort(self._table.vectors[self._table.turns == place])
-        merged = ~self._table.whole[vectors]
-        return RankedTurn(
-            seq=int(self._table.seqs[place]),
-            score=score,
-            cosine=float(comparison.cosines[place]),
-            coverage=float(comparison.coverage[place]),
-            line="" if merged.any() else self._codec.decode(self._bank.vectors[vectors]),
-            vectors=len(vectors),
-            shared=int(merged.sum()),
+    def _ranked_turns(self, places: Sequence[int], comparison: ranking.Comparison) -> list[RankedTurn]:
+        """Return turns of the table, without a score, with what their latents say, if none of them was merged."""
+        vectors = [np.sort(self._table.vectors[self._table.turns == place]) for place in places]
+        merged = [~self._table.whole[own] for own in vectors]
+        lines = iter(
+            self._codec.decode(
+                [self._bank.vectors[own] for own, lost in zip(vectors, merged, strict=True) if not lost.any()]
+            )
         )
+        return [
+            RankedTurn(
+                seq=int(self._table.seqs[place]),
+                score=0.0,
+                cosine=float(comparison.cosines[place]),
+                coverage=float(comparison.coverage[place]),
+                line="" if lost.any() else next(lines),
+                vectors=len(own),
+                shared=int(lost.sum()),
+            )
+            for place, own, lost in zip(places, vectors, merged, strict=True)
+        ]
 
     def _in_clusters(self, key: Vectors) -> NDArray[np.bool_]:
         """Return which turns have a vector in one of the clusters that a question attends to, ``[turns]``."""

@@ -37,7 +37,7 @@ class ContextBankConfig:
     """
 
     abstain: bool = True
-    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.14
+    threshold: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.2
     margin: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.1
     capacity: Annotated[int, Field(ge=1, le=100_000_000)] = 16_384
     ratio: Annotated[int, Field(ge=2, le=128)] = 16

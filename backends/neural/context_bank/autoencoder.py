@@ -15,6 +15,8 @@ from torch.nn import functional
 from memagent.backends.neural.context_bank.config import LatentConfig
 
 _TABLE_ROWS = 16_384
+_SEARCHED_ROWS = 2048
+"""Of the vocabulary at once: so few that the distances stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,11 @@ def nearest_tokens(codes: Tensor, table_codes: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Ids ``[tokens]``, and the squared distances ``[tokens]``, 0 for a code that was kept exactly.
     """
-    ids, distances = [], []
-    norms = table_codes.square().sum(dim=1)
-    for part in torch.split(codes, 256):
-        shares, nearest = (norms - 2 * part @ table_codes.T).min(dim=1)
-        ids.append(nearest)
-        distances.append((shares + part.square().sum(dim=1)).clamp(min=0))
-    return torch.cat(ids), torch.cat(distances)
+    nearest = torch.zeros(len(codes), dtype=torch.long)
+    smallest = torch.full((len(codes),), torch.inf)
+    for start in range(0, len(table_codes), _SEARCHED_ROWS):
+        part = table_codes[start : start + _SEARCHED_ROWS]
+        shares, rows = (part.square().sum(dim=1) - 2 * codes @ part.T).min(dim=1)
+        nearest = torch.where(shares < smallest, rows + start, nearest)
+        smallest = torch.minimum(shares, smallest)
+    return nearest, (smallest + codes.square().sum(dim=1)).clamp(min=0)

@@ -69,9 +69,8 @@ def filled(
 def test_a_turn_is_decoded_from_its_latents(resources: Resources) -> None:
     history = turns(3)
     memory = filled(resources, history)
-    for place, turn in enumerate(history):
-        comparison = memory._compare(turn.text)
-        assert memory._ranked_turn(place, 0.0, comparison).line == f"User: {turn.text}"
+    lines = {turn.seq: turn.line for turn in memory._ranked("The baker", (), 3)}
+    assert lines == {turn.seq: f"User: {turn.text}" for turn in history}
 
 
 def test_a_long_turn_is_decoded_whole(resources: Resources) -> None:
@@ -79,7 +78,8 @@ def test_a_long_turn_is_decoded_whole(resources: Resources) -> None:
     text = " ".join(lines()[:60])
     memory = filled(resources, [replace(turns(1)[0], text=text, speaker="Ana")])
     assert memory.stats().items > 100
-    assert memory._ranked_turn(0, 0.0, memory._compare(text)).line == f"Ana: {text}"
+    (turn,) = memory._ranked("The baker", (), 3)
+    assert turn.line == f"Ana: {text}"
 
 
 def test_the_state_holds_no_text(resources: Resources, tmp_path: Path) -> None:
