@@ -170,6 +170,19 @@ def test_an_abandoned_stream_ends_the_generation() -> None:
     assert model.closed
 
 
+def test_an_async_stream_that_is_left_ends_the_generation() -> None:
+    model = ClosingModel()
+
+    async def leave() -> None:
+        chunks = ChatMemagent(model=model).astream("Hi.")
+        async for _ in chunks:
+            break
+        await chunks.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(leave())
+    assert model.closed
+
+
 # with memory
 
 

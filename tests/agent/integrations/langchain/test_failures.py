@@ -110,6 +110,21 @@ def test_what_was_forgotten_during_a_failed_run_does_not_come_back(pool: MemoryP
     ]
 
 
+def test_what_was_forgotten_before_a_run_goes_on_does_not_come_back(pool: MemoryPool) -> None:
+    model = PreparedChat(replies=["Biscuit is nice.", RuntimeError("down"), "Nothing."])
+    agent = agent_of(pool, model, checkpointer=InMemorySaver())
+    say(agent, FACT)
+    with pytest.raises(RuntimeError, match="down"):
+        say(agent, "Hello?")
+    with pool.memory("ana") as memory:
+        memory.forget([1])
+    agent.invoke(None, thread("monday"), context=MemoryContext("ana"))
+    assert [message.text for message in model.prompts[-1][1:]] == ["Hello?"]
+    texts = [message.text for message in agent.get_state(thread("monday")).values["messages"]]
+    assert texts == ["Hello?", "Nothing."]
+    assert [text for _, _, text in journal_of(pool)] == texts
+
+
 def test_a_reply_that_cannot_be_stored_fails_and_the_message_is_there(
     pool: MemoryPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
