@@ -32,6 +32,9 @@ from tests.mutation import JSON_TOKENS, YAML_TOKENS, Mutator
 
 BATCH = 200
 _SLOW_SECONDS = 20.0
+"""Of computing, with that of processes it started; other processes of a busy machine do not count."""
+_STALLED_SECONDS = 300.0
+"""By the clock."""
 _SQLITE_TOKENS = (
     b"SQLite format 3\0",
     b"CREATE TABLE ",
@@ -73,15 +76,16 @@ def in_batches(
             with report.open("w", buffering=1) as lines:
                 for number in batch_numbers:
                     lines.write(f"{number} ")
-                    began = time.monotonic()
+                    began, computed = time.monotonic(), _computed_seconds()
                     try:
                         outcome = try_one(place, number)
                     except MemagentError as error:
                         outcome = type(error).__name__
                     except Exception as error:  # noqa: BLE001 - it is what is looked for
                         outcome = f"FAULT {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    if time.monotonic() - began > _SLOW_SECONDS:
-                        outcome = f"FAULT took {time.monotonic() - began:.0f} s"
+                    seconds, computed = time.monotonic() - began, _computed_seconds() - computed
+                    if computed > _SLOW_SECONDS or seconds > _STALLED_SECONDS:
+                        outcome = f"FAULT took {seconds:.0f} s, {computed:.0f} s of them computing"
                     lines.write(f"{outcome}\n")
 
         status = forked(work)
@@ -93,6 +97,11 @@ def in_batches(
                 tally.outcomes[outcome] += 1
         shutil.rmtree(place)
         yield tally
+
+
+def _computed_seconds() -> float:
+    """Return the processor time of this process and of its ended children."""
+    return sum(os.times()[:4])
 
 
 def imports(count: int, folder: Path, seed: int) -> Iterator[Tally]:
