@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
@@ -16,7 +16,7 @@ from langchain_core.language_models.chat_models import generate_from_stream
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, model_validator
 
 from memagent.agent.engine.conversation import Settings
 from memagent.agent.engine.prompt import Budget
@@ -91,13 +91,20 @@ class ChatMemagent(BaseChatModel):
     stop: list[str] | None = None
     _attachment: Attachment | None = PrivateAttr(default=None)
 
+    @model_validator(mode="after")
+    def _not_cached(self) -> Self:
+        """Keep replies out of LangChain's cache where memory is in them: it would give them again after a forgetting."""
+        if self.memory is not None and self.cache is None:
+            self.cache = False
+        return self
+
     def attached(self, attachment: Attachment) -> ChatMemagent:
         """Return this model with a memory inside it; messages are passed on as they are.
 
         Args:
             attachment: the memory, and what it is asked.
         """
-        copy = self.model_copy(update={"memory": None, "model": self._chat(None)})
+        copy = self.model_copy(update={"memory": None, "model": self._chat(None), "cache": False})
         copy._attachment = attachment
         return copy
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain_core.caches import InMemoryCache
+from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 
 from memagent.agent.engine.prompt import SYSTEM_MODEL_CHANNEL
@@ -199,6 +201,18 @@ def test_recollections_are_in_the_prompt_and_nothing_is_stored(pool: MemoryPool)
     repeated = chat.invoke([HumanMessage(FACT), AIMessage("Nice."), HumanMessage(QUESTION)])
     assert FACT not in repeated.text  # it is in the prompt already
     assert ChatMemagent(model=EchoModel(), memory=pool).invoke(QUESTION).text == QUESTION
+
+
+def test_a_reply_with_memory_is_in_no_cache(pool: MemoryPool) -> None:
+    set_llm_cache(InMemoryCache())
+    try:
+        chat = ChatMemagent(model=EchoModel(), memory=pool, user="ana")
+        assert chat.invoke(QUESTION).text == QUESTION
+        with pool.memory("ana") as memory:
+            memory.remember("monday", "user", FACT)
+        assert FACT in chat.invoke(QUESTION).text
+    finally:
+        set_llm_cache(None)
 
 
 def test_memory_recalls_for_a_message_by_the_user(pool: MemoryPool) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import SummarizationMiddleware
+from langchain.agents.middleware import HumanInTheLoopMiddleware, SummarizationMiddleware
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command
 
 from memagent.agent.engine.prompt import NOTES
 from memagent.agent.models.fakes import EchoModel
@@ -46,14 +47,17 @@ def test_a_fact_of_one_thread_reaches_the_model_in_another(pool: MemoryPool) -> 
 
 def test_notes_are_in_no_message_of_the_thread_and_in_no_checkpoint(pool: MemoryPool) -> None:
     saver = InMemorySaver()
-    agent = agent_of(pool, PreparedChat(replies=["Nice.", "Biscuit."]), checkpointer=saver)
+    agent = agent_of(pool, PreparedChat(replies=["Nice.", "You told me."]), checkpointer=saver)
     say(agent, FACT, "monday")
     say(agent, QUESTION, "tuesday")
     for checkpoint in saver.list(thread("tuesday")):
         assert "<memory>" not in repr(checkpoint)
         assert FACT not in repr(checkpoint)
+    stored = [value for key, value in (*saver.blobs.items(), *saver.writes.items()) if key[0] == "tuesday"]
+    assert "You told me." in str(stored)
+    assert "Biscuit" not in str(stored)
     values = agent.get_state(thread("tuesday")).values
-    assert [message.text for message in values["messages"]] == [QUESTION, "Biscuit."]
+    assert [message.text for message in values["messages"]] == [QUESTION, "You told me."]
     assert "memagent_recall" not in values
 
 
@@ -294,6 +298,31 @@ def test_a_run_that_goes_on_in_another_process_recalls_again(pool: MemoryPool) -
     assert [role for session, role, _ in journal_of(pool) if session == "tuesday"] == ["user", "assistant"]
     with pool.memory("ana") as memory:
         assert list(memory.journal.turns())[-1].recalled == (1,)
+
+
+def test_a_run_that_a_person_interrupts_is_stored_when_it_ends(pool: MemoryPool) -> None:
+    def order(food: str) -> str:
+        """Order food."""
+        return f"{food} is on its way."
+
+    saver = InMemorySaver()
+    model = PreparedChat(replies=["Nice.", call("order", food="sushi"), "I ordered sushi for Biscuit."])
+    middleware: list[Any] = [MemoryMiddleware(pool), HumanInTheLoopMiddleware(interrupt_on={"order": True})]
+
+    def agent() -> Any:
+        return create_agent(
+            model, [order], middleware=middleware, context_schema=MemoryContext, checkpointer=saver
+        )
+
+    say(agent(), FACT, "monday")
+    say(agent(), "Order something for my dog.", "tuesday")
+    assert journal_of(pool)[2:] == [("tuesday", "user", "Order something for my dog.")]
+    approved: Any = Command(resume={"decisions": [{"type": "approve"}]})
+    agent().invoke(approved, thread("tuesday"), context=MemoryContext("ana"))
+    assert journal_of(pool)[3:] == [("tuesday", "assistant", "I ordered sushi for Biscuit.")]
+    with pool.memory("ana") as memory:
+        assert list(memory.journal.turns())[-1].recalled == (1,)
+    assert FACT in model.prompts[-1][1].text
 
 
 def test_the_model_channel_needs_a_model_that_memory_can_act_in(pool: MemoryPool) -> None:
