@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-pytest.register_assert_rewrite("tests.kernels.memory_attention_cases")
+pytest.register_assert_rewrite("tests.kernels.memory_attention_cases", "tests.kernels.triton_process")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from memagent.kernels.cmm import naive
 from tests.kernels.test_cmm import CASES, assert_same_sums, case_name, pairs_of
+from tests.kernels.triton_process import needs_triton, tensors_with_triton
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = needs_triton
 
-# Runs in a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
 SCRIPT = """
 import sys
 import torch
@@ -42,21 +35,7 @@ save_file(results, sys.argv[1])
 @pytest.fixture(scope="module")
 def fused_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The matrix of every case, from a process in which the public function runs Triton."""
-    path = tmp_path_factory.mktemp("triton") / "results.safetensors"
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path)],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return load_file(path)
+    return tensors_with_triton(SCRIPT, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case_name(case) for case in CASES])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +12,7 @@ from torch import Tensor
 from memagent.kernels.memory_attention import memory_attention
 from memagent.kernels.memory_attention.naive import memory_attention as naive
 from tests.kernels.memory_attention_cases import Sizes, assert_close, options, tensors
+from tests.kernels.triton_process import needs_triton, run_with_triton
 
 SIZES = [Sizes(14, 2, 1, 63, 17, 60), Sizes(9, 3, 2, 130, 200, 80), Sizes(4, 4, 63, 63, 1, 16)]
 each_size = pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -76,7 +73,6 @@ def test_a_bias_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
         memory_attention(*inputs, scaling=1.0, memory_bias=torch.zeros(shape))
 
 
-# A process of its own: whether Triton interprets or compiles is settled when it is first imported.
 TRITON_SCRIPT = """
 import sys, torch
 from safetensors.torch import load_file, save_file
@@ -91,9 +87,8 @@ assert "memagent.kernels.memory_attention.fused" in sys.modules, "the Triton ver
 """
 
 
+@needs_triton
 def test_triton_matches_naive(tmp_path: Path) -> None:
-    if find_spec("triton") is None:
-        pytest.skip("triton is not installed: pip install triton")
     sizes = Sizes(6, 2, 3, 63, 130, 60)
     bias, expected = sample_bias(sizes), {}
     for memory_batch in (1, 2):
@@ -101,13 +96,6 @@ def test_triton_matches_naive(tmp_path: Path) -> None:
         path = str(tmp_path / f"memory_batch={memory_batch}")
         save_file({f"{place}": tensor for place, tensor in enumerate(inputs)} | {"memory_bias": bias}, path)
         expected[path] = naive(*inputs, scaling=0.125, memory_bias=bias)
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    command = [sys.executable, "-c", TRITON_SCRIPT, *expected]
-    finished = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_with_triton(TRITON_SCRIPT, *expected)
     for path, output in expected.items():
         assert_close(output, load_file(f"{path}.output")["output"])

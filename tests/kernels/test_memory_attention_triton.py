@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from memagent.kernels.memory_attention.naive import memory_attention as naive
@@ -25,6 +19,9 @@ from tests.kernels.memory_attention_cases import (
     tensors,
 )
 from tests.kernels.pairwise import Case, pairwise_cases
+from tests.kernels.triton_process import needs_triton, tensors_with_triton
+
+pytestmark = needs_triton
 
 # Triton's interpreter does not know bfloat16: it multiplies its bits as if they were integers.
 CASES = pairwise_cases(
@@ -57,7 +54,6 @@ def case_id(case: Case) -> str:
     return f"{sizes}-{dtype}-{case['mask']}-{case['bias']}-memory_batch={case['memory_batch']}"
 
 
-# Runs in a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
 SCRIPT = """
 import sys
 import torch
@@ -79,23 +75,7 @@ save_file(outputs, sys.argv[1])
 @pytest.fixture(scope="module")
 def fused_outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """The outputs of the Triton version for all cases, by index."""
-    if find_spec("triton") is None:
-        pytest.skip("triton is not installed: pip install triton")
-    path = tmp_path_factory.mktemp("triton") / "outputs.safetensors"
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path)],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return load_file(path)
+    return tensors_with_triton(SCRIPT, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=map(case_id, CASES))

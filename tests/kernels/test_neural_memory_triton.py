@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from memagent.kernels.neural_memory import NeuralMemoryState
 from memagent.kernels.neural_memory.naive import neural_memory as naive
+from tests.kernels.triton_process import needs_triton, tensors_with_triton
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+pytestmark = needs_triton
 
 
 class Case(NamedTuple):
@@ -44,7 +39,6 @@ CASES = [
     Case((3, 7, 4), 4, (2, 1, 0, 7, 3), "chunk"),
     Case((20, 33, 17), 16, (64, 9), "chunk"),
 ]
-# Runs in a process of its own, because Triton reads TRITON_INTERPRET when it is imported.
 SCRIPT = """
 import sys
 import torch
@@ -91,21 +85,7 @@ def results_of(
 @pytest.fixture(scope="module")
 def fused_results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """The results of all cases, ``case.tensor``, from a process in which the public function runs Triton."""
-    path = tmp_path_factory.mktemp("triton") / "results.safetensors"
-    environment = dict(os.environ)
-    if not torch.cuda.is_available():
-        environment["TRITON_INTERPRET"] = "1"
-    process = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path)],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return load_file(path)
+    return tensors_with_triton(SCRIPT, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=map(str, CASES))
