@@ -97,11 +97,13 @@ def scope_of(runtime: Any, user: UserOf, session: str | None) -> Scope:
             "Memory does not know which session this is. Pass "
             "config={'configurable': {'thread_id': ID}} with each run, or context=MemoryContext(user=NAME, session=NAME)."
         )
-    return Scope(str(name), str(session))
+    return Scope(name, str(session))
 
 
-def _attribute(context: Any, name: str) -> Any:
-    return context.get(name) if isinstance(context, dict) else getattr(context, name, None)
+def _attribute(context: Any, name: str) -> str | None:
+    """Return a text of the context. A context of the program's own may have another object by that name."""
+    value = context.get(name) if isinstance(context, dict) else getattr(context, name, None)
+    return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True)

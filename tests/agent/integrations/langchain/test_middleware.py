@@ -210,11 +210,18 @@ def test_user_and_session_come_from_the_context_the_thread_or_the_middleware(poo
         context_schema=dict,
     )
     asked.invoke(message, thread("asked"), context={"id": "bob"})
+    own: Any = create_agent(
+        PreparedChat(replies=["Nice."]), middleware=[MemoryMiddleware(pool)], context_schema=dict
+    )
+    own.invoke(
+        message, thread("own thread"), context={"user": "bob", "session": object()}
+    )  # of a database, say
     assert [session for session, role, _ in journal_of(pool, "bob") if role == "user"] == [
         "from context",
         "from thread",
         "own",
         "asked",
+        "own thread",
     ]
 
 

@@ -85,6 +85,14 @@ def test_without_the_extra_the_message_names_the_command(
         getattr(memagent.langchain, name)
 
 
+def test_retriever_and_chat_model_need_no_extra() -> None:
+    run(
+        "-c",
+        "import sys; sys.modules['langchain'] = sys.modules['langgraph'] = None\n"
+        "from memagent.langchain import ChatMemagent, MemagentRetriever, MemoryContext, MemoryPool",
+    )
+
+
 def test_an_unknown_name_is_none_of_the_package() -> None:
     import memagent.langchain
 
