@@ -154,7 +154,7 @@ class ChatMemagent(BaseChatModel):
                 yield ChatGenerationChunk(message=AIMessageChunk(content=text))
         prompt_tokens, reply_tokens = model.count(generation.messages), model.count_text(reply)
         metadata: dict[str, Any] = {"model_name": model.name}
-        if generation.seqs:
+        if generation.seqs is not None:
             metadata[SEQS] = list(generation.seqs)
         last = AIMessageChunk(
             content="",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -29,12 +29,12 @@ class Generation:
 
     Attributes:
         messages: the prompt.
-        seqs: every turn of the journal that memory brings into the reply.
+        seqs: every turn of the journal that memory brings into the reply; None: no memory takes part.
         tokens: the reply, as the model streams it.
     """
 
     messages: tuple[Message, ...]
-    seqs: tuple[int, ...]
+    seqs: tuple[int, ...] | None
     tokens: Iterator[str]
 
 
@@ -59,7 +59,7 @@ def plain_generation(
     prompt = tuple(map(prompt_message, messages))
     if hasattr(model, "tokenizer"):
         _check_length(model, prompt, sampling)
-    with _generation(model, prompt, sampling, (), channel) as generation:
+    with _generation(model, prompt, sampling, None, channel) as generation:
         yield generation
 
 
@@ -174,18 +174,18 @@ def _generation(
     model: ChatModel,
     prompt: Sequence[Message],
     sampling: Sampling,
-    seqs: Sequence[int] | set[int],
+    seqs: Collection[int] | None,
     channel: AbstractContextManager[AttachedMemory] | None,
 ) -> Iterator[Generation]:
     """Open the model channel in a context of its own, so that other replies of the same model do not use it."""
     context = copy_context()
     with ExitStack() as stack:
-        all_seqs = set(seqs)
+        all_seqs = None if seqs is None else frozenset(seqs)
         if channel is not None:
             inside = ExitStack()
             stack.callback(context.run, inside.close)
             attached = context.run(inside.enter_context, channel)
-            all_seqs |= attached.seqs.union(*(item.seqs for item in attached.recollections))
+            all_seqs = attached.seqs.union(all_seqs or (), *(item.seqs for item in attached.recollections))
         tokens = model.stream(prompt, sampling)
         stack.callback(getattr(tokens, "close", lambda: None))
 
@@ -193,7 +193,7 @@ def _generation(
             while (token := context.run(next, tokens, None)) is not None:
                 yield token
 
-        yield Generation(tuple(prompt), tuple(sorted(all_seqs)), stream())
+        yield Generation(tuple(prompt), None if all_seqs is None else tuple(sorted(all_seqs)), stream())
 
 
 def _check_length(model: ChatModel, prompt: Sequence[Message], sampling: Sampling) -> None:

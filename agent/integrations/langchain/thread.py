@@ -192,7 +192,7 @@ def view_of(
     return View(
         seqs=tuple(sorted({turn.seq for turn in turns} | recalled)),
         recalled=tuple(sorted(recalled)),
-        derived=bool(recalled) or any(turn.derived for turn in turns),
+        derived=bool(recalled) or any(turn.derived for turn in turns) or any(map(_with_memory, messages)),
         forgotten=not all(seen),
     )
 
@@ -209,6 +209,11 @@ def _seqs_of(message: BaseMessage) -> list[int]:
     else:
         source = message.response_metadata if isinstance(message, AIMessage) else None
     return list(source.get(SEQS, ())) if isinstance(source, dict) else []
+
+
+def _with_memory(message: BaseMessage) -> bool:
+    """Say whether memory acted inside the model that wrote a reply. It need not say what it recalled."""
+    return isinstance(message, AIMessage) and SEQS in message.response_metadata
 
 
 def _by_user(message: BaseMessage) -> bool:

@@ -279,6 +279,21 @@ def test_an_agents_middleware_puts_memory_inside_its_model(
         assert (reply.in_view, reply.recalled, reply.derived) == ((1, 2), (1,), True)
 
 
+def test_a_reply_of_a_model_with_memory_inside_is_not_recalled(
+    pool: MemoryPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "get", lambda name: InContext)  # it does not say what it recalls
+    agent: Any = create_agent(
+        ChatMemagent(model=ContextModel([])),
+        middleware=[MemoryMiddleware(pool, channel="model")],
+        context_schema=MemoryContext,
+    )
+    assert say(agent, FACT, "monday") == f"{FACT} {FACT} {FACT} "
+    with pool.memory("ana") as memory:
+        assert [turn.derived for turn in memory.journal.turns()] == [False, True]
+        assert [item.text for item in memory.recall(QUESTION)] == [FACT]
+
+
 def test_what_the_prompt_holds_is_not_attended_to(pool: MemoryPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "get", lambda name: Excluding)
     monkeypatch.setattr(WithChannel, "log", [])
