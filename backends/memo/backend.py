@@ -95,7 +95,7 @@ class Memo(MemoryBackend):
         Returns:
             Each hit's score is its probability of relevance, 0 to 1.
         """
-        return [hit_of(text, chance) for text, chance in self._relevant(query, limit)]
+        return [hit_of(text, chance, self._store.sequences) for text, chance in self._relevant(query, limit)]
 
     def attached(
         self, model: LocalModel, query: str, *, exclude: Collection[int] = ()
@@ -106,7 +106,7 @@ class Memo(MemoryBackend):
             SettingError: The model's kind of attention is not supported.
         """
         chosen = self._relevant(query, self.config.max_injected, exclude)
-        hits = [hit_of(text, chance) for text, chance in chosen]
+        hits = [hit_of(text, chance, self._store.sequences) for text, chance in chosen]
         texts = [(turn_of(text), text.text, chance) for text, chance in chosen]
         return texts_in_attention(
             model, texts, Injection(hits, frozenset(text.segment.seq for text, _ in chosen))

@@ -49,21 +49,24 @@ def search_hits_of(query: str, texts: Sequence[Text]) -> list[SearchHit]:
     ]
 
 
-def hit_of(text: Text, chance: float) -> Hit:
+def hit_of(text: Text, chance: float, sequences: SequenceMatrices) -> Hit:
     """Return a regenerated text as a hit.
 
     Args:
         text: the text.
         chance: its probability of relevance, 0 to 1.
+        sequences: the matrices that it was regenerated from.
     """
+    matrices = sorted({address.matrix for address in text.segment.addresses})
+    origin = " and ".join(f"{matrix} ({sequences.load_of(matrix):.0%} full)" for matrix in matrices)
     return Hit(
         (text.segment.seq,),
         chance,
         text=text.text,
         regenerated=True,
         why=(
-            f"The index found its code (cosine {text.cosine:.2f}), from which the matrices regenerated it: each token is right "
-            f"with {text.confidence:.2%} or more. It bears on the message with {chance:.0%}."
+            f"The index found its code, from which the sequence matrix of {origin} regenerated it: each token is right with "
+            f"{text.confidence:.2%} or more. Its cosine to the message is {text.cosine:.2f}; it bears on it with {chance:.0%}."
         ),
     )
 

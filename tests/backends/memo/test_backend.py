@@ -20,14 +20,8 @@ from memagent.backends.memo import Memo, MemoConfig
 from memagent.backends.memo.tokenizer import ByteTokenizer
 from memagent.backends.protocol import Resources
 from memagent.backends.records import Turn
+from tests.backends.turns import FACTS
 
-FACTS = [
-    "My dog is called Biscuit.",
-    "I live in Porto, near the river.",
-    "My sister works as a nurse.",
-    "I am allergic to peanuts.",
-    "I sold two bicycles in Köln.",
-]
 ODD = [
     "CAPITALS, lower;  two blanks\tand a tab!?",
     "🦊👩‍👩‍👧 \u202b עברית \u202c ünïcode e\u0301 你好、世界。",
@@ -267,4 +261,5 @@ def test_stats_tell_how_full_the_matrices_are(make_memo: MakeMemo) -> None:
 
 def test_a_hit_says_how_sure_it_is(make_memo: MakeMemo) -> None:
     (hit, *_) = make_memo(*turns(*FACTS), abstain=False).recall("What is my dog called?")
+    assert re.search(r"sequence matrix of block \d+ \(\d+% full\) regenerated it", hit.why)
     assert re.search(r"each token is right with \d+\.\d+% or more", hit.why)
