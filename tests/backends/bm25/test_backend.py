@@ -7,7 +7,6 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,8 @@ from memagent.backends import registry
 from memagent.backends.bm25 import Bm25, Bm25Config
 from memagent.backends.errors import CheckpointError, SettingError, StorageError
 from memagent.backends.protocol import Resources
-from memagent.backends.records import Turn
+from tests.backends.turns import FACTS, bytes_below, make_turn
 
-FACTS = [
-    "My dog is called Biscuit.",
-    "I live in Porto, near the river.",
-    "My sister works as a nurse.",
-    "I am allergic to peanuts.",
-    "I sold two bicycles in Köln.",
-]
 MakeBm25 = Callable[..., Bm25]
 
 
@@ -41,7 +33,7 @@ def make_bm25(tmp_path: Path) -> Iterator[MakeBm25]:
         resources = Resources(workspace, HashingEmbedder)
         backend = Bm25.load(state, config, resources) if state else Bm25(config, resources)
         opened.append(backend)
-        backend.remember([turn(seq, text) for seq, text in enumerate(texts, start=1)])
+        backend.remember([make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
         return backend
 
     yield make
@@ -54,13 +46,6 @@ def bm25(make_bm25: MakeBm25) -> Bm25:
     return make_bm25(*FACTS)
 
 
-def turn(
-    seq: int, text: str, role: str = "user", session: str = "monday", speaker: str | None = None
-) -> Turn:
-    when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
-    return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
-
-
 def seqs(backend: Bm25, query: str, limit: int = 5) -> list[int]:
     return [seq for hit in backend.recall(query, limit=limit) for seq in hit.seqs]
 
@@ -69,10 +54,6 @@ def state_of(backend: Bm25, folder: Path) -> Path:
     folder.mkdir()
     backend.save(folder)
     return folder
-
-
-def bytes_below(folder: Path) -> bytes:
-    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def plain_ranking(texts: list[str], query: str, limit: int) -> list[int]:
@@ -162,8 +143,8 @@ def test_a_threshold_outside_0_to_1_is_refused(value: str) -> None:
 
 
 def test_a_turn_handed_over_twice_is_held_once(bm25: Bm25) -> None:
-    bm25.remember([turn(seq, text) for seq, text in enumerate(FACTS, start=1)])
-    bm25.remember([turn(2, "another text under a known number")])
+    bm25.remember([make_turn(seq, text) for seq, text in enumerate(FACTS, start=1)])
+    bm25.remember([make_turn(2, "another text under a known number")])
     assert bm25.stats().items == 5
     assert seqs(bm25, "Where do I live, in Porto?") == [2]
 
@@ -179,7 +160,7 @@ def test_what_is_forgotten_is_in_no_recollection_and_no_file(make_bm25: MakeBm25
 
 def test_forgetting_and_consolidating_leave_the_other_turns_as_they_were(make_bm25: MakeBm25) -> None:
     backend, without = make_bm25(*FACTS, abstain=False), make_bm25(abstain=False)
-    without.remember([turn(seq, text) for seq, text in enumerate(FACTS, start=1) if seq != 2])
+    without.remember([make_turn(seq, text) for seq, text in enumerate(FACTS, start=1) if seq != 2])
     backend.forget([2])
     report = backend.consolidate()
     assert (report.before, report.after) == (4, 4)
@@ -201,7 +182,7 @@ def test_later_changes_do_not_reach_a_stored_state(bm25: Bm25, make_bm25: MakeBm
     before = {path: path.read_bytes() for path in folder.iterdir()}
     bm25.forget([1])
     loaded = make_bm25(state=folder)
-    loaded.remember([turn(6, "The cat ate a whole mackerel.")])
+    loaded.remember([make_turn(6, "The cat ate a whole mackerel.")])
     assert seqs(loaded, "What is my dog called?") == [1]
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 

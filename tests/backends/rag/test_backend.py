@@ -6,7 +6,6 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,17 +16,10 @@ from memagent.backends.errors import CheckpointError, StorageError
 from memagent.backends.protocol import Resources
 from memagent.backends.rag import Rag, RagConfig
 from memagent.backends.rag.context_index import ContextIndex
-from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import MAX_CHUNK_CHARS
 from memagent.backends.shared.joined_embedder import with_multilingual
+from tests.backends.turns import FACTS, bytes_below, make_turn
 
-FACTS = [
-    "My dog is called Biscuit.",
-    "I live in Porto, near the river.",
-    "My sister works as a nurse.",
-    "I am allergic to peanuts.",
-    "I bought a red bicycle last week.",
-]
 MakeRag = Callable[..., Rag]
 
 
@@ -66,13 +58,6 @@ def rag(make_rag: MakeRag) -> Rag:
     return make_rag(*FACTS)
 
 
-def make_turn(
-    seq: int, text: str, role: str = "user", session: str = "monday", speaker: str | None = None
-) -> Turn:
-    when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
-    return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
-
-
 def texts(rag: Rag, query: str, limit: int = 5) -> list[str]:
     return [item.text for item in rag.recall(query, limit=limit)]
 
@@ -82,10 +67,6 @@ def saved(rag: Rag, tmp_path: Path) -> Path:
     folder.mkdir()
     rag.save(folder)
     return folder
-
-
-def bytes_below(folder: Path) -> bytes:
-    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 # recalling

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from memagent.backends.rag.context_index import ContextIndex
-from memagent.backends.records import Turn
-from tests.backends.shared.indexed_turns import add, bytes_below, coverage, hits, search, stored_rows, turn
+from tests.backends.shared.indexed_turns import (
+    add,
+    check_forgetting,
+    coverage,
+    hits,
+    opened_below,
+    search,
+)
+from tests.backends.turns import bytes_below, make_turn
 
 OpenIndex = Callable[..., ContextIndex]
 
@@ -18,15 +24,7 @@ OpenIndex = Callable[..., ContextIndex]
 @pytest.fixture
 def open_index(tmp_path: Path) -> Iterator[OpenIndex]:
     """Open indexes by file name; what stays open is closed at the end."""
-    opened: list[ContextIndex] = []
-
-    def open_(name: str = "index.sqlite3") -> ContextIndex:
-        opened.append(ContextIndex(tmp_path / name))
-        return opened[-1]
-
-    yield open_
-    for index in opened:
-        index.close()
+    yield from opened_below(tmp_path, ContextIndex)
 
 
 @pytest.fixture
@@ -36,7 +34,9 @@ def index(open_index: OpenIndex) -> ContextIndex:
 
 def test_a_turn_is_found_by_its_month_and_its_speaker(index: ContextIndex) -> None:
     add(
-        index, turn(1, "We went hiking.", speaker="Melanie"), turn(2, "We went swimming.", speaker="Caroline")
+        index,
+        make_turn(1, "We went hiking.", speaker="Melanie"),
+        make_turn(2, "We went swimming.", speaker="Caroline"),
     )
     assert hits(index, "What did Melanie do?") == {"1:0"}
     assert hits(index, "March 2026") == {"1:0", "2:0"}
@@ -45,39 +45,39 @@ def test_a_turn_is_found_by_its_month_and_its_speaker(index: ContextIndex) -> No
 def test_an_answer_is_found_by_the_words_of_its_question(index: ContextIndex) -> None:
     add(
         index,
-        turn(1, "Which band did you hear at the concert?", "assistant"),
-        turn(2, "Summer Sounds, they were great."),
-        turn(3, "The weather was mild."),
+        make_turn(1, "Which band did you hear at the concert?", "assistant"),
+        make_turn(2, "Summer Sounds, they were great."),
+        make_turn(3, "The weather was mild."),
     )
     ranked = list(search(index, "band concert", 10))
     assert ranked == ["1:0", "2:0"]
 
 
 def test_a_monologue_is_not_found_by_what_was_said_before(index: ContextIndex) -> None:
-    add(index, turn(1, "I heard a band at a concert."), turn(2, "The weather was mild."))
+    add(index, make_turn(1, "I heard a band at a concert."), make_turn(2, "The weather was mild."))
     assert hits(index, "band concert") == {"1:0"}
 
 
 def test_speakers_of_one_role_answer_each_other(index: ContextIndex) -> None:
-    add(index, turn(1, "Which band?", speaker="Ana"), turn(2, "Summer Sounds.", speaker="Ben"))
+    add(index, make_turn(1, "Which band?", speaker="Ana"), make_turn(2, "Summer Sounds.", speaker="Ben"))
     assert hits(index, "band") == {"1:0", "2:0"}
 
 
 def test_context_reaches_back_two_turns_and_not_into_other_sessions(index: ContextIndex) -> None:
     add(
         index,
-        turn(1, "zebra"),
-        turn(2, "yak", session="tuesday"),
-        turn(3, "walrus", "assistant"),
-        turn(4, "viper"),
-        turn(5, "urchin", "assistant"),
+        make_turn(1, "zebra"),
+        make_turn(2, "yak", session="tuesday"),
+        make_turn(3, "walrus", "assistant"),
+        make_turn(4, "viper"),
+        make_turn(5, "urchin", "assistant"),
     )
     assert hits(index, "zebra") == {"1:0", "3:0", "4:0"}
     assert hits(index, "yak") == {"2:0"}
 
 
 def test_words_of_the_context_do_not_count_as_covered(index: ContextIndex) -> None:
-    add(index, turn(1, "Which band did you hear?", "assistant"), turn(2, "Summer Sounds."))
+    add(index, make_turn(1, "Which band did you hear?", "assistant"), make_turn(2, "Summer Sounds."))
     assert coverage(index, "band", ["2:0"]) == {"2:0": 0.0}
 
 
@@ -86,10 +86,10 @@ def test_forgetting_removes_the_word_from_the_context_of_the_turns_after_it(
 ) -> None:
     add(
         index,
-        turn(1, "Do you play the xylophone?", "assistant"),
-        turn(2, "Every Sunday."),
-        turn(3, "How nice.", "assistant"),
-        turn(4, "Indeed."),
+        make_turn(1, "Do you play the xylophone?", "assistant"),
+        make_turn(2, "Every Sunday."),
+        make_turn(3, "How nice.", "assistant"),
+        make_turn(4, "Indeed."),
     )
     assert hits(index, "xylophone") == {"1:0", "2:0", "3:0"}
     index.forget([1])
@@ -102,30 +102,4 @@ def test_forgetting_removes_the_word_from_the_context_of_the_turns_after_it(
 def test_the_state_after_forgetting_is_the_state_without_the_forgotten(
     open_index: OpenIndex, tmp_path: Path, seed: int
 ) -> None:
-    rng = random.Random(seed)
-    turns = [_random_turn(rng, seq) for seq in range(1, 60)]
-    forgotten = set(rng.sample(range(1, 60), 25))
-    index, rebuilt = open_index("index.sqlite3"), open_index("rebuilt.sqlite3")
-    add(index, *turns)
-    for group in _in_groups(rng, sorted(forgotten)):
-        index.forget(group)
-    add(rebuilt, *(kept for kept in turns if kept.seq not in forgotten))
-    assert stored_rows(tmp_path / "index.sqlite3") == stored_rows(tmp_path / "rebuilt.sqlite3")
-    for word in ("dog", "river", "soup", "lamp"):
-        assert search(index, word) == pytest.approx(search(rebuilt, word))
-
-
-def _random_turn(rng: random.Random, seq: int) -> Turn:
-    words = rng.choices(["dog", "river", "soup", "lamp", "the", f"unique{seq}"], k=rng.choice([3, 8, 400]))
-    return turn(
-        seq,
-        " ".join(words),
-        rng.choice(["user", "assistant"]),
-        rng.choice(["monday", "tuesday", "wednesday"]),
-        rng.choice([None, None, "Ana"]),
-    )
-
-
-def _in_groups(rng: random.Random, seqs: Sequence[int]) -> list[list[int]]:
-    shuffled = rng.sample(seqs, len(seqs))
-    return [shuffled[:10], shuffled[10:11], shuffled[11:]]
+    check_forgetting(open_index, tmp_path, seed)

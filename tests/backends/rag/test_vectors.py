@@ -19,6 +19,7 @@ from memagent.backends.errors import CheckpointError, SettingError, StorageError
 from memagent.backends.protocol import Vectors
 from memagent.backends.rag import vectors
 from memagent.backends.rag.vectors import VectorIndex
+from tests.backends.turns import bytes_below
 
 DIMENSION = 24
 OpenMemory = Callable[..., Memory]
@@ -94,10 +95,6 @@ def unit(seed: int, count: int) -> Vectors:
     drawn = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
     made: Vectors = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     return made
-
-
-def bytes_below(folder: Path) -> bytes:
-    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def seconds_to_fail(place: str, error: type[Exception], match: str) -> float:

@@ -13,6 +13,7 @@ from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.backend import RopeMap
 from tests.backends.rope_map import tiny
 from tests.backends.rope_map.tiny import Tiny
+from tests.backends.turns import make_turn
 
 MakeMap = Callable[..., RopeMap]
 OpenTiny = Callable[..., Memory]
@@ -42,7 +43,7 @@ def make_map(tmp_path: Path, calibrations: list[int]) -> Iterator[MakeMap]:
         settings.setdefault("abstain", False)
         backend = tiny.rope_map(tmp_path / f"workspace{len(backends)}", local, saved, **settings)
         backends.append(backend)
-        backend.remember([tiny.make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
+        backend.remember([make_turn(seq, text) for seq, text in enumerate(texts, start=1)])
         return backend
 
     yield make

@@ -9,16 +9,10 @@ import torch
 from safetensors import safe_open
 
 from memagent.backends.rope_map.backend import RopeMap
+from tests.backends import turns
 from tests.backends.rope_map.tiny import tokens
 
-FACTS = [
-    "My dog is called Biscuit.",
-    "I live in Porto, near the river.",
-    "My sister works as a nurse.",
-    "I am allergic to peanuts.",
-    "I bought a red bicycle last week.",
-    "The sea at Tavira is warm in June.",
-]
+FACTS = [*turns.FACTS, "The sea at Tavira is warm in June."]
 QUESTION = "What is my dog called?"
 PROMPT = tokens(8, seed=1)
 

@@ -25,7 +25,8 @@ from memagent.backends.shared.attention import rotary
 from memagent.backends.shared.attention.chunks import TurnTokenizer
 from memagent.backends.shared.attention.encoder import AttentionEncoder, EncodedQueries
 from tests.backends.rope_map import tiny as make
-from tests.backends.rope_map.tiny import calibrated_heads, make_turn, random_chunk, tiny, tokenizer
+from tests.backends.rope_map.tiny import calibrated_heads, random_chunk, tiny, tokenizer
+from tests.backends.turns import make_turn
 
 FLOOR = DEFAULT_TUNING.mass_floor
 THETA = AttentionEncoder(tiny()).theta
@@ -94,7 +95,7 @@ def dialogue(*speakers: str, session: str = "monday", first: int = 1) -> ChunkTa
     table = ChunkTable(TurnTokenizer(tokenizer()))
     table.add(
         [
-            make_turn(first + place, f"Turn {place}.", session, speaker=speaker)
+            make_turn(first + place, f"Turn {place}.", session=session, speaker=speaker)
             for place, speaker in enumerate(speakers)
         ]
     )
@@ -113,10 +114,10 @@ def test_neighbours_are_of_one_session_and_roles_stand_for_missing_names() -> No
     table = ChunkTable(TurnTokenizer(tokenizer()))
     table.add(
         [
-            make_turn(1, "One.", "monday"),
-            make_turn(2, "Other.", "tuesday", "assistant"),
-            make_turn(3, "Two.", "monday", "assistant"),
-            make_turn(4, "Three.", "monday", "assistant"),
+            make_turn(1, "One."),
+            make_turn(2, "Other.", "assistant", "tuesday"),
+            make_turn(3, "Two.", "assistant"),
+            make_turn(4, "Three.", "assistant"),
         ]
     )
     assert table.neighbour(0, 1) == 2
@@ -166,7 +167,7 @@ def test_scores_add_up_a_chunks_own_evidence_and_its_neighbours() -> None:
 
 def test_a_chunk_table_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     table = dialogue("Ana", "Bob", "Ana")
-    table.add([replace(make_turn(8, "word " * 300, "x \u2028 y", "assistant"), in_view=(1, 2))])
+    table.add([replace(make_turn(8, "word " * 300, "assistant", "x \u2028 y"), in_view=(1, 2))])
     table.remove([2])
     table.save(tmp_path / "turns.jsonl")
     loaded = ChunkTable(TurnTokenizer(tokenizer()))

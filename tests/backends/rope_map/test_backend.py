@@ -13,7 +13,8 @@ from memagent.backends.shared.attention.quantization import Precision
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.conftest import MakeMap
 from tests.backends.rope_map.facts import FACTS, PROMPT, QUESTION, by_turn, scores
-from tests.backends.rope_map.tiny import logits, make_turn, tiny
+from tests.backends.rope_map.tiny import logits, tiny
+from tests.backends.turns import make_turn
 
 # recalling
 

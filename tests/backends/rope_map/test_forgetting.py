@@ -10,13 +10,15 @@ import torch
 from memagent.backends.shared.attention.quantization import Precision
 from tests.backends.rope_map.conftest import MakeMap
 from tests.backends.rope_map.facts import FACTS, QUESTION, by_turn, scores
-from tests.backends.rope_map.tiny import make_turn
+from tests.backends.turns import make_turn
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_forgetting_a_turn_reads_only_those_after_it_again(make_map: MakeMap, precision: Precision) -> None:
     backend = make_map(*FACTS, context=2, precision=precision)
-    backend.remember([make_turn(7, "Something else.", "tuesday"), make_turn(8, "And more.", "tuesday")])
+    backend.remember(
+        [make_turn(7, "Something else.", session="tuesday"), make_turn(8, "And more.", session="tuesday")]
+    )
     before = by_turn(backend)
     assert backend.forget([2]) is True
     after = by_turn(backend)

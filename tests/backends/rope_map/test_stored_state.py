@@ -17,8 +17,9 @@ from memagent.backends.shared.tokens import TextTokenizer
 from tests.backends.rope_map import tiny as make
 from tests.backends.rope_map.conftest import MakeMap, OpenTiny
 from tests.backends.rope_map.facts import FACTS, PROMPT, QUESTION, codes_below, contents
-from tests.backends.rope_map.tiny import Tiny, logits, make_turn, tiny
+from tests.backends.rope_map.tiny import Tiny, logits, tiny
 from tests.backends.tiny_tokenizers import CALL, KINDS
+from tests.backends.turns import make_turn
 
 # saving and loading
 
@@ -94,9 +95,7 @@ def remember_facts(open_tiny: OpenTiny, settings: dict[str, str] | None = None) 
         memory.checkpoint()
 
 
-def test_a_damaged_page_in_the_stored_state_is_rebuilt_and_make_turn(
-    open_tiny: OpenTiny, tiny_home: Home
-) -> None:
+def test_a_damaged_page_in_the_stored_state_is_rebuilt_and_said(open_tiny: OpenTiny, tiny_home: Home) -> None:
     remember_facts(open_tiny)
     (page, *_) = tiny_home.backend_folder("ana", "rope_map").glob("0*/pages/*")
     page.write_bytes(page.read_bytes()[:-1] + b"?")

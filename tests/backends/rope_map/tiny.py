@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from memagent.backends.protocol import Resources
-from memagent.backends.records import Turn
 from memagent.backends.rope_map import calibration_data
 from memagent.backends.rope_map.addressing import CalibratedHeads, QueryHead
 from memagent.backends.rope_map.backend import RopeMap, RopeMapConfig
@@ -143,14 +141,6 @@ def calibrated_heads(threshold: float = 0.0) -> CalibratedHeads:
         background_segment_ids=torch.arange(20) // 5,
         tuning=DEFAULT_TUNING,
     )
-
-
-def make_turn(
-    seq: int, text: str, session: str = "monday", role: str = "user", speaker: str | None = None
-) -> Turn:
-    """Make a turn, one minute after the turn before it."""
-    when = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(minutes=seq)
-    return Turn(seq, f"{seq:032x}", session, role, text, when, speaker)
 
 
 def rope_map(

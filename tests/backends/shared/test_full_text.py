@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memagent.backends.errors import CheckpointError
-from memagent.backends.records import Turn
 from memagent.backends.shared.chunking import split_turn
 from memagent.backends.shared.full_text import FullTextIndex, IndexCounts
 from memagent.backends.shared.words import content_words, query_words
-from tests.backends.shared.indexed_turns import add, bytes_below, coverage, hits, search, stored_rows, turn
+from tests.backends.shared.indexed_turns import (
+    add,
+    check_forgetting,
+    coverage,
+    hits,
+    opened_below,
+    search,
+    stored_rows,
+)
+from tests.backends.turns import bytes_below, make_turn
 
 OpenIndex = Callable[..., FullTextIndex]
 
@@ -23,15 +30,7 @@ OpenIndex = Callable[..., FullTextIndex]
 @pytest.fixture
 def open_index(tmp_path: Path) -> Iterator[OpenIndex]:
     """Open indexes by file name; what stays open is closed at the end."""
-    opened: list[FullTextIndex] = []
-
-    def open_(name: str = "index.sqlite3") -> FullTextIndex:
-        opened.append(FullTextIndex(tmp_path / name))
-        return opened[-1]
-
-    yield open_
-    for index in opened:
-        index.close()
+    yield from opened_below(tmp_path, FullTextIndex)
 
 
 @pytest.fixture
@@ -70,7 +69,7 @@ def index(open_index: OpenIndex) -> FullTextIndex:
     ],
 )
 def test_no_query_is_syntax(index: FullTextIndex, query: str) -> None:
-    add(index, turn(1, "My dog is called Biscuit."), turn(2, "I live in Porto."))
+    add(index, make_turn(1, "My dog is called Biscuit."), make_turn(2, "I live in Porto."))
     assert hits(index, query) <= {"1:0"}
     assert all(0.0 <= share <= 1.0 for share in coverage(index, query, ["1:0", "2:0"]).values())
     assert index.count() == IndexCounts(2, 2, 2)
@@ -83,13 +82,13 @@ def test_any_text_is_a_query(index: FullTextIndex, query: str) -> None:
 
 
 def test_operators_are_searched_for_as_words(index: FullTextIndex) -> None:
-    add(index, turn(1, "Near the harbour."), turn(2, "The dog is far away."))
+    add(index, make_turn(1, "Near the harbour."), make_turn(2, "The dog is far away."))
     assert hits(index, "NEAR(dog, 2)") == {"1:0", "2:0"}
     assert hits(index, "dog NOT harbour") == {"1:0", "2:0"}
 
 
 def test_a_query_of_a_thousand_words_is_answered_by_its_first_words(index: FullTextIndex) -> None:
-    add(index, turn(1, "word3 stands near the beginning"), turn(2, "word900 stands far behind"))
+    add(index, make_turn(1, "word3 stands near the beginning"), make_turn(2, "word900 stands far behind"))
     query = " ".join(f"word{number}" for number in range(1000))
     assert hits(index, query) == {"1:0"}
 
@@ -97,9 +96,9 @@ def test_a_query_of_a_thousand_words_is_answered_by_its_first_words(index: FullT
 def test_words_of_other_scripts_and_pictures_are_stored_and_hits(index: FullTextIndex) -> None:
     add(
         index,
-        turn(1, "Моя собака Бублик 😀"),
-        turn(2, "東京 に 住んでいます"),
-        turn(3, "J'habite à Orléans."),
+        make_turn(1, "Моя собака Бублик 😀"),
+        make_turn(2, "東京 に 住んでいます"),
+        make_turn(3, "J'habite à Orléans."),
     )
     assert hits(index, "собака") == {"1:0"}
     assert hits(index, "БУБЛИК") == {"1:0"}
@@ -125,7 +124,7 @@ def test_words_of_other_scripts_and_pictures_are_stored_and_hits(index: FullText
     ],
 )
 def test_a_word_finds_itself_whatever_its_letters(index: FullTextIndex, word: str) -> None:
-    add(index, turn(1, f"first {word} last"))
+    add(index, make_turn(1, f"first {word} last"))
     assert hits(index, word) == {"1:0"}
 
 
@@ -138,17 +137,17 @@ def test_content_words_are_the_distinct_words_that_are_not_stop_words() -> None:
 
 @pytest.mark.parametrize("asked", ["running", "runs", "RUN", "Runner's run"])
 def test_words_are_found_by_their_stem(index: FullTextIndex, asked: str) -> None:
-    add(index, turn(1, "I run along the river."), turn(2, "I swim in the lake."))
+    add(index, make_turn(1, "I run along the river."), make_turn(2, "I swim in the lake."))
     assert hits(index, asked) == {"1:0"}
 
 
 def test_more_and_rarer_words_rank_higher_and_the_limit_holds(index: FullTextIndex) -> None:
     add(
         index,
-        turn(1, "We ate soup."),
-        turn(2, "We ate soup with saffron."),
-        turn(3, "We ate bread."),
-        turn(4, "We ate soup again."),
+        make_turn(1, "We ate soup."),
+        make_turn(2, "We ate soup with saffron."),
+        make_turn(3, "We ate bread."),
+        make_turn(4, "We ate soup again."),
     )
     assert next(iter(search(index, "soup with saffron", 10))) == "2:0"
     assert len(search(index, "ate", 3)) == 3
@@ -160,13 +159,18 @@ def test_more_and_rarer_words_rank_higher_and_the_limit_holds(index: FullTextInd
 
 
 def test_coverage_is_the_share_of_the_questions_words(index: FullTextIndex) -> None:
-    add(index, turn(1, "My dog is called Biscuit."), turn(2, "My cat sleeps."), turn(3, "Nothing here."))
+    add(
+        index,
+        make_turn(1, "My dog is called Biscuit."),
+        make_turn(2, "My cat sleeps."),
+        make_turn(3, "Nothing here."),
+    )
     share = coverage(index, "What is my dog called?", ["1:0", "2:0", "3:0"])
     assert share == {"1:0": pytest.approx(1.0), "2:0": 0.0, "3:0": 0.0}
 
 
 def test_a_rare_word_covers_more_than_a_common_one(index: FullTextIndex) -> None:
-    add(index, *(turn(seq, "soup again") for seq in range(1, 10)), turn(10, "saffron"))
+    add(index, *(make_turn(seq, "soup again") for seq in range(1, 10)), make_turn(10, "saffron"))
     share = coverage(index, "soup or saffron", ["1:0", "10:0"])
     assert 0 < share["1:0"] < 0.5 < share["10:0"] < 1
     assert share["1:0"] + share["10:0"] == pytest.approx(1.0)
@@ -174,7 +178,7 @@ def test_a_rare_word_covers_more_than_a_common_one(index: FullTextIndex) -> None
 
 @pytest.mark.parametrize("query", ["", "what is it?", "?"])
 def test_a_query_without_content_covers_nothing(index: FullTextIndex, query: str) -> None:
-    add(index, turn(1, "What is it?"))
+    add(index, make_turn(1, "What is it?"))
     assert coverage(index, query, ["1:0"]) == {"1:0": 0.0}
 
 
@@ -182,14 +186,14 @@ def test_a_query_without_content_covers_nothing(index: FullTextIndex, query: str
 
 
 def test_turns_come_back_as_they_were(index: FullTextIndex) -> None:
-    hike = turn(3, "We went hiking.", "assistant", "a session", "Melanie")
+    hike = make_turn(3, "We went hiking.", "assistant", "a session", "Melanie")
     add(index, hike)
     assert index.fetch(["3:0", "3:1", "9:0"]) == {"3:0": split_turn(hike)[0]}
     assert index.known([1, 2, 3]) == {3}
 
 
 def test_keys_are_in_order_of_turn_and_part(index: FullTextIndex) -> None:
-    add(index, turn(2, "b"), turn(10, "word " * 400), turn(11, "c"))
+    add(index, make_turn(2, "b"), make_turn(10, "word " * 400), make_turn(11, "c"))
     assert index.keys() == ["2:0", "10:0", "10:1", "10:2", "11:0"]
     assert index.keys([11, 10, 99]) == ["10:0", "10:1", "10:2", "11:0"]
     assert index.count() == IndexCounts(3, 5, 5)
@@ -197,9 +201,9 @@ def test_keys_are_in_order_of_turn_and_part(index: FullTextIndex) -> None:
 
 def test_a_file_is_read_again_and_copied_whole(open_index: OpenIndex, tmp_path: Path) -> None:
     first = open_index()
-    add(first, turn(1, "My dog is called Biscuit."))
+    add(first, make_turn(1, "My dog is called Biscuit."))
     first.copy_to(tmp_path / "copy.sqlite3")
-    add(first, turn(2, "My dog is a beagle."))
+    add(first, make_turn(2, "My dog is a beagle."))
     first.close()
     assert hits(open_index(), "dog") == {"1:0", "2:0"}
     assert hits(open_index("copy.sqlite3"), "dog") == {"1:0"}
@@ -218,8 +222,8 @@ def test_a_damaged_file_is_refused(open_index: OpenIndex, tmp_path: Path, conten
 
 
 def test_forgetting_removes_the_word_from_every_byte(index: FullTextIndex, tmp_path: Path) -> None:
-    rest = [turn(seq, f"Nothing worth telling happened on day {seq}.") for seq in range(2, 40)]
-    add(index, turn(1, "I am a professional xylophonist."), *rest)
+    rest = [make_turn(seq, f"Nothing worth telling happened on day {seq}.") for seq in range(2, 40)]
+    add(index, make_turn(1, "I am a professional xylophonist."), *rest)
     assert b"xylophon" in bytes_below(tmp_path)
     index.forget([1])
     assert b"xylophon" not in bytes_below(tmp_path)
@@ -228,7 +232,7 @@ def test_forgetting_removes_the_word_from_every_byte(index: FullTextIndex, tmp_p
 
 
 def test_forgetting_a_long_turn_removes_all_its_chunks(index: FullTextIndex, tmp_path: Path) -> None:
-    add(index, turn(1, "filler words only. " * 200 + "xylophone"), turn(2, "Fine.", "assistant"))
+    add(index, make_turn(1, "filler words only. " * 200 + "xylophone"), make_turn(2, "Fine.", "assistant"))
     assert index.count().chunks > 4
     index.forget([1])
     assert index.keys() == ["2:0"]
@@ -236,14 +240,14 @@ def test_forgetting_a_long_turn_removes_all_its_chunks(index: FullTextIndex, tmp
 
 
 def test_forgetting_gives_the_room_back(index: FullTextIndex, tmp_path: Path) -> None:
-    add(index, *(turn(seq, f"number{seq} " * 80) for seq in range(1, 200)))
+    add(index, *(make_turn(seq, f"number{seq} " * 80) for seq in range(1, 200)))
     before = (tmp_path / "index.sqlite3").stat().st_size
     index.forget(range(2, 200))
     assert (tmp_path / "index.sqlite3").stat().st_size < before / 3
 
 
 def test_forgetting_what_is_not_there_changes_nothing(index: FullTextIndex, tmp_path: Path) -> None:
-    add(index, turn(1, "My dog is called Biscuit."))
+    add(index, make_turn(1, "My dog is called Biscuit."))
     before = stored_rows(tmp_path / "index.sqlite3")
     index.forget([2, 99])
     index.forget([])
@@ -254,30 +258,4 @@ def test_forgetting_what_is_not_there_changes_nothing(index: FullTextIndex, tmp_
 def test_the_state_after_forgetting_is_the_state_without_the_forgotten(
     open_index: OpenIndex, tmp_path: Path, seed: int
 ) -> None:
-    rng = random.Random(seed)
-    turns = [_random_turn(rng, seq) for seq in range(1, 60)]
-    forgotten = set(rng.sample(range(1, 60), 25))
-    index, rebuilt = open_index("index.sqlite3"), open_index("rebuilt.sqlite3")
-    add(index, *turns)
-    for group in _in_groups(rng, sorted(forgotten)):
-        index.forget(group)
-    add(rebuilt, *(kept for kept in turns if kept.seq not in forgotten))
-    assert stored_rows(tmp_path / "index.sqlite3") == stored_rows(tmp_path / "rebuilt.sqlite3")
-    for word in ("dog", "river", "soup", "lamp"):
-        assert search(index, word) == pytest.approx(search(rebuilt, word))
-
-
-def _random_turn(rng: random.Random, seq: int) -> Turn:
-    words = rng.choices(["dog", "river", "soup", "lamp", "the", f"unique{seq}"], k=rng.choice([3, 8, 400]))
-    return turn(
-        seq,
-        " ".join(words),
-        rng.choice(["user", "assistant"]),
-        rng.choice(["monday", "tuesday", "wednesday"]),
-        rng.choice([None, None, "Ana"]),
-    )
-
-
-def _in_groups(rng: random.Random, seqs: Sequence[int]) -> list[list[int]]:
-    shuffled = rng.sample(seqs, len(seqs))
-    return [shuffled[:10], shuffled[10:11], shuffled[11:]]
+    check_forgetting(open_index, tmp_path, seed)

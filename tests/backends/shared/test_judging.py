@@ -12,7 +12,7 @@ from memagent.backends.rag.backend import RELEVANCE as RAG_RELEVANCE
 from memagent.backends.shared.judging import ANOTHER_EMBEDDER, SearchHit, author_of, judge, relevant
 from memagent.backends.shared.memory_need import memory_need
 from memagent.backends.titans.backend import RELEVANCE as TITANS_RELEVANCE
-from tests.backends.shared.indexed_turns import turn
+from tests.backends.turns import make_turn
 
 QUESTION = "Where do I work?"
 ACME, GLOBEX = "I work at Acme Corp as an engineer.", "I left Acme Corp and started at Globex last week."
@@ -84,6 +84,6 @@ def test_statements_come_before_questions() -> None:
 
 
 def test_an_author_is_a_speaker_and_a_side() -> None:
-    assert author_of(turn(1, "hello", speaker="Ana")) == ("Ana", False)
-    assert author_of(turn(1, "hello", role="assistant")) == (None, True)
-    assert author_of(turn(1, "hello", role="assistant", speaker="Ben")) == ("Ben", False)
+    assert author_of(make_turn(1, "hello", speaker="Ana")) == ("Ana", False)
+    assert author_of(make_turn(1, "hello", role="assistant")) == (None, True)
+    assert author_of(make_turn(1, "hello", role="assistant", speaker="Ben")) == ("Ben", False)

@@ -14,8 +14,9 @@ from memagent.backends.errors import SettingError
 from memagent.backends.protocol import Injection, ModelMemory, Resources
 from memagent.backends.titans import Titans, TitansMemoryConfig
 from tests.backends.rope_map.test_generating import generated
-from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, make_turn, tiny, tokens
+from tests.backends.rope_map.tiny import FAMILIES, Tiny, logits, tiny, tokens
 from tests.backends.tiny_tokenizers import CALL, END, KINDS
+from tests.backends.turns import make_turn
 
 FACT = "My dog is called Biscuit."
 QUESTION = "What is my dog called?"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from memagent.backends.shared.attention.chunks import MAX_CHUNK_TOKENS, TurnTokenizer
-from tests.backends.rope_map.tiny import make_turn, tokenizer
+from tests.backends.rope_map.tiny import tokenizer
 from tests.backends.tiny_tokenizers import BEGIN, CALL, END, KINDS
+from tests.backends.turns import make_turn
 
 LONG = [
     "x" * 3000,
@@ -92,7 +93,7 @@ def test_characters_of_several_tokens_stay_whole(turn_tokenizer: TurnTokenizer) 
     assert "".join(chunk.text for chunk in turn_tokenizer.split(make_turn(1, text))) == text
 
 
-def test_a_long_name_leaves_room_for_what_is_make_turn(turn_tokenizer: TurnTokenizer) -> None:
+def test_a_long_name_leaves_room_for_what_is_said(turn_tokenizer: TurnTokenizer) -> None:
     chunks = turn_tokenizer.split(make_turn(1, "My dog is called Biscuit.", speaker="N" * 2000))
     assert all(len(chunk.ids) <= MAX_CHUNK_TOKENS for chunk in chunks)
     assert squeezed("".join(chunk.text for chunk in chunks)) == "MydogiscalledBiscuit."
