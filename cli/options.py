@@ -164,6 +164,7 @@ OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for p
 SeedOption = Annotated[
     int, typer.Option("--seed", min=0, max=MAX_INTEGER, help="For everything random in a memory.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 SessionArgument = Annotated[
     str, typer.Argument(help="The session's name.", autocompletion=completion.sessions)
 ]

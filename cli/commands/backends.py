@@ -18,6 +18,7 @@ from memagent.cli.options import (
     OutputOption,
     SetOption,
     UserOption,
+    YesOption,
     user_settings,
 )
 from memagent.cli.rendering.output import as_json, confirm, one_line, say, write
@@ -132,7 +133,7 @@ def train(
     set_: SetOption = None,
     model: ModelOption = None,
     embedder: EmbedderOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Train the weights that a memory needs for a model; says first how long it takes.

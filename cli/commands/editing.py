@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from memagent.backends.errors import InputError
-from memagent.cli.commands.memory import update_memory
+from memagent.cli.commands.memory import forgotten_fields, update_memory
 from memagent.cli.inputs import read_stdin, require_utf8
 from memagent.cli.opening import backend_settings, home, open_beside, open_journal
 from memagent.cli.options import (
@@ -22,6 +21,7 @@ from memagent.cli.options import (
     OutputOption,
     SetOption,
     UserOption,
+    YesOption,
 )
 from memagent.cli.rendering.output import as_json, confirm, write
 from memagent.cli.rendering.phrases import and_forget_replies, forgot_replies, say_discarded, say_remaining
@@ -46,7 +46,7 @@ OptionalSeqsArgument = Annotated[
 def correct(
     seq: SeqArgument,
     text: Annotated[str, typer.Argument(help="What it should have said; - reads it from standard input.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
@@ -81,16 +81,7 @@ def correct(
         turn, forgotten = correct_(home(), journal, seq, text, open_beside(user, model))
     update_memory(user, backend, set_, model)
     if output is Output.JSON:
-        remaining = [asdict(item) for item in forgotten.remaining]
-        as_json(
-            {
-                "user": user,
-                "seq": turn.seq,
-                "replies": forgotten.replies,
-                "discarded": forgotten.discarded,
-                "remaining": remaining,
-            }
-        )
+        as_json({"user": user, "seq": turn.seq, **forgotten_fields(forgotten)})
     else:
         write(f"Turn {turn.seq} takes the place of turn {seq}.{forgot_replies(len(forgotten.replies))}")
     say_discarded(forgotten.discarded)

@@ -23,6 +23,7 @@ from memagent.cli.options import (
     OutputOption,
     SetOption,
     UserOption,
+    YesOption,
 )
 from memagent.cli.rendering.output import as_json, confirm, json_file, say, write
 from memagent.cli.rendering.phrases import quantity, say_remaining
@@ -106,7 +107,7 @@ def backup(
 
 def accept_loss(
     user: UserOption = DEFAULT_USER,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Continue with a journal that has lost turns, when there is no backup to restore.
 

@@ -6,7 +6,7 @@ import mimetypes
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,12 +25,14 @@ from memagent.cli.options import (
     OutputOption,
     SetOption,
     UserOption,
+    YesOption,
 )
 from memagent.cli.rendering.output import as_json, confirm, say, write
 from memagent.cli.rendering.phrases import and_replies, quantity, say_discarded, say_remaining
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal, NewAttachment
+    from memagent.agent.memory.forgetting import Forgotten
     from memagent.backends.records import Turn
 
 
@@ -141,7 +143,7 @@ def forget(
     matching: Annotated[
         str | None, typer.Option("--matching", help="All turns that hold this text, in any case.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     user: UserOption = DEFAULT_USER,
     backend: BackendOption = DEFAULT_BACKEND,
     set_: SetOption = None,
@@ -180,16 +182,7 @@ def forget(
                 raise typer.Abort
         forgotten = forget_(home(), journal, [turn.seq for turn in turns], open_beside(user, model))
     if output is Output.JSON:
-        remaining = [asdict(item) for item in forgotten.remaining]
-        as_json(
-            {
-                "user": user,
-                "turns": forgotten.turns,
-                "replies": forgotten.replies,
-                "discarded": forgotten.discarded,
-                "remaining": remaining,
-            }
-        )
+        as_json({"user": user, "turns": forgotten.turns, **forgotten_fields(forgotten)})
     elif turns:
         write(f"Forgot {quantity(len(forgotten.turns), 'turn')}{and_replies(len(forgotten.replies))}.")
     elif not forgotten.remaining:
@@ -235,6 +228,15 @@ def update_memory(user: str, backend: str, pairs: list[str] | None, model: str |
         say(f"{error} The journal has the turns; the memory reads them before its next recall.")
         return False
     return True
+
+
+def forgotten_fields(forgotten: Forgotten) -> dict[str, Any]:
+    """Return what a forgetting did beyond the turns that were named, as a dictionary that JSON can represent."""
+    return {
+        "replies": forgotten.replies,
+        "discarded": forgotten.discarded,
+        "remaining": [asdict(item) for item in forgotten.remaining],
+    }
 
 
 def _chosen_turns(

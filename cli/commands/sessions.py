@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from memagent.cli.opening import backend_settings, home, open_beside, open_journal
@@ -18,6 +16,7 @@ from memagent.cli.options import (
     SessionArgument,
     SetOption,
     UserOption,
+    YesOption,
     user_settings,
 )
 from memagent.cli.rendering.output import as_json, confirm, json_file, write
@@ -89,7 +88,7 @@ def delete(
     set_: SetOption = None,
     model: ModelOption = None,
     embedder: EmbedderOption = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
 ) -> None:
     """Forget all turns of a session for good, and its name. Replies in other sessions that may repeat them go too.
 
