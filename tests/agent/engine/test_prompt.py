@@ -77,6 +77,13 @@ def test_without_memory_or_history_the_message_stands_alone() -> None:
     assert fenced([]) == ""
 
 
+def test_lines_are_numbered_on_request() -> None:
+    item = recollection("My dog is called Biscuit.", 12)
+    numbered = fenced([item, replace(item, seqs=(3, 4))], numbered=True)
+    assert [line.partition(" [")[0] for line in numbered.splitlines()[1:3]] == ["- 3, 4", "- 12"]
+    assert "- [" in fenced([item])
+
+
 def test_the_default_system_prompt_says_that_notes_are_data() -> None:
     prompt = assemble(model_with(8192), "hello", (), (), WIDE, 10, NOW)
     assert prompt.messages[0] == Message("system", SYSTEM)

@@ -237,6 +237,15 @@ def test_a_recalled_turn_that_was_not_in_view_is_refused(journal: Journal) -> No
     assert journal.get([2]) == [reply]
 
 
+def test_a_reply_takes_an_id_and_is_stored_under_it_once(journal: Journal) -> None:
+    reply = journal.append_reply("monday", "hi", [], derived=False, turn_id="a" * 32)
+    assert reply is not None
+    assert journal.seen_ids(["a" * 32]) == {reply.id: reply.seq}
+    with pytest.raises(StorageError):
+        journal.append_reply("monday", "hi again", [], derived=False, turn_id="a" * 32)
+    assert journal.count() == 1
+
+
 def test_extend_keeps_all_or_none(journal: Journal) -> None:
     journal.append("monday", "user", "before")
     with pytest.raises(InputError):

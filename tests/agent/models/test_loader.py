@@ -100,7 +100,8 @@ def test_a_name_no_path_can_have_is_not_found(tmp_path: Path, name: str) -> None
 def test_a_provider_without_langchain_names_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "langchain", None)
+    for module in ("langchain", "langchain.chat_models"):  # other tests may have loaded them
+        monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(
         MissingExtraError,
         match=r"needs the Python module langchain, .* `pip install 'memagent\[langchain\]'`",
