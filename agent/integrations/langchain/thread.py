@@ -21,7 +21,7 @@ SEQS = "memagent_seqs"
 """Key of the seqs that a tool message (in its artifact) or a reply (in its response metadata) was written with."""
 
 _NAMESPACE = UUID("6d656d61-6765-6e74-8000-6c616e67636e")
-_MIN_RECENT_TURNS = 64
+_RECENT_TURNS = 64
 # Marks a message of LangChain's SummarizationMiddleware, which stands for messages that it removed.
 _SOURCE, _SUMMARY = "lc_source", "summarization"
 
@@ -183,17 +183,23 @@ def view_of(
         recalled: seqs of the turns that were recalled for it; those of tools and of earlier replies are added.
     """
     recalled = recalled.union(*map(_seqs_of, messages))
-    seen = journal.seen_ids(_message_ids(session, messages)).values()
-    texts = {message.text.strip() for message in messages}
+    ids = _message_ids(session, messages)
+    seen = journal.seen_ids(ids)
+    seqs = {seq for seq in seen.values() if seq}
+    # A reply that had a derived one in view is derived too, so that the last ones tell of all.
+    turns = journal.get(sorted(seqs)[-_RECENT_TURNS:])
+    known = {ids[turn] for turn in seen}
+    earlier = messages[: max(last_human(messages), 0)]
+    texts = {message.text.strip() for message in earlier if message.id not in known}
     summarised = any(_is_summary(message) for message in messages)
-    recent = journal.recent(max(_MIN_RECENT_TURNS, len(messages)), session)
-    turns = journal.get([seq for seq in seen if seq])
-    turns += [turn for turn in recent if summarised or turn.text.strip() in texts]
+    if summarised or texts - {""}:
+        recent = journal.recent(max(_RECENT_TURNS, len(messages)), session)
+        turns += [turn for turn in recent if summarised or turn.text.strip() in texts]
     return View(
-        seqs=tuple(sorted({turn.seq for turn in turns} | recalled)),
+        seqs=tuple(sorted(seqs.union((turn.seq for turn in turns), recalled))),
         recalled=tuple(sorted(recalled)),
         derived=bool(recalled) or any(turn.derived for turn in turns) or any(map(_with_memory, messages)),
-        forgotten=not all(seen),
+        forgotten=not all(seen.values()),
     )
 
 
