@@ -20,6 +20,7 @@ from memagent.agent.home import Home
 from memagent.agent.memory import Memory, open_journal
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.protocol import LocalModel
+from memagent.cli.main import main
 
 USER = "ana"
 # What no file may hold of a forgotten turn: a stretch of so many bytes that only forgotten turns had.
@@ -52,6 +53,8 @@ class Expected:
         forgotten: seqs whose forgetting was acknowledged.
         tried: seqs whose forgetting was begun; they may be there or not.
         corrected: texts whose correction was begun, by the seq of the turn; one of both is there.
+        items: the values that an item of a key may have, None for no item: the acknowledged one, and one that was begun.
+        item_texts: every text that an item was to have.
         faults: contradictions among the acknowledgements themselves.
     """
 
@@ -59,6 +62,8 @@ class Expected:
     forgotten: set[int] = field(default_factory=set)
     tried: set[int] = field(default_factory=set)
     corrected: dict[int, str] = field(default_factory=dict)
+    items: dict[str, list[str | None]] = field(default_factory=dict)
+    item_texts: set[str] = field(default_factory=set)
     faults: list[str] = field(default_factory=list)
 
     @classmethod
@@ -76,6 +81,11 @@ class Expected:
                     if seq <= last:
                         expected.faults.append(f"{ledger.name}: {seq} was given after {last}")
                     expected.texts[seq], last = entry["text"], seq
+                elif entry["did"] == "try put":
+                    expected.items.setdefault(entry["key"], [None]).append(entry["text"])
+                    expected.item_texts.update([entry["text"]] if entry["text"] else [])
+                elif entry["did"] == "put":
+                    expected.items[entry["key"]] = [entry["text"]]
                 elif entry["did"] == "correct":
                     expected.tried.add(entry["seq"])
                     expected.corrected[entry["seq"]] = entry["text"]
@@ -198,6 +208,17 @@ def forked(work: Callable[[], None]) -> int:
         finally:
             os._exit(1)
     return os.waitpid(child, 0)[1]
+
+
+def command_line(*arguments: str) -> None:
+    """Run a command of memagent in this process, a forked one, and end the process with the command's exit code."""
+    sys.argv = ["memagent", *arguments]
+    try:
+        main()
+    except SystemExit as ended:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(ended.code or 0))
 
 
 def spread(random_: random.Random, total: int) -> Iterator[float]:

@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from faults_common import USER, Expected, Ledger, Models, check, forked, leaks, 
 from sqlalchemy.engine.default import DefaultDialect
 
 from memagent.agent.home import Home
-from memagent.agent.journal import Journal, NewTurn
+from memagent.agent.journal import Journal, JournalReader, NewTurn
 from memagent.agent.journal.export import export, load, open_source, prove
+from memagent.agent.journal.items import NewItem, outdated_seqs, read_entries, read_items
 from memagent.agent.memory import Memory, open_journal
 
 BESIDE = "in_memory"
 """A second stored memory, so that forgetting has two to clear."""
+NAMESPACE = ("notes",)
+"""Of the items that are put."""
 
 
 class Killer:
@@ -139,6 +143,48 @@ def _correct(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
         ledger.note(did="turn", seq=turn.seq, text=text)
 
 
+def put(memory: Memory, ledger: Ledger, key: str, text: str | None) -> None:
+    """Store an item, or delete it."""
+    ledger.note(did="try put", key=key, text=text)
+    new = [] if text is None else [NewItem(NAMESPACE, key, {"text": text}, text)]
+    memory.journal.put_items(new, [(NAMESPACE, key)] if text is None else [])
+    ledger.note(did="put", key=key, text=text)
+
+
+def _with_items(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
+    """Three items in two memories with stored states, besides turns."""
+    _filled(home, models, backend, ledger)
+    random_ = random.Random(5)
+    with models.open(home, backend) as memory:
+        for key in ("first", "second", "third"):
+            put(memory, ledger, key, sentence(random_))
+        memory.catch_up()
+        memory.checkpoint()
+    if backend != BESIDE:
+        with models.open(home, BESIDE) as memory:
+            memory.checkpoint()
+
+
+def _put(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
+    """A killed put leaves the old item or the new one; what is overwritten or deleted leaves all files."""
+    random_ = random.Random(6)
+    with models.open(home, backend) as memory:
+        put(memory, ledger, "fourth", sentence(random_))
+        put(memory, ledger, "first", sentence(random_))
+        put(memory, ledger, "second", None)
+        memory.recall("What is there?")
+        memory.finish_forgetting()
+        put(memory, ledger, "first", sentence(random_))
+        put(memory, ledger, "second", sentence(random_))
+        put(memory, ledger, "third", None)
+
+
+def item_texts(journal: JournalReader) -> dict[str, str]:
+    """Return the texts of the current items by key."""
+    seqs = [entry.seq for entry in read_entries(journal, datetime.now(UTC))]
+    return {item.key: item.value["text"] for item in read_items(journal, seqs)}
+
+
 def _checkpoint(home: Home, models: Models, backend: str, ledger: Ledger) -> None:
     with models.open(home, backend) as memory:
         memory.checkpoint()
@@ -185,7 +231,7 @@ def _before_migration(home: Home, models: Models, backend: str, ledger: Ledger) 
             ledger.note(did="turn", seq=journal.append("s", "user", text).seq, text=text)
     with closing(sqlite3.connect(home.journal_file(USER))) as connection:
         connection.executescript(
-            "DROP TABLE attachments; DROP TABLE pins;"
+            "DROP TABLE attachments; DROP TABLE pins; DROP TABLE items;"
             "ALTER TABLE turns DROP COLUMN recalled; ALTER TABLE turns DROP COLUMN attachment_count;"
             "DROP TABLE chain; DROP TABLE unfinished; DROP INDEX forgettings_by_seq;"
             "ALTER TABLE turns DROP COLUMN salt; ALTER TABLE forgettings DROP COLUMN head;"
@@ -205,6 +251,7 @@ OPERATIONS = [
     Operation("remember", _filled, _remember),
     Operation("forget", _filled, _forget),
     Operation("correct", _filled, _correct),
+    Operation("put", _with_items, _put),
     Operation("checkpoint", _filled, _checkpoint),
     Operation("consolidate", _filled, _consolidate),
     Operation("rebuild", _filled, _rebuild),
@@ -286,6 +333,14 @@ class Campaign:
         with self.models.open(home, self.backend) as memory:
             yield from (f"unfinished: {one}" for one in memory.journal.unfinished())
             kept = {turn.seq: turn.text for turn in memory.journal.turns()}
+            item_text_by_key = item_texts(memory.journal)
+            yield from (
+                f"the item {key} is {item_text_by_key.get(key)!r} instead of one of {texts}"
+                for key, texts in expected.items.items()
+                if item_text_by_key.get(key) not in texts
+            )
+            if outdated := outdated_seqs(memory.journal):
+                yield f"outdated items are not purged: {outdated}"
             if memory.position.seq != memory.journal.last()[0]:
                 yield f"the memory has read up to {memory.position.seq} only"
             last = memory.remember("after", "user", "Afterwards the zebra is called Quagga.")
@@ -296,6 +351,7 @@ class Campaign:
             ]:
                 yield "what is told afterwards is not recalled"
         gone = [text for seq, text in expected.texts.items() if seq not in kept]
+        gone += [text for text in expected.item_texts if text not in kept.values()]
         yield from leaks(home.root, gone, kept.values())
         yield from check(home, expected)
 

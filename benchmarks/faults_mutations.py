@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from faults_common import USER, Models, forked, sentence
+from faults_common import USER, Models, command_line, forked, sentence
 
 from memagent.agent.evaluation.scenarios import read, suite
 from memagent.agent.home import Home
@@ -290,23 +290,13 @@ def commands(count: int, folder: Path, seed: int, models: Models) -> Iterator[Ta
     states = Mutator([(found.directory / "turns.json").read_bytes() if found else b""], seed, JSON_TOKENS)
 
     def run(place: Path, *arguments: str) -> str:
-        from memagent.cli.main import main
-
         err = place / "err"
 
         def command() -> None:
-            import sys
-
             os.environ["MEMAGENT_HOME"] = str(place / "home")
             for number, name in ((1, "out"), (2, "err")):
                 os.dup2(os.open(place / name, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), number)
-            sys.argv = ["memagent", *arguments]
-            try:
-                main()
-            except SystemExit as ended:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(int(ended.code or 0))
+            command_line(*arguments)
 
         code = os.waitstatus_to_exitcode(forked(command))
         if code not in (0, 1) or "Traceback" in err.read_text(errors="replace"):

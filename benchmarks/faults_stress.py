@@ -13,7 +13,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from uuid import uuid4
 
-from faults_common import USER, Expected, Ledger, Models, check, forked, leaks, sentence
+from faults_common import USER, Expected, Ledger, Models, check, command_line, forked, leaks, sentence
 
 from memagent.agent.engine.conversation import Conversation, Settings
 from memagent.agent.engine.events import Remembered, TurnBegan
@@ -196,23 +196,13 @@ class Worker:
         out, err = self.outside / f"{self.name}.out", self.outside / f"{self.name}.err"
 
         def work() -> None:
-            from memagent.cli.main import main
-
             with (
                 out.open("w") as stdout,
                 err.open("w") as stderr,
                 redirect_stdout(stdout),
                 redirect_stderr(stderr),
             ):
-                import sys
-
-                sys.argv = ["memagent", *arguments]
-                try:
-                    main()
-                except SystemExit as ended:
-                    sys.stdout.flush()
-                    sys.stderr.flush()
-                    os._exit(int(ended.code or 0))
+                command_line(*arguments)
 
         status = forked(work)
         self.done[arguments[0]] += 1

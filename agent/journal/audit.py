@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from memagent.agent.journal.chain import GENESIS, forgetting_head, turn_head, turn_leaf
 from memagent.agent.journal.database import Database
+from memagent.agent.journal.items import item_faults
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import Extent
 from memagent.agent.journal.rows import PAGE, DamagedRowError, last_key, row_forgetting, row_turn
@@ -44,7 +45,7 @@ def audit(journal: JournalReader, database: Database) -> list[str]:
 
 
 def _faults(journal: JournalReader, database: Database) -> Iterator[str]:
-    """Yield what is wrong with the database's file, the chain of turns, the attachments and the chain of forgettings."""
+    """Yield what is wrong with the database's file, the chain of turns, the attachments, the index of items and the chain of forgettings."""
     if database.is_sqlite:
         with database.connect() as connection:
             messages = [str(row[0]) for row in connection.exec_driver_sql("PRAGMA integrity_check").all()]
@@ -55,6 +56,7 @@ def _faults(journal: JournalReader, database: Database) -> Iterator[str]:
     forgotten_seqs = {row.seq for row in _rows(journal, forgettings, "number")}
     yield from _chain_faults(journal, extent, forgotten_seqs)
     yield from _attachment_faults(journal, forgotten_seqs)
+    yield from item_faults(journal)
     yield from _forgetting_faults(journal, extent)
 
 

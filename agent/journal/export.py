@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TextIO
 from memagent.agent.fields import json_text
 from memagent.agent.journal import Journal, JournalReader
 from memagent.agent.journal.chain import GENESIS, timestamp, turn_head
+from memagent.agent.journal.items import outdated_seqs
 from memagent.agent.journal.lines import (
     FORMAT,
     ForgettingLine,
@@ -69,7 +70,10 @@ class ImportResult:
 
 
 def export(journal: JournalReader, file: TextIO, *, session: str | None = None) -> ExportResult:
-    """Write a journal as it is now, or one session of it, as JSON lines."""
+    """Write a journal as it is now, or one session of it, as JSON lines.
+
+    Outdated items are left out, and so are replies that may repeat them, as if they were forgotten already.
+    """
     with journal.snapshot() as reader:
         _write(file, {"kind": "memagent", "format": FORMAT, "user": reader.user})
         for session_ in reader.sessions():
@@ -80,8 +84,11 @@ def export(journal: JournalReader, file: TextIO, *, session: str | None = None) 
         head = GENESIS
         chained_ids: set[str] = set()
         pinned_seqs = {turn.seq for turn in reader.pinned()}
+        outdated = outdated_seqs(reader)
         for entry in reader.entries():
-            if entry.turn is not None and session in (None, entry.turn.session):
+            if entry.turn is not None and _is_outdated(entry.turn, outdated):
+                outdated.add(entry.turn.seq)
+            elif entry.turn is not None and session in (None, entry.turn.session):
                 is_pinned = entry.turn.seq in pinned_seqs
                 _write(file, _turn_fields(reader, entry.turn, entry.salt, pinned=is_pinned))
                 head = turn_head(head, entry.turn.seq, entry.turn.id, entry.leaf)
@@ -167,6 +174,10 @@ def load(
         for raw, _ in batch:
             advance(len(raw))
     return ImportResult(added, present, len(forgotten_seqs), tuple(to_forget))
+
+
+def _is_outdated(turn: Turn, outdated: Collection[int]) -> bool:
+    return turn.seq in outdated or (turn.role == "assistant" and not set(turn.in_view).isdisjoint(outdated))
 
 
 def _batches(lines: Iterable[tuple[bytes, Line]]) -> Iterator[list[tuple[bytes, Line]]]:

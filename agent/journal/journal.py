@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import select
 
 from memagent.agent.journal.audit import audit
 from memagent.agent.journal.database import open_database
+from memagent.agent.journal.items import Namespace, NewItem, new_turn
 from memagent.agent.journal.maintenance import UnpurgedError, copy_database, purge
 from memagent.agent.journal.mark import HighWaterMark, UnreadableMarkError, check_not_emptied
 from memagent.agent.journal.reading import JournalReader
@@ -191,6 +192,49 @@ class Journal(JournalReader):
         check_turn(new)
         with self._writing() as transaction:
             return transaction.extend([new], None)[0] if transaction.has_all(new.in_view) else None
+
+    def put_items(
+        self,
+        new: Sequence[NewItem],
+        deleted: Sequence[tuple[Namespace, str]] = (),
+        now: datetime | None = None,
+    ) -> int:
+        """Store items and delete others, in one commit; see ``journal.items``.
+
+        The turns of items that are overwritten or deleted are outdated: nothing returns them, and the next
+        ``forgetting.forget`` removes them.
+
+        Args:
+            new: the items; no two of the same namespace and key.
+            deleted: namespace and key of the items to delete; those that are not there are ignored.
+            now: the time; None: the present.
+
+        Returns:
+            The number of turns that are outdated by this.
+
+        Raises:
+            InputError: an item cannot be stored; nothing was stored or deleted.
+            StorageError: the database cannot be written; nothing was stored or deleted.
+        """
+        now = now or datetime.now(UTC)
+        new_turns = [new_turn(item, now) for item in new]
+        for turn in new_turns:
+            check_turn(turn)
+        addresses = [*((item.namespace, item.key) for item in new), *deleted]
+        with self._writing() as transaction:
+            num_outdated = transaction.delete_items(addresses)
+            transaction.extend(new_turns, None)
+        return num_outdated
+
+    def refresh_items(self, seqs: Collection[int], now: datetime | None = None) -> None:
+        """Let the time to live of items begin anew; those without one are ignored.
+
+        Args:
+            seqs: of the items' turns.
+            now: the time; None: the present.
+        """
+        with self._writing() as transaction:
+            transaction.refresh_items(seqs, now or datetime.now(UTC))
 
     def add_sessions(self, created: dict[str, datetime]) -> None:
         """Note when sessions began; a session already there keeps its time."""

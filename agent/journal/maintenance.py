@@ -37,7 +37,7 @@ def purge(database: Database) -> None:
                     "forgotten turns."
                 )
         elif database.engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("VACUUM (FULL) turns, attachments")
+            connection.exec_driver_sql("VACUUM (FULL) turns, attachments, items")
 
 
 def copy_database(database: Database, file: Path) -> None:

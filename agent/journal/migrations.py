@@ -9,14 +9,18 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
+    Float,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     Row,
     String,
     Table,
+    Text,
     select,
     text,
     update,
@@ -131,6 +135,28 @@ def _add_pins(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
+def _add_items(connection: Connection) -> None:
+    """4 to 5: the index of items. No turn is one yet.
+
+    Cost: none that grows with the journal.
+    """
+    metadata = MetaData()
+    Table(
+        "items",
+        metadata,
+        Column("user", String(255), primary_key=True),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+        Column("address", String(64), nullable=False),
+        Column("namespace", Text, nullable=False),
+        Column("created_at", String(40), nullable=False),
+        Column("ttl_minutes", Float),
+        Column("expires_at", String(40)),
+        Column("outdated", Boolean, nullable=False),
+        Index("items_by_address", "user", "address"),
+    )
+    metadata.create_all(connection)
+
+
 def _rows(connection: Connection, table: Table, key: Column[Any], user: str) -> Iterator[Row[Any]]:
     """Yield a user's rows in order of ``key``, a page at a time."""
     last = 0
@@ -157,4 +183,9 @@ def _turn(row: Row[Any]) -> Turn:
 
 
 # MIGRATIONS[n] takes a journal of version n to version n + 1, inside the opening transaction.
-MIGRATIONS: dict[int, Callable[[Connection], None]] = {1: _add_chain, 2: _add_attachments, 3: _add_pins}
+MIGRATIONS: dict[int, Callable[[Connection], None]] = {
+    1: _add_chain,
+    2: _add_attachments,
+    3: _add_pins,
+    4: _add_items,
+}

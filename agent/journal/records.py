@@ -22,7 +22,8 @@ MAX_TURN_ATTACHMENT_BYTES = 32 * 2**20
 MAX_PINS = 8
 """Most pinned turns of a user: each takes room in every prompt."""
 
-_MAX_NAME_CHARACTERS = 255
+MAX_NAME_CHARACTERS = 255
+"""Most characters of the name of a user, session or speaker."""
 # RFC 6838, section 4.2: restricted-name "/" restricted-name. Upper case means the same, so one spelling is enough.
 _RESTRICTED_NAME = r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
 _MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
@@ -180,8 +181,8 @@ def check_name(what: str, name: str) -> None:
     """
     if not name.strip():
         raise InputError(f"The {what} is empty.")
-    if len(name) > _MAX_NAME_CHARACTERS:
-        raise InputError(f"The {what} has {len(name)} characters; {_MAX_NAME_CHARACTERS} at most.")
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise InputError(f"The {what} has {len(name)} characters; {MAX_NAME_CHARACTERS} at most.")
     if not name.isprintable():
         raise InputError(f"The {what} {name!r} holds characters that cannot be printed.")
 

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Float,
     Index,
     Integer,
     LargeBinary,
@@ -25,7 +26,7 @@ from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.migrations import MIGRATIONS
 from memagent.backends.errors import StorageError
 
-VERSION = 4
+VERSION = 5
 
 _OPENING_LOCK = int.from_bytes(b"memagent", "big") >> 1
 
@@ -103,6 +104,20 @@ pins = Table(
     metadata,
     Column("user", String(255), primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
+)
+# Turns that are items of a key-value store, by key; derived from their attachments. See items.py.
+items = Table(
+    "items",
+    metadata,
+    Column("user", String(255), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("address", String(64), nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("created_at", String(40), nullable=False),
+    Column("ttl_minutes", Float),
+    Column("expires_at", String(40)),
+    Column("outdated", Boolean, nullable=False),
+    Index("items_by_address", "user", "address"),
 )
 # One row for every turn there ever was, forgotten or not; rows are never changed or deleted. See chain.py.
 chain = Table(

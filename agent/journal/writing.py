@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from memagent.agent.journal import items as item_index
 from memagent.agent.journal.attachments import attachment_rows, read_content, read_descriptors
 from memagent.agent.journal.chain import (
     GENESIS,
@@ -87,6 +88,7 @@ class Transaction:
         file_rows: list[dict[str, object]] = []
         links: list[dict[str, object]] = []
         pin_rows: list[dict[str, object]] = []
+        item_rows: list[dict[str, object]] = []
         tombstones: list[Tombstone] = []
         for entry in new:
             if isinstance(entry, NewTurn):
@@ -96,6 +98,8 @@ class Transaction:
                 rows.append(turn_row(self.user, turn, salt))
                 if turn.attachments:
                     file_rows += attachment_rows(self.user, turn, entry.attachments)
+                    if item_row := item_index.index_row(self.user, turn, entry):
+                        item_rows.append(item_row)
                 links.append(self._link(turn.seq, turn.id, turn_leaf(salt, turn)))
                 if entry.pinned and self.count_pins() + len(pin_rows) < MAX_PINS:
                     pin_rows.append({"user": self.user, "seq": turn.seq})
@@ -109,6 +113,7 @@ class Transaction:
         for table, values in ((turns, rows), (attachments, file_rows), (chain, links), (pins, pin_rows)):
             if values:
                 self.connection.execute(insert(table), values)
+        item_index.insert_rows(self.connection, self.user, item_rows)
         self._add_forgettings(self._without_taken_seqs(tombstones))
         return new_turns
 
@@ -144,7 +149,21 @@ class Transaction:
             self.unpin(page)
             files = (attachments.c.user == self.user) & attachments.c.seq.in_(page)
             self.connection.execute(delete(attachments).where(files))
+            item_index.remove_rows(self.connection, self.user, page)
         return self._add_forgettings(tombstones)
+
+    def delete_items(self, names: Sequence[tuple[item_index.Namespace, str]]) -> int:
+        """Outdate items, and return how many there were.
+
+        Args:
+            names: namespace and key of each.
+        """
+        addresses = [item_index.address_of(namespace, key) for namespace, key in names]
+        return item_index.delete_items(self.connection, self.user, addresses)
+
+    def refresh_items(self, seqs: Collection[int], now: datetime) -> None:
+        """Let the time to live of items begin anew."""
+        item_index.refresh(self.connection, self.user, seqs, now)
 
     def pin(self, seqs: Collection[int]) -> None:
         """Pin turns that are here and not pinned yet; see ``Journal.pin``."""
@@ -169,7 +188,7 @@ class Transaction:
         """Add a turn that takes over all of another but its text; the other one stays.
 
         Raises:
-            InputError: there is no such turn.
+            InputError: there is no such turn, or it is an item of a store.
             DamagedRowError: an attachment is damaged.
         """
         query = select(turns).where((turns.c.user == self.user) & (turns.c.seq == seq))
@@ -177,6 +196,11 @@ class Transaction:
         if row is None:
             raise InputError(f"There is no turn {seq}; nothing was changed.")
         old = row_turn(row, read_descriptors(self.connection, self.user, [row]).get(seq, ()))
+        if item_index.is_item(old):
+            raise InputError(
+                f"Turn {seq} is an item of a store: its text is made of the item's value. Put the corrected value under the "
+                "same key instead. Nothing was changed."
+            )
         pin = select(pins).where((pins.c.user == self.user) & (pins.c.seq == seq))
         new = NewTurn(
             old.session,

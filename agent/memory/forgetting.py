@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, JournalReader, Unfinished, UnpurgedError
+from memagent.agent.journal.items import outdated_seqs
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError
 from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
@@ -105,7 +106,8 @@ def forget(
     """Remove turns, and the replies that may repeat them, from the journal and from every stored memory of the user.
 
     Afterwards no recollection, export, checkpoint or file contains their text. Where that is not possible yet,
-    ``Forgotten.remaining`` says where and why. An empty ``seqs`` finishes what earlier forgettings could not do.
+    ``Forgotten.remaining`` says where and why. Outdated items (see ``journal.items``) are removed with them. An empty
+    ``seqs`` finishes what earlier forgettings could not do.
 
     Args:
         home: the folders of the installation.
@@ -122,11 +124,13 @@ def forget(
     """
     turns = journal.get(seqs)
     present = [turn.seq for turn in turns]
-    replies = replies_that_saw(journal, present) if present else []
-    if present:
-        turns += journal.get(replies)
+    outdated = sorted(outdated_seqs(journal).difference(present))
+    removed = [*present, *outdated]
+    replies = replies_that_saw(journal, removed) if removed else []
+    if removed:
+        turns += journal.get([*outdated, *replies])
         with suppress(UnpurgedError):  # ``finish`` tries again and reports it
-            journal.forget([*present, *replies], _states(home, journal))
+            journal.forget([*removed, *replies], _states(home, journal))
     return _follow(home, journal, turns, present, replies, open_beside, open_backends)
 
 

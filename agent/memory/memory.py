@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
+from memagent.agent.journal.items import outdated_seqs
 from memagent.agent.memory.channel import AttachedMemory, attach
 from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.follower import Follower
@@ -150,7 +151,7 @@ class Memory:
             memory = cls(home, journal, followers, stack, read_only=read_only)
             if follow:
                 memory.catch_up()
-                if not read_only and journal.unfinished():
+                if not read_only and (journal.unfinished() or outdated_seqs(journal)):
                     memory.finish_forgetting()
             memory._closing = stack.pop_all()
             return memory
@@ -292,7 +293,7 @@ class Memory:
     ) -> AbstractContextManager[AttachedMemory]:
         """Return a context manager that opens the model channel for one generation.
 
-        It reads no new turns first; ``recall`` or ``catch_up`` does.
+        It reads no new turns first; ``recall`` or ``catch_up`` does. Outdated items are forgotten first, unless read-only.
         Other threads can use the memory while the model generates.
 
         Args:
@@ -373,7 +374,7 @@ class Memory:
                 follower.checkpoint()
 
     def finish_forgetting(self) -> list[Remaining]:
-        """Finish interrupted forgettings, and return what cannot be finished now."""
+        """Finish interrupted forgettings, forget outdated items, and return what cannot be finished now."""
         return list(self.forget(()).remaining)
 
     def close(self) -> None:
@@ -398,6 +399,8 @@ class Memory:
         """Attach the backends with exclusive use of the memory, and let go of it while the model generates."""
         with ExitStack() as stack:
             with self._exclusive():
+                if not self.read_only and outdated_seqs(self.journal):
+                    self.finish_forgetting()  # what acts inside a model cannot be filtered
                 attached = attach(self.followers, self.journal, model, query, exclude, stack)
             yield attached
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from memagent.agent.journal import JournalReader
+from memagent.agent.journal.items import outdated_seqs
 from memagent.backends.records import Hit, Recollection
 
 
@@ -19,12 +21,15 @@ def with_provenance(journal: JournalReader, hits: Sequence[Hit]) -> list[Recolle
 
     Returns:
         One recollection for each hit whose first turn the journal still has. ``superseded_by`` and ``superseded_at`` are
-        None if the journal does not have the later turn any more.
+        None if the journal does not have the later turn any more. Outdated items count as turns that it does not have.
     """
+    outdated = outdated_seqs(journal, {seq for hit in hits for seq in (*hit.seqs, hit.superseded_by or 0)})
+    if outdated:
+        hits = [current for hit in hits if (current := _without(hit, outdated)) is not None]
     seqs = {hit.seqs[0] for hit in hits} | {
         hit.superseded_by for hit in hits if hit.superseded_by is not None
     }
-    turns = {turn.seq: turn for turn in journal.get(seqs)}
+    turns = {turn.seq: turn for turn in journal.get(seqs - outdated)}
     recollections = []
     for hit in hits:
         source = turns.get(hit.seqs[0])
@@ -46,3 +51,11 @@ def with_provenance(journal: JournalReader, hits: Sequence[Hit]) -> list[Recolle
                 )
             )
     return recollections
+
+
+def _without(hit: Hit, outdated: Collection[int]) -> Hit | None:
+    """Return a hit without outdated turns; None if no turn is left, or if its text may be made of theirs."""
+    seqs = tuple(seq for seq in hit.seqs if seq not in outdated)
+    if seqs == hit.seqs:
+        return hit
+    return replace(hit, seqs=seqs) if seqs and not hit.regenerated else None
