@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from typing import Any
 
 import torch
 from memo_plot import plot_capacity
-from memo_results import DamagedResultsError, Results
+from memo_results import open_results
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -202,10 +201,7 @@ def note(console: Console, name: str, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     console = Console(stderr=True)
-    try:
-        results = Results(options.results)
-    except DamagedResultsError as error:
-        sys.exit(str(error))
+    results = open_results(options.results)
     wanted = []
     for size in options.sizes:
         for seed in options.seeds:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -26,7 +25,7 @@ from typing import Any
 
 import torch
 from memo_plot import plot_layers
-from memo_results import DamagedResultsError, Results
+from memo_results import open_results
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -131,10 +130,7 @@ def print_report(rows: Sequence[Mapping[str, Any]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     console = Console(stderr=True)
-    try:
-        results = Results(options.results)
-    except DamagedResultsError as error:
-        sys.exit(str(error))
+    results = open_results(options.results)
     wanted = list(settings_of(options))
     for setting in wanted:
         if not results.has(setting):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,11 @@ class Results:
             os.fsync(file.fileno())
         self.rows.append(row)
         self._settings.append(row["setting"])
+
+
+def open_results(path: Path) -> Results:
+    """Return the results in a file; a damaged one ends the script with a message."""
+    try:
+        return Results(path)
+    except DamagedResultsError as error:
+        sys.exit(str(error))
