@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -62,6 +63,16 @@ def tiny_model(seed: int = 0) -> TinyModel:
 
 @cache
 def _tokenizer() -> Any:
+    return byte_level_tokenizer([_SAMPLE], _VOCABULARY)
+
+
+def byte_level_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """Train a tokenizer of byte pairs on texts, so that it can tokenise any text.
+
+    Args:
+        texts: what the pairs are counted in.
+        vocabulary: the number of tokens, at least 258: the bytes, ``<s>`` and ``</s>``.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -69,12 +80,12 @@ def _tokenizer() -> Any:
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=["<s>", "</s>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words.train_from_iterator([_SAMPLE], trainer)
+    words.train_from_iterator(texts, trainer)
     marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
     make: Any = PreTrainedTokenizerFast
     return make(tokenizer_object=words, **marks)

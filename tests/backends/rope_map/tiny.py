@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memagent.agent.testing.tiny_model import byte_level_tokenizer
 from memagent.backends.protocol import Resources
 from memagent.backends.rope_map import calibration_data
 from memagent.backends.rope_map.addressing import CalibratedHeads, QueryHead
@@ -39,22 +40,7 @@ class Tiny:
 @cache
 def tokenizer() -> Any:
     """Byte-level pairs, trained on the generated dialogues of the calibration: any text can be tokenised."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    words = Tokenizer(models.BPE())
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    words.train_from_iterator(calibration_data.SOURCE.read_text(encoding="utf-8").splitlines(), trainer)
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
-    make: Any = PreTrainedTokenizerFast
-    return make(tokenizer_object=words, **marks)
+    return byte_level_tokenizer(calibration_data.SOURCE.read_text(encoding="utf-8").splitlines(), 1000)
 
 
 def config(family: str = "llama", **settings: Any) -> Any:
