@@ -20,6 +20,7 @@ from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, MAX_ATTACHMENTS
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import InputError, NotFoundError, StorageError
 from memagent.backends.records import Attachment
+from tests.agent.memories import bytes_of
 from tests.conftest import OpenMemory
 
 PATTERN = bytes.fromhex("d1e5f00dc0ffee11235813213455899a")
@@ -31,10 +32,6 @@ NOTE = NewAttachment("text/plain", b"a note\n")
 def journal(home: Home) -> Iterator[Journal]:
     with open_journal(home, "ana") as opened:
         yield opened
-
-
-def bytes_of(folder: Path) -> bytes:
-    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -60,26 +60,25 @@ def put_back(home: Home, older: Path) -> None:
     shutil.copy(older, home.journal_file("ana"))
 
 
-def put_back_and_write_on(home: Home, older: Path) -> None:
-    put_back(home, older)
+def write_without_mark(home: Home, texts: Iterable[str]) -> None:
+    """Append turns while the journal's mark is away, which then stands there as it was."""
     mark = home.mark_file("ana")
     kept = mark.read_bytes()
     mark.unlink()
     with open_journal(home, "ana") as journal:
-        for place in range(7):
-            journal.append("monday", "user", f"Something else {place}.")
+        for text in texts:
+            journal.append("monday", "user", text)
     mark.write_bytes(kept)
+
+
+def put_back_and_write_on(home: Home, older: Path) -> None:
+    put_back(home, older)
+    write_without_mark(home, (f"Something else {place}." for place in range(7)))
 
 
 def replace_by_another(home: Home, older: Path) -> None:
     remove(home, older)
-    mark = home.mark_file("ana")
-    kept = mark.read_bytes()
-    mark.unlink()
-    with open_journal(home, "ana") as journal:
-        for place in range(9):
-            journal.append("monday", "user", f"Another journal {place}.")
-    mark.write_bytes(kept)
+    write_without_mark(home, (f"Another journal {place}." for place in range(9)))
 
 
 def cut_the_end_off(home: Home, older: Path) -> None:

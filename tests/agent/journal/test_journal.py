@@ -16,6 +16,7 @@ from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewTurn, database
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import InputError, MemagentError, NotFoundError, StorageError
+from tests.agent.memories import bytes_of
 
 BAD_TEXTS = ["", "   ", "\n\t", "a\0b", "\0", "half \ud83d pair", "\udc80"]
 BAD_SESSIONS = ["", "  ", "two\nlines", "bell\a", "x" * 256, "half \ud83d"]
@@ -43,10 +44,6 @@ def file(home: Home) -> Path:
 def journal(file: Path) -> Iterator[Journal]:
     with Journal(file, "ana") as opened:
         yield opened
-
-
-def bytes_of(folder: Path) -> bytes:
-    return b"\0".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
 
 
 def texts(journal: Journal, **chosen: str | int) -> list[str]:

@@ -46,6 +46,14 @@ def store_of(home: Home, backend: str) -> CheckpointStore:
     return CheckpointStore(home.backend_folder("ana", backend))
 
 
+def store_secret(open_memory: OpenMemory, **options: object) -> Memory:
+    """Open a memory whose stored state holds the secret."""
+    memory = open_memory(**options)
+    memory.remember("monday", "user", SECRET)
+    memory.checkpoint()
+    return memory
+
+
 def fill_state(open_memory: OpenMemory, backend: str) -> None:
     """Give another backend a stored state that has read the whole journal."""
     memory = open_memory(backend=backend)
@@ -253,9 +261,7 @@ def test_a_costly_state_that_cannot_be_opened_is_kept_and_the_command_that_finis
         raise SettingError("no local model")
 
     offer_costly(monkeypatch)
-    with open_memory(make_model=lambda: NamedModel("one")) as memory:
-        memory.remember("monday", "user", SECRET)
-        memory.checkpoint()
+    store_secret(open_memory, make_model=lambda: NamedModel("one")).close()
     control = open_memory(backend="none", make_model=no_model if model is None else lambda: model)
     done = control.forget([1])
     assert (done.turns, done.discarded) == ((1,), ())
@@ -273,9 +279,7 @@ def test_a_costly_state_that_cannot_be_opened_is_kept_and_the_command_that_finis
 
 
 def test_the_state_of_a_backend_that_is_not_installed_is_removed(home: Home, open_memory: OpenMemory) -> None:
-    memory = open_memory()
-    memory.remember("monday", "user", SECRET)
-    memory.checkpoint()
+    memory = store_secret(open_memory)
     folder = home.backend_folder("ana", "in_memory")
     uninstalled = folder.with_name("uninstalled")
     (uninstalled / "000001").mkdir(parents=True)
@@ -309,9 +313,7 @@ def test_a_memory_that_is_in_use_forgets_at_its_next_call(
     home: Home, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "_WAIT_SECONDS", 0.05)
-    busy = open_memory()
-    busy.remember("monday", "user", SECRET)
-    busy.checkpoint()
+    busy = store_secret(open_memory)
     done = open_memory(backend="none").forget([1])
     (remaining,) = done.remaining
     assert (remaining.backend, remaining.command) == ("in_memory", "")
@@ -326,9 +328,7 @@ def test_a_memory_that_is_closed_without_another_call_has_forgotten_too(
     home: Home, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(forgetting, "_WAIT_SECONDS", 0.05)
-    busy = open_memory()
-    busy.remember("monday", "user", SECRET)
-    busy.checkpoint()
+    busy = store_secret(open_memory)
     control = open_memory(backend="none")
     control.forget([1])
     busy.close()
@@ -349,9 +349,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_forgetting_that_was_cut_off_is_finished_by_the_next_opening(
     home: Home, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, backend: str
 ) -> None:
-    memory = open_memory()
-    memory.remember("monday", "user", SECRET)
-    memory.checkpoint()
+    memory = store_secret(open_memory)
     with monkeypatch.context() as patched:
         interrupt(patched)
         with pytest.raises(KeyboardInterrupt):
@@ -367,9 +365,7 @@ def test_a_forgetting_that_was_cut_off_is_finished_by_the_next_opening(
 
 
 def test_what_a_reader_has_copied_is_unfinished_until_it_ends(home: Home, open_memory: OpenMemory) -> None:
-    memory = open_memory()
-    memory.remember("monday", "user", SECRET)
-    memory.checkpoint()
+    memory = store_secret(open_memory)
     reader = open_memory(read_only=True)
     place = reader.followers[0].resources.workspace
     (place / "copy").write_text(SECRET)
@@ -383,9 +379,7 @@ def test_what_a_reader_has_copied_is_unfinished_until_it_ends(home: Home, open_m
 
 
 def test_what_a_killed_reader_left_is_removed(home: Home, open_memory: OpenMemory) -> None:
-    memory = open_memory()
-    memory.remember("monday", "user", SECRET)
-    memory.checkpoint()
+    memory = store_secret(open_memory)
     reader_folder = home.backend_folder("ana", "in_memory") / "readers" / ("0" * 32)
     reader_folder.mkdir(parents=True)
     reader_folder.with_suffix(".lock").touch()
