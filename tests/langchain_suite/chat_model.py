@@ -28,7 +28,9 @@ def local_model() -> LocalChatModel:
         return LocalChatModel(Path(folder), name="tiny", digest="tiny")
 
 
-class TestUnit(ChatModelUnitTests):
+class OnTinyModel:
+    """What both suites test."""
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatMemagent
@@ -38,15 +40,11 @@ class TestUnit(ChatModelUnitTests):
         return {"model": local_model()}
 
 
-class TestIntegration(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatMemagent
+class TestUnit(OnTinyModel, ChatModelUnitTests):
+    pass
 
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"model": local_model()}
 
+class TestIntegration(OnTinyModel, ChatModelIntegrationTests):
     @property
     def supports_model_override(self) -> bool:
         return True
