@@ -71,10 +71,9 @@ class KnownTable(ranking.TurnTable):
     likely: Vectors
 
     def presence(self, forms: Sequence[Vectors]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return how surely a word stands in each turn; see ``TurnTable.presence``."""
-        result = np.zeros((len(self.seqs), 2))
-        np.maximum.at(result, self.turns, self.likely[int(forms[0][0]), self.vectors])
-        return result[:, 0], result[:, 1]
+        """Return how surely a word stands in each vector; see ``TurnTable.presence``."""
+        likely = self.likely[int(forms[0][0])]
+        return likely[:, 0], likely[:, 1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,10 +141,14 @@ class ContextBankMemory(MemoryBackend):
             SettingError: The model's kind of attention is not supported.
         """
         relevant = self._relevant(query, self.config.max_injected, exclude)
-        chosen = [(turn, chance) for turn, chance in relevant if turn.text]
-        hits = [hit_of(turn, chance) for turn, chance in chosen]
-        texts = [(turn_of(turn), turn.text, chance) for turn, chance in chosen]
-        return texts_in_attention(model, texts, Injection(hits, frozenset(turn.seq for turn, _ in chosen)))
+        texts = self._whole_texts([turn for turn, _ in relevant])
+        chosen = [(turn, text, chance) for (turn, chance), text in zip(relevant, texts, strict=True) if text]
+        injection = Injection(
+            [hit_of(turn, chance) for turn, _, chance in chosen], frozenset(turn.seq for turn, _, _ in chosen)
+        )
+        return texts_in_attention(
+            model, [(turn_of(turn), text, chance) for turn, text, chance in chosen], injection
+        )
 
     def needed_to_forget(self, seqs: Collection[int]) -> Collection[int]:
         """Return the other turns of the blocks in which something was merged that would not have been without these."""
@@ -262,8 +266,8 @@ class ContextBankMemory(MemoryBackend):
         shortlist: dict[int, RankedTurn] = {}
         for start in range(0, len(best), limit):
             places = best[start : start + limit]
-            turns = zip(places, self._ranked_turns(places, comparison), strict=True)
-            shortlist |= {place: turn for place, turn in turns if not repeats_question(query, turn.text)}
+            ranked = zip(places, self._ranked_turns(places, comparison), strict=True)
+            shortlist |= {place: turn for place, turn in ranked if not repeats_question(query, turn.text)}
             if len(shortlist) >= limit:
                 break
         places = sorted(shortlist)
@@ -281,25 +285,44 @@ class ContextBankMemory(MemoryBackend):
         return ranking.compare(self._table, self._codec.question_key(query), self._codec.word_codes(query))
 
     def _ranked_turns(self, places: Sequence[int], comparison: ranking.Comparison) -> list[RankedTurn]:
-        """Return turns of the table, without a score, with what their latents say, if none of them was merged."""
-        vectors = [np.sort(self._table.vectors[self._table.turns == place]) for place in places]
-        merged = [~self._table.whole[own] for own in vectors]
-        lines = iter(
-            self._codec.decode(
-                [self._bank.vectors[own] for own, lost in zip(vectors, merged, strict=True) if not lost.any()]
-            )
-        )
+        """Return turns of the table, without a score, with what their latents say."""
+        table, stored = self._table, self._bank.vectors
+        own = [table.vectors_of(place) for place in places]
+        excerpts = [table.excerpt(vectors, comparison.vector_coverage, ranking.EXCERPT) for vectors in own]
+        at_start = [
+            bool(len(excerpt)) and excerpt[0] == vectors[0]
+            for excerpt, vectors in zip(excerpts, own, strict=True)
+        ]
+        # The first vector says who said it.
+        starts = [
+            vectors[:1][table.whole[vectors[:1]] & (not begins)]
+            for vectors, begins in zip(own, at_start, strict=True)
+        ]
+        decoded = self._codec.decode([stored[vectors] for vectors in (*excerpts, *starts)])
+        lines, heads = decoded[: len(places)], decoded[len(places) :]
         return [
             RankedTurn(
-                seq=int(self._table.seqs[place]),
+                seq=int(table.seqs[place]),
                 score=0.0,
                 cosine=float(comparison.cosines[place]),
                 coverage=float(comparison.coverage[place]),
-                line="" if lost.any() else next(lines),
-                vectors=len(own),
-                shared=int(lost.sum()),
+                author=(line if begins else head).partition(": ")[0].removesuffix(":"),
+                text=line.partition(": ")[2] if begins else line,
+                vectors=len(vectors),
+                shared=int((~table.whole[vectors]).sum()),
             )
-            for place, own, lost in zip(places, vectors, merged, strict=True)
+            for place, vectors, begins, line, head in zip(places, own, at_start, lines, heads, strict=True)
+        ]
+
+    def _whole_texts(self, turns: Sequence[RankedTurn]) -> list[str]:
+        """Return the texts of turns; empty where something is merged."""
+        vectors = [
+            self._table.vectors_of(place)
+            for place in np.searchsorted(self._table.seqs, [turn.seq for turn in turns])
+        ]
+        whole = [own[: len(own) * self._table.whole[own].all()] for own in vectors]
+        return [
+            line.partition(": ")[2] for line in self._codec.decode([self._bank.vectors[own] for own in whole])
         ]
 
     def _in_clusters(self, key: Vectors) -> NDArray[np.bool_]:

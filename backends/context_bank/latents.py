@@ -46,7 +46,7 @@ class LatentCodec:
         config = autoencoder.config
         self.key_size, self.size = config.key_size, config.hidden_size
         self._codes = slice(config.key_size, config.key_size + config.ratio * config.token_size)
-        self._token_size = config.token_size
+        self._ratio, self._token_size = config.ratio, config.token_size
         self._autoencoder = autoencoder
         self._reader = HiddenStateReader(local)
         self._turns = TurnTokenizer(local.tokenizer)
@@ -71,7 +71,7 @@ class LatentCodec:
 
     def codes(self, latents: Vectors) -> Vectors:
         """Return the token codes of latents ``[n, size]``, as views: ``[n, ratio, token_size]``; zeros where no token is."""
-        return latents[:, self._codes].reshape(len(latents), -1, self._token_size)
+        return latents[:, self._codes].reshape(len(latents), self._ratio, self._token_size)
 
     def word_codes(self, question: str) -> list[list[Vectors]]:
         """Return for each content word of a question its spellings, each as the codes of its tokens ``[tokens, token_size]``."""
@@ -107,7 +107,7 @@ class LatentCodec:
         exact = distances <= self._token_size * _MAX_DISTANCE
         return [
             self._decode_ids(own.tolist()) if len(own) and kept.all() else ""
-            for own, kept in zip(ids.split(lengths), exact.split(lengths), strict=True)
+            for own, kept in zip(torch.split(ids, lengths), torch.split(exact, lengths), strict=True)
         ]
 
     @property

@@ -28,6 +28,8 @@ FEATURES = (
 TEXT_FEATURES = (*FEATURES, "cosine", "cosine_before", "cosine_after")
 SHORTLIST = 32
 """Turns whose latents are decoded for the second score. With 16 recall@10 on LoCoMo is 0.01 lower, with 48 the same."""
+EXCERPT = 4
+"""Vectors of a long turn that are decoded, so that a recall does not cost more for long turns than for short ones."""
 _PRIOR_TURNS = 32
 """The mean key of a bank is subtracted from all, as if so many turns with a mean of 0 stood before them: a single turn stays."""
 _MIN_PRESENCE = 0.5
@@ -93,24 +95,50 @@ class TurnTable:
             bank.counts == 1,
             codes,
         )
-        table.questions[:] = table.presence([mark[None] for mark in codec.question_mark])[0] > _MIN_PRESENCE
+        marks, _ = table.presence([mark[None] for mark in codec.question_mark])
+        table.questions[:] = table.highest(marks) > _MIN_PRESENCE
         return table
 
     def presence(self, forms: Sequence[Vectors]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return how surely a word stands in each turn, as far as its latents are unmerged.
+        """Return how surely a word stands in each vector; 0 where something is merged.
 
         Args:
             forms: of each spelling the codes of its tokens, ``[tokens, token_size]``.
 
         Returns:
-            At any place, and at the first place of a vector, where a turn has its speaker's name: each ``[turns]``, 0 to 1.
+            At any place, and at the first place, where a turn has its speaker's name: each ``[vectors]``, 0 to 1.
         """
         shape = self.codes.shape[:2]
         places = presence(self.codes.reshape(-1, self.codes.shape[2]), forms).max(axis=1).reshape(shape)
-        anywhere, first = np.zeros(len(self.seqs)), np.zeros(len(self.seqs))
-        np.maximum.at(anywhere, self.turns, (places.max(axis=1) * self.whole)[self.vectors])
-        np.maximum.at(first, self.turns, (places[:, 0] * self.whole)[self.vectors])
-        return anywhere, first
+        return places.max(axis=1) * self.whole, places[:, 0] * self.whole
+
+    def highest(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the highest value of each turn's vectors, ``[turns]``.
+
+        Args:
+            values: ``[vectors]``, 0 or more.
+        """
+        highest = np.zeros(len(self.seqs))
+        np.maximum.at(highest, self.turns, values[self.vectors])
+        return highest
+
+    def vectors_of(self, turn: int) -> NDArray[np.int64]:
+        """Return the vectors of a turn, by its row, in order."""
+        return np.sort(self.vectors[self.turns == turn])
+
+    def excerpt(
+        self, vectors: NDArray[np.int64], coverage: NDArray[np.float64], most: int
+    ) -> NDArray[np.int64]:
+        """Return consecutive vectors of a turn that hold most of a question's words; none if everywhere something is merged.
+
+        Args:
+            vectors: those of the turn.
+            coverage: of ``Comparison``, ``[vectors of the bank]``.
+            most: how many are returned; a shorter turn has fewer.
+        """
+        windows = np.lib.stride_tricks.sliding_window_view(vectors, min(most, len(vectors)))
+        windows = windows[self.whole[windows].all(axis=1)]
+        return windows[coverage[windows].sum(axis=1).argmax()] if len(windows) else vectors[:0]
 
 
 @dataclass(frozen=True)
@@ -121,12 +149,14 @@ class Comparison:
         key: of the question, ``[key_size]``.
         cosines: of it and the turns' keys, all centred, ``[turns]``.
         coverage: idf-weighted share of the question's content words that a turn's latents hold, 0 to 1, ``[turns]``.
+        vector_coverage: the same of each vector, ``[vectors]``.
         features: ``[turns, len(FEATURES)]``.
     """
 
     key: Vectors
     cosines: Vectors
     coverage: NDArray[np.float64]
+    vector_coverage: NDArray[np.float64]
     features: Vectors
 
 
@@ -140,14 +170,18 @@ def compare(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) 
     """
     cosines = table.keys @ unit(key - table.centre)
     coverage, named, total = np.zeros(len(table.seqs)), np.zeros(len(table.seqs)), 0.0
+    vector_coverage = np.zeros(len(table.whole))
     for forms in words:
-        likely, first = table.presence(forms)
+        of_vectors, at_first = table.presence(forms)
+        likely, first = table.highest(of_vectors), table.highest(at_first)
         number = float((likely > _MIN_PRESENCE).sum())
         idf = float(np.log1p((len(likely) - number + 0.5) / (number + 0.5)))
         coverage += idf * likely
+        vector_coverage += idf * of_vectors
         total += idf
         named = np.maximum(named, first)
     coverage /= max(total, 1e-9)
+    vector_coverage /= max(total, 1e-9)
     seqs = table.seqs.tolist()
     own, *neighbours = with_neighbours(cosines.astype(np.float64), seqs)
     columns = (
@@ -158,7 +192,7 @@ def compare(table: TurnTable, key: Vectors, words: Sequence[Sequence[Vectors]]) 
         table.log_lengths,
         table.questions,
     )
-    return Comparison(key, cosines, coverage, np.stack(columns, axis=1).astype(np.float32))
+    return Comparison(key, cosines, coverage, vector_coverage, np.stack(columns, axis=1).astype(np.float32))
 
 
 def text_features(features: Vectors, cosines: NDArray[np.float64], seqs: Sequence[int]) -> Vectors:

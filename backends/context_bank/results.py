@@ -28,7 +28,8 @@ class RankedTurn:
         score: of the search, in nats; only differences between scores mean something.
         cosine: of its key and the question's, centred.
         coverage: idf-weighted share of the question's content words that its latents hold, 0 to 1.
-        line: its text after who said it, decoded from its latents; empty if some of them were merged.
+        author: who said it, or the role; empty if that was merged.
+        text: its words, of a long turn an excerpt, decoded from its latents; empty if too many of them were merged.
         vectors: number of its latent vectors.
         shared: number of those in which other turns are merged, too.
     """
@@ -37,19 +38,10 @@ class RankedTurn:
     score: float
     cosine: float
     coverage: float
-    line: str
+    author: str
+    text: str
     vectors: int
     shared: int
-
-    @property
-    def author(self) -> str:
-        """Who said it, or the role; empty if that is not known."""
-        return self.line.partition(": ")[0]
-
-    @property
-    def text(self) -> str:
-        """Its words; empty if they are not known."""
-        return self.line.partition(": ")[2]
 
 
 def turn_of(turn: RankedTurn) -> Turn:

@@ -69,8 +69,9 @@ def filled(
 def test_a_turn_is_decoded_from_its_latents(resources: Resources) -> None:
     history = turns(3)
     memory = filled(resources, history)
-    lines = {turn.seq: turn.line for turn in memory._ranked("The baker", (), 3)}
-    assert lines == {turn.seq: f"User: {turn.text}" for turn in history}
+    ranked = sorted(memory._ranked("The baker", (), 3), key=lambda turn: turn.seq)
+    assert memory._whole_texts(ranked) == [turn.text for turn in history]
+    assert {turn.author for turn in ranked} == {"User"}
 
 
 def test_a_long_turn_is_decoded_whole(resources: Resources) -> None:
@@ -79,7 +80,9 @@ def test_a_long_turn_is_decoded_whole(resources: Resources) -> None:
     memory = filled(resources, [replace(turns(1)[0], text=text, speaker="Ana")])
     assert memory.stats().items > 100
     (turn,) = memory._ranked("The baker", (), 3)
-    assert turn.line == f"Ana: {text}"
+    assert memory._whole_texts([turn]) == [text]
+    assert turn.author == "Ana"
+    assert turn.text in text
 
 
 def test_the_state_holds_no_text(resources: Resources, tmp_path: Path) -> None:
