@@ -135,8 +135,9 @@ def write_value(path: Path, key: Key, value: Scalar | None) -> bool:
         whether anything was changed.
 
     Raises:
-        SettingError: the file cannot be read, or its text is too unusual to be changed line by line.
-        StorageError: the folder cannot be written.
+        SettingError: the file cannot be read or written, there is no home folder, a part of ``key`` is a value rather than a
+            table, or the text is too unusual to be changed line by line.
+        StorageError: the folder cannot be created or written to.
     """
     if not path.is_absolute():
         raise SettingError(
@@ -223,6 +224,11 @@ def _with_value(values: dict[str, Any], key: Key, value: object) -> dict[str, An
 
 
 def _replace(path: Path, text: str) -> None:
+    """Replace the settings file in one step, by way of a private file beside it, which is removed on failure.
+
+    Raises:
+        SettingError: the file cannot be written.
+    """
     target = path.resolve()  # a link to the file, as dotfile managers make, stays a link
     create_private(target.parent, VARIABLE)
     fresh = target.with_name(f".{target.name}.{uuid4().hex}")

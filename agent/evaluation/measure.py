@@ -1,7 +1,7 @@
 """Measuring memories through the public contract: identical turns, order and questions for all.
 
 Each case is one user's journal. A memory remembers its sessions one by one; then every question is asked
-with abstention off, for the ranking, and once more with it on. A recollection of several turns takes
+with abstention off, for the ranking, and once more with the settings as given. A recollection of several turns takes
 as many ranks, so that long recollections have no advantage.
 """
 
@@ -133,7 +133,7 @@ class _CountingEmbedder:
 
 @dataclass
 class _Measurement:
-    """One backend on one case."""
+    """One backend on one case. Its journal and state are in a folder of the run, never in the user's own home."""
 
     plan: Plan
     run: Run
@@ -145,20 +145,24 @@ class _Measurement:
     questions: Sequence[Question]
 
     def steps(self) -> Iterator[None]:
-        """Measure, yielding after each step; the number of steps does not depend on what the run holds."""
+        """Measure, yielding after each step, and delete the case's folder at the end.
+
+        The folder stays if the measurement is interrupted, so that the next run continues from it. The number of steps does not
+        depend on what the run already holds.
+        """
         steps = len(self.case.sessions) + 2 * len(self.questions)
         if all(self._has(kind, question.id) for question in self.questions for kind in ("rank", "judge")):
             yield from (None for _ in range(steps))
             return
-        home = Home(self.run.home(self.backend), self.models.folder)
-        with self._open(home, self._settings_without_abstention()) as memory:
+        run_home = Home(self.run.home(self.backend), self.models.folder)
+        with self._open(run_home, self._settings_without_abstention()) as memory:
             yield from self._remember_sessions(memory)
             memory.checkpoint()
             yield from self._ask_all(memory, "rank", self._rank)
-        self._measure_size(home)
-        with self._open(home, self.settings) as memory:
+        self._measure_size(run_home)
+        with self._open(run_home, self.settings) as memory:
             yield from self._ask_all(memory, "judge", self._judge)
-        shutil.rmtree(home.user_folder(self.case.id), ignore_errors=True)
+        shutil.rmtree(run_home.user_folder(self.case.id), ignore_errors=True)
 
     def _open(self, home: Home, settings: Mapping[str, str]) -> Memory:
         """Open the memory in the run's own home. The models that it needs are fetched first, and loaded on first use."""
@@ -227,7 +231,7 @@ class _Measurement:
         )
 
     def _judge(self, memory: Memory, question: Question) -> JudgeRow:
-        """Ask with abstention on, and let the model answer if that is wanted of this backend."""
+        """Recall with the settings as given, record whether it abstained, and let the model answer if that is wanted of this backend."""
         reply = None
         answered = self.plan.answers and self.backend in self.plan.backends
         abstained = not memory.recall(question.text, limit=_ABSTENTION_LIMIT)

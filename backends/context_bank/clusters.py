@@ -113,6 +113,7 @@ class Clusters:
         self.fits += 1
 
     def _follow(self, keys: Floats, fingerprints: NDArray[np.uint64], centroids: Floats) -> None:
+        """Keep the cluster of vectors that were here before, and assign new ones to the nearest centroid."""
         order = np.argsort(self._fingerprints, kind="stable")
         places = np.searchsorted(self._fingerprints, fingerprints, sorter=order).clip(max=len(order) - 1)
         former = order[places]

@@ -52,15 +52,15 @@ def turn_of(turn: RankedTurn) -> Turn:
 
 
 def search_hits_of(turns: Sequence[RankedTurn]) -> list[SearchHit]:
-    """Return turns as their relevance is judged."""
+    """Return turns as search hits for the relevance model. Their order is the seq alone: the time is unknown."""
     return [
         SearchHit(
-            turn.text,
-            (_UNKNOWN_TIME, turn.seq),
-            author_of(turn_of(turn)),
-            turn.score,
-            turn.coverage,
-            turn.cosine,
+            text=turn.text,
+            order=(_UNKNOWN_TIME, turn.seq),
+            author=author_of(turn_of(turn)),
+            score=turn.score,
+            coverage=turn.coverage,
+            cosine=turn.cosine,
         )
         for turn in turns
     ]

@@ -1,4 +1,4 @@
-"""What the MeMo memory stores of a turn, and what it makes of what is regenerated, in the contract's types."""
+"""Conversions of the MeMo memory: a turn to its stored text, and a regenerated text to a turn, a search hit or a hit."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def turn_of(text: Text) -> Turn:
 
 
 def search_hits_of(query: str, texts: Sequence[Text]) -> list[SearchHit]:
-    """Return regenerated texts as their relevance is judged."""
+    """Return regenerated texts as search hits for the relevance model. Their order is the seq alone: the time is unknown."""
     return [
         SearchHit(
-            text.text,
-            (_UNKNOWN_TIME, text.segment.seq),
-            author_of(turn_of(text)),
-            0.0,
-            shared_words(query, text.text),
+            text=text.text,
+            order=(_UNKNOWN_TIME, text.segment.seq),
+            author=author_of(turn_of(text)),
+            score=0.0,
+            coverage=shared_words(query, text.text),
         )
         for text in texts
     ]

@@ -59,7 +59,10 @@ class Rag(MemoryBackend):
 
     Remembering costs one embedding a view and two indexed inserts a chunk. Recalling costs one embedding
     and two searches: the vector search grows with the logarithm of the turns, the full-text search with
-    the number of turns that share a word with the question. Forgetting rewrites both files.
+    the number of turns that share a word with the question. Forgetting rewrites both indexes.
+
+    The full-text index is an SQLite file in the workspace. The vector index is embedded Chroma in the workspace or, if ``url`` is
+    set, a Chroma server: then remembering, recalling and forgetting make network calls.
     """
 
     name: ClassVar[str] = "rag"
@@ -127,11 +130,17 @@ class Rag(MemoryBackend):
 
     @_translated
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
-        """Remove turns from both indexes and rewrite their files, in time proportional to the size of the indexes."""
+        """Remove turns from both indexes, and rewrite the files in the workspace so that no byte of the turns stays.
+
+        On a Chroma server vectors are deleted, and the server's files stay as they are. The full-text rows say what is left to
+        delete, and go last, so a call that failed half-way can be repeated. Cost: proportional to the size of the indexes.
+
+        Returns:
+            True.
+        """
         known = self._full_text.known(seqs)
         view_keys = _view_keys(self._full_text.fetch(self._full_text.keys(known)).values())
         if view_keys:
-            # In this order: until the words are gone, a forgetting that failed half-way can be repeated.
             self._vectors.delete(view_keys)
             self._vectors.rewrite()
             self._full_text.forget(known)
@@ -139,13 +148,15 @@ class Rag(MemoryBackend):
 
     @_translated
     def consolidate(self) -> ConsolidationReport:
-        """Rewrite both stores compactly; what can be recalled stays the same."""
+        """Rewrite the full-text index and, unless a Chroma server holds it, the vector index compactly. Recall stays the same."""
         turns = self._full_text.count().turns
         self._full_text.compact()
         self._vectors.rewrite()
-        return ConsolidationReport(
-            turns, turns, "Rewrote the full-text index and the vector store compactly."
-        )
+        if self._vectors.embedded:
+            summary = "Rewrote the full-text index and the vector store compactly."
+        else:
+            summary = "Rewrote the full-text index compactly; the files of the Chroma server are for its operator to compact."
+        return ConsolidationReport(turns, turns, summary)
 
     @_translated
     def stats(self) -> BackendStats:
@@ -217,16 +228,16 @@ class Rag(MemoryBackend):
         return with_multilingual(self._resources.embedder)
 
     def _search_hits(self, query: str, ranked: Sequence[Ranked]) -> list[SearchHit]:
-        """Return ranked turns as their relevance is judged."""
+        """Return ranked turns as search hits for the relevance model."""
         coverage = self._full_text.coverage(content_words(query), [item.candidate.key for item in ranked])
         return [
             SearchHit(
-                item.candidate.text,
-                max((repeat.created_at, repeat.seq) for repeat in item.repeats),
-                item.candidate.author,
-                item.score,
-                coverage[item.candidate.key],
-                item.candidate.cosine,
+                text=item.candidate.text,
+                order=max((repeat.created_at, repeat.seq) for repeat in item.repeats),
+                author=item.candidate.author,
+                score=item.score,
+                coverage=coverage[item.candidate.key],
+                cosine=item.candidate.cosine,
             )
             for item in ranked
         ]

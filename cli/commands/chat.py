@@ -92,16 +92,15 @@ def chat(
         check_text(message)  # before a model is loaded for nothing
     fetch_models(model=model, chat=True)
     with open_memory(user, backend, set_, model=model, seed=seed) as memory:
-        name = (
+        session_name = (
             session
             or (_latest(memory.journal) if continue_ else None)
             or f"{datetime.now():%Y-%m-%d-%H%M}-{uuid4().hex[:4]}"
         )
         chat_model = load_model(model)
         sampling = Sampling(max_tokens, temperature, seed)
-        conversation = Conversation(
-            memory, chat_model, name, Settings(channel=channel.value, sampling=sampling)
-        )
+        settings = Settings(channel=channel.value, sampling=sampling)
+        conversation = Conversation(memory, chat_model, session_name, settings)
         if message is not None:
             _answer(conversation, message, output)
         else:

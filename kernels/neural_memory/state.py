@@ -85,13 +85,15 @@ class NeuralMemoryState:
         Raises:
             ValueError: Names are missing, or unknown.
         """
-        depth = sum(name.startswith("weights.") for name in named)
+        num_layers = sum(name.startswith("weights.") for name in named)
         expected = {"key", "value", "gates"}
-        expected |= {f"{kind}.{layer}" for kind in ("weights", "momentum") for layer in range(max(depth, 1))}
+        expected |= {
+            f"{kind}.{layer}" for kind in ("weights", "momentum") for layer in range(max(num_layers, 1))
+        }
         if set(named) != expected:
             raise ValueError(f"tensors are expected to be {sorted(expected)} rather than {sorted(named)}")
         layers = {
-            kind: tuple(named[f"{kind}.{layer}"] for layer in range(depth))
+            kind: tuple(named[f"{kind}.{layer}"] for layer in range(num_layers))
             for kind in ("weights", "momentum")
         }
         return cls(**layers, **{name: named[name] for name in ("key", "value", "gates")})  # type: ignore[arg-type]

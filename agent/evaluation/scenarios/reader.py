@@ -99,12 +99,12 @@ def _scenario(node: Node, file: Path) -> Scenario:
     try:
         return Scenario.model_validate(node.plain())
     except ValidationError as error:
-        lines: dict[str, None] = {}
+        messages: dict[str, None] = {}
         for mistake in _without_echoes(error.errors(include_url=False, include_context=False)):
-            lines[_message(mistake, node, file)] = None
-            if len(lines) == _MAX_ERRORS:
+            messages[_message(mistake, node, file)] = None
+            if len(messages) == _MAX_ERRORS:
                 break
-        raise InputError("\n".join(lines)) from error
+        raise InputError("\n".join(messages)) from error
 
 
 def _without_echoes(errors: Sequence[ErrorDetails]) -> Iterator[ErrorDetails]:
