@@ -1,4 +1,4 @@
-"""Memories in LangChain and LangGraph: middleware, tools, retriever, chat model; see ``memagent.agent.integrations.langchain``."""
+"""Memories in LangChain and LangGraph: middleware, tools, store, retriever, chat model; see ``memagent.agent.integrations.langchain``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from memagent.agent.integrations.langchain import (
         ChatMemagent,
         MemagentRetriever,
+        MemagentStore,
         MemoryContext,
         MemoryMiddleware,
         MemoryPool,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChatMemagent",
     "MemagentRetriever",
+    "MemagentStore",
     "MemoryContext",
     "MemoryMiddleware",
     "MemoryPool",
