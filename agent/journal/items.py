@@ -92,12 +92,10 @@ class IndexEntry:
 
     Attributes:
         seq: of its turn.
-        namespace: labels.
         expires: whether it has a time to live.
     """
 
     seq: int
-    namespace: Namespace
     expires: bool
 
 
@@ -254,6 +252,8 @@ def read_entries(
     *,
     prefix: Namespace = (),
     addresses: Sequence[str] | None = None,
+    limit: int | None = None,
+    offset: int = 0,
 ) -> list[IndexEntry]:
     """Return the current items, the last stored first, without their values.
 
@@ -262,10 +262,10 @@ def read_entries(
         now: the time; items that have expired by then are left out.
         prefix: the first labels of the namespaces.
         addresses: of ``address_of``, at most a page; None: all.
+        limit: most items returned; None: all.
+        offset: how many are left out first; only with a limit.
     """
-    query = select(items.c.seq, items.c.namespace, items.c.expires_at).where(
-        (items.c.user == journal.user) & ~_is_outdated(now)
-    )
+    query = select(items.c.seq, items.c.expires_at).where((items.c.user == journal.user) & ~_is_outdated(now))
     if prefix:
         # Compared as text of equal length, because databases sort and match text by rules of their own.
         own, below = _json(prefix), f"{_json(prefix)[:-1]}, "
@@ -274,10 +274,10 @@ def read_entries(
         )
     if addresses is not None:
         query = query.where(items.c.address.in_(addresses))
-    return [
-        IndexEntry(row.seq, _namespace(row.namespace), row.expires_at is not None)
-        for row in journal.fetch(query.order_by(items.c.seq.desc()))
-    ]
+    query = query.order_by(items.c.seq.desc())
+    if limit is not None:
+        query = query.limit(limit).offset(offset)
+    return [IndexEntry(row.seq, row.expires_at is not None) for row in journal.fetch(query)]
 
 
 def read_items(journal: JournalReader, seqs: Sequence[int]) -> Iterator[StoredItem]:

@@ -215,7 +215,12 @@ class MemagentStore(BaseStore):
         self, memory: Memory, op: SearchOp, now: datetime, refreshed: set[int]
     ) -> Iterator[SearchItem]:
         """Yield the items of a search: those that memory ranks, then the others, the last stored first."""
-        entries = read_entries(memory.journal, now, prefix=op.namespace_prefix)
+        page = slice(op.offset, op.offset + op.limit)
+        options: dict[str, Any] = {"prefix": op.namespace_prefix}
+        if not (op.filter or op.query) and min(op.limit, op.offset) >= 0:  # the database takes the page
+            options |= {"limit": op.limit, "offset": op.offset}
+            page = slice(None)
+        entries = read_entries(memory.journal, now, **options)
         if op.filter:
             items = read_items(memory.journal, [entry.seq for entry in entries])
             kept = {item.seq for item in items if matches(item.value, op.filter)}
@@ -223,7 +228,7 @@ class MemagentStore(BaseStore):
         scores: dict[int, float | None] = dict.fromkeys(entry.seq for entry in entries)
         if op.query:
             scores = ranked(memory, op.query, entries, op.offset + op.limit, abstain=self._abstain)
-        chosen = list(scores)[op.offset : op.offset + op.limit]
+        chosen = list(scores)[page]
         if op.refresh_ttl:
             refreshed.update({entry.seq for entry in entries if entry.expires}.intersection(chosen))
         for stored in read_items(memory.journal, chosen):

@@ -43,7 +43,8 @@ def ranked(
     """
     seqs = {entry.seq for entry in entries}
     scores: dict[int, float | None] = {}
-    limit = max(wanted, 1)
+    # As many hits as hold enough items, if the best were spread evenly over items and other turns.
+    limit = max(wanted, 1) * max(memory.journal.count(), 1) // max(len(seqs), 1) + 1
     while seqs:
         recollections = memory.recall(query, limit=limit)
         for recollection in recollections:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +30,9 @@ from memagent.langchain import MemagentStore, MemoryPool
 from tests.agent.memories import bytes_of
 from tests.cli.running import Run, run  # noqa: F401 - a fixture
 from tests.conftest import OpenMemory
+from tests.scripts import run_script
 
+EXAMPLE = Path(__file__).parents[4] / "examples" / "langgraph_store.py"
 NOTES = ("notes",)
 DOG, CAT = {"text": "My dog is called Biscuit."}, {"text": "My cat is called Tiger."}
 QUESTION = "What is my dog called?"
@@ -436,6 +439,25 @@ def test_a_store_with_its_own_pool_ranks_everything(home: Home, backend: str) ->
         ]
     with MemagentStore.open("ana", backend=backend, home=home) as store:
         assert sorted(keys(store)) == ["cat", "dog"]
+
+
+def test_a_second_process_has_what_the_tools_of_an_agent_stored() -> None:
+    output = run_script(EXAMPLE, "bm25").stdout
+    assert '[tuesday] tools: ["The user\'s dog is called Rex."]' in output
+    assert (
+        "[tuesday] store: [('dog', \"The user's dog is called Rex.\"), ('home', 'The user lives in Porto.')]"
+        in output
+    )
+
+
+def test_without_langgraph_the_message_names_the_command() -> None:
+    script = (
+        "import sys; sys.modules['langgraph'] = sys.modules['langgraph.store.base'] = None\n"
+        "from memagent.langchain import MemagentStore"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "MemagentStore needs the Python module langgraph" in done.stderr
+    assert "pip install 'memagent[langchain]'" in done.stderr
 
 
 @tool
