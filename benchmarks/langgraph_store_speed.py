@@ -1,6 +1,6 @@
 """Time of put, get and search of MemagentStore beside LangGraph's InMemoryStore, without any language model.
 
-python benchmarks/langgraph_store.py [--backend rag] [--items 100 1000 10000] [--runs 30]
+python benchmarks/langgraph_store_speed.py [--backend rag] [--items 100 1000 10000] [--runs 30]
 
 Both have the same items and embed by word hashing; `rag` adds its multilingual encoder. Prints medians in milliseconds,
 and what comes once: the first search after all items were put, when memory reads them, and a purge of overwritten items.
