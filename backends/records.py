@@ -37,7 +37,8 @@ class Turn:
         created_at: time of the message, with time zone.
         speaker: name of the person, where the role does not identify them (group chats, transcripts).
         in_view: seqs of the turns that the model saw when it wrote this reply: in its prompt or by the model channel.
-        derived: True if the reply was written with recollections in view. A backend is never handed a derived turn,
+        derived: True if the reply was written with recollections in view, or if the turn is an item of a store that is not
+            searched (``journal.items``). A backend is never handed a derived turn,
             so recalled text is not remembered a second time.
         recalled: those of ``in_view`` that are recollections, not recent turns of the conversation.
         attachments: the turn's files, in order.

@@ -25,7 +25,8 @@ from sqlalchemy.engine.default import DefaultDialect
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, JournalReader, NewTurn
 from memagent.agent.journal.export import export, load, open_source, prove
-from memagent.agent.journal.items import NewItem, outdated_seqs, read_entries, read_items
+from memagent.agent.journal.item_index import outdated_seqs, read_entries, read_items
+from memagent.agent.journal.items import NewItem
 from memagent.agent.memory import Memory, open_journal
 
 BESIDE = "in_memory"

@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from memagent.agent.journal.chain import GENESIS, forgetting_head, turn_head, turn_leaf
 from memagent.agent.journal.database import Database
-from memagent.agent.journal.items import item_faults
+from memagent.agent.journal.item_index import item_faults
 from memagent.agent.journal.reading import JournalReader
 from memagent.agent.journal.records import Extent
 from memagent.agent.journal.rows import PAGE, DamagedRowError, last_key, row_forgetting, row_turn

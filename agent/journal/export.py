@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, TextIO
 from memagent.agent.fields import json_text
 from memagent.agent.journal import Journal, JournalReader
 from memagent.agent.journal.chain import GENESIS, timestamp, turn_head
-from memagent.agent.journal.items import outdated_seqs
+from memagent.agent.journal.item_index import outdated_seqs
 from memagent.agent.journal.lines import (
     FORMAT,
     ForgettingLine,

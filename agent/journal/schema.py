@@ -105,7 +105,7 @@ pins = Table(
     Column("user", String(255), primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
 )
-# Turns that are items of a key-value store, by key; derived from their attachments. See items.py.
+# Turns that are items of a key-value store, by key; derived from their attachments. See item_index.py.
 items = Table(
     "items",
     metadata,

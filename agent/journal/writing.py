@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from memagent.agent.journal import items as item_index
+from memagent.agent.journal import item_index
 from memagent.agent.journal.attachments import attachment_rows, read_content, read_descriptors
 from memagent.agent.journal.chain import (
     GENESIS,
@@ -22,6 +22,7 @@ from memagent.agent.journal.chain import (
     turn_head,
     turn_leaf,
 )
+from memagent.agent.journal.items import Namespace, address_of, is_item
 from memagent.agent.journal.records import (
     MAX_PINS,
     Extent,
@@ -152,13 +153,13 @@ class Transaction:
             item_index.remove_rows(self.connection, self.user, page)
         return self._add_forgettings(tombstones)
 
-    def delete_items(self, names: Sequence[tuple[item_index.Namespace, str]]) -> int:
+    def delete_items(self, names: Sequence[tuple[Namespace, str]]) -> int:
         """Outdate items, and return how many there were.
 
         Args:
             names: namespace and key of each.
         """
-        addresses = [item_index.address_of(namespace, key) for namespace, key in names]
+        addresses = [address_of(namespace, key) for namespace, key in names]
         return item_index.delete_items(self.connection, self.user, addresses)
 
     def refresh_items(self, seqs: Collection[int], now: datetime) -> None:
@@ -196,7 +197,7 @@ class Transaction:
         if row is None:
             raise InputError(f"There is no turn {seq}; nothing was changed.")
         old = row_turn(row, read_descriptors(self.connection, self.user, [row]).get(seq, ()))
-        if item_index.is_item(old):
+        if is_item(old):
             raise InputError(
                 f"Turn {seq} is an item of a store: its text is made of the item's value. Put the corrected value under the "
                 "same key instead. Nothing was changed."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, JournalReader, Unfinished, UnpurgedError
-from memagent.agent.journal.items import outdated_seqs
+from memagent.agent.journal.item_index import outdated_seqs
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError
 from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock

@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
-from memagent.agent.journal.items import outdated_seqs
+from memagent.agent.journal.item_index import outdated_seqs
 from memagent.agent.memory.channel import AttachedMemory, attach
 from memagent.agent.memory.checkpoint import Position
 from memagent.agent.memory.follower import Follower

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from memagent.agent.journal import JournalReader
-from memagent.agent.journal.items import outdated_seqs
+from memagent.agent.journal.item_index import outdated_seqs
 from memagent.backends.records import Hit, Recollection
 
 

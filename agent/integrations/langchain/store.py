@@ -13,13 +13,8 @@ from memagent.agent.home import Home
 from memagent.agent.integrations.langchain.scope import MemoryLender, lender_of, user_of
 from memagent.agent.integrations.langchain.store_search import namespaces, ranked, ranking_settings
 from memagent.agent.integrations.langchain.store_values import WHOLE, item_text, matches
-from memagent.agent.journal.items import (
-    NewItem,
-    StoredItem,
-    address_of,
-    read_entries,
-    read_items,
-)
+from memagent.agent.journal.item_index import read_entries, read_items
+from memagent.agent.journal.items import NewItem, StoredItem, address_of
 from memagent.agent.memory import Forgotten, Memory
 from memagent.agent.memory.pool import MemoryPool
 from memagent.backends.errors import MissingExtraError

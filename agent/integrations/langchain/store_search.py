@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from memagent.agent.integrations.langchain.store_values import matches_namespace
 from memagent.agent.journal import JournalReader
-from memagent.agent.journal.items import IndexEntry, read_namespaces
+from memagent.agent.journal.item_index import IndexEntry, read_namespaces
 from memagent.agent.memory import Memory
 from memagent.backends import registry
 from memagent.backends.shared.words import shared_words

@@ -17,17 +17,8 @@ from memagent.agent.doctor import examine
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal, NewAttachment, NewTurn
 from memagent.agent.journal.export import export, load
-from memagent.agent.journal.items import (
-    MEDIA_TYPE,
-    NewItem,
-    StoredItem,
-    address_of,
-    outdated_seqs,
-    read_entries,
-    read_items,
-    read_namespaces,
-    session_of,
-)
+from memagent.agent.journal.item_index import outdated_seqs, read_entries, read_items, read_namespaces
+from memagent.agent.journal.items import MEDIA_TYPE, NewItem, StoredItem, address_of, session_of
 from memagent.agent.journal.proof import Source, prove
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.journal.schema import VERSION

@@ -22,7 +22,7 @@ from langgraph.store.base import GetOp, InvalidNamespaceError, ListNamespacesOp,
 
 from memagent.agent.doctor import examine
 from memagent.agent.home import Home
-from memagent.agent.journal.items import outdated_seqs
+from memagent.agent.journal.item_index import outdated_seqs
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.memory import open_journal
 from memagent.backends.errors import BusyError, InputError, SettingError

@@ -27,7 +27,7 @@ from langgraph.store.base import GetOp, Op, PutOp
 from langgraph.store.memory import InMemoryStore
 
 from memagent.agent.home import Home
-from memagent.agent.journal.items import outdated_seqs
+from memagent.agent.journal.item_index import outdated_seqs
 from memagent.langchain import MemagentStore, MemoryPool
 
 ALL = 10_000
