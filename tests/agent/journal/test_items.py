@@ -24,8 +24,9 @@ from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES
 from memagent.agent.journal.schema import VERSION
 from memagent.agent.memory import Memory, open_journal
 from memagent.backends.errors import InputError
+from tests.agent.conversing import LocalScriptedModel, WithChannel
 from tests.agent.journal.test_migration import schema_of
-from tests.agent.memories import bytes_of
+from tests.agent.memories import bytes_of, offer
 from tests.conftest import OpenMemory
 
 NAMESPACE = ("notes", "ana")
@@ -369,3 +370,17 @@ def test_a_journal_of_version_4_gets_an_index_of_items(home: Home, tmp_path: Pat
         assert journal.audit() == []
     assert schema_of(home) == schema_of(fresh)
     assert VERSION == 5
+
+
+def test_what_acts_inside_a_model_forgets_outdated_items_first(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer(monkeypatch, WithChannel)
+    monkeypatch.setattr(WithChannel, "log", [])
+    model = LocalScriptedModel([])
+    with open_memory() as memory:
+        put(memory.journal, "dog", "My dog is called Biscuit.")
+        memory.catch_up()
+        memory.journal.put_items([], [(NAMESPACE, "dog")])
+        with memory.attached(model, "What is my dog called?"):
+            assert memory.journal.count() == 0
