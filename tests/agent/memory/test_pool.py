@@ -230,6 +230,7 @@ def test_a_closing_that_fails_is_logged_and_hits_no_other_user(
 
 
 def test_a_closed_pool_has_closed_its_memories_and_says_so(open_pool: OpenPool) -> None:
+    threads = set(threading.enumerate())
     with open_pool() as pool, pool.memory("ana") as memory:
         pass
     with pytest.raises(StorageError, match="is closed"):
@@ -237,7 +238,7 @@ def test_a_closed_pool_has_closed_its_memories_and_says_so(open_pool: OpenPool) 
     with pytest.raises(StorageError, match="The pool of memories is closed"), pool.memory("ana"):
         pass
     pool.close()
-    assert "memagent-pool" not in {thread.name for thread in threading.enumerate()}
+    assert "memagent-pool" not in {thread.name for thread in set(threading.enumerate()) - threads}
 
 
 def test_what_is_in_use_when_the_pool_is_closed_is_closed_when_it_is_given_back(open_pool: OpenPool) -> None:
