@@ -27,12 +27,16 @@ def weight_vector(file: Path, name: str, features: tuple[str, ...]) -> Vectors:
 
 
 @cache
-def classifier(file: Path) -> tuple[Vectors, float]:
-    """Return weight ``[inputs]`` and bias of a logistic regression in a safetensors file."""
+def tensors(file: Path) -> Mapping[str, Vectors]:
+    """Return the float32 tensors of a safetensors file by name."""
     from safetensors.numpy import load_file
 
-    tensors = load_file(file)
-    return np.asarray(tensors["weight"], dtype=np.float32), float(tensors["bias"][0])
+    return {name: np.asarray(tensor, dtype=np.float32) for name, tensor in load_file(file).items()}
+
+
+def classifier(file: Path) -> tuple[Vectors, float]:
+    """Return weight ``[inputs]`` and bias of a logistic regression in a safetensors file."""
+    return tensors(file)["weight"], float(tensors(file)["bias"][0])
 
 
 def write_named_weights(file: Path, sets: Mapping[str, Mapping[str, float]], note: str) -> None:
@@ -46,10 +50,10 @@ def write_named_weights(file: Path, sets: Mapping[str, Mapping[str, float]], not
     weight_vector.cache_clear()
 
 
-def write_classifier(file: Path, weight: Vectors, bias: float) -> None:
-    """Write what ``classifier`` reads, and forget what was read before."""
+def write_classifier(file: Path, weight: Vectors, bias: float, **others: Vectors) -> None:
+    """Write what ``classifier`` and ``tensors`` read, and forget what was read before."""
     from safetensors.numpy import save_file
 
-    save_file({"weight": weight, "bias": np.asarray([bias], dtype=np.float32)}, file)
+    save_file({"weight": weight, "bias": np.asarray([bias], dtype=np.float32), **others}, file)
     file.chmod(0o644)
-    classifier.cache_clear()
+    tensors.cache_clear()

@@ -79,6 +79,8 @@ def test_each_change_supersedes_what_held_before() -> None:
         ["I live in Lisbon.", "My sister left her job."],
         ["I moved to Porto.", "I live in Porto."],
         ["I moved to Porto."],
+        ["I sold my kayak.", "I sold my kayak."],
+        ["The lamp is broken.", "My neighbour repaired the fence."],
         [],
     ],
 )
