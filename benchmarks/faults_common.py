@@ -28,7 +28,7 @@ STRETCH = 8
 SETTINGS = {"context_bank": {"capacity": "12", "abstain": "false"}}
 """So few vectors that the bank merges; merged turns have no words, by which a memory that abstains judges them."""
 # Words of our own that stand in databases and in notes.
-_NAMES = (" session ", " sessions ", " assistant ", "memory", " default ")
+_NAMES = (" session ", " sessions ", " assistant ", "memory", " default ", "outdated")
 
 
 class Ledger:
