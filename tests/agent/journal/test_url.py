@@ -20,7 +20,6 @@ from memagent.backends.errors import MissingExtraError, SettingError
         "sqlite:///",
         "sqlite:///:memory:",
         "sqlite+pysqlite:///:memory:",
-        "sqlite:///%3Amemory%3A",
         "sqlite:///file::memory:",
         "sqlite:///file::memory:?cache=shared&uri=true",
         "sqlite:///file:journal?mode=memory&uri=true",
@@ -31,6 +30,12 @@ from memagent.backends.errors import MissingExtraError, SettingError
 def test_a_database_in_memory_is_refused(url: str) -> None:
     with pytest.raises(SettingError, match="is a database in memory, which is gone when the command ends"):
         check_journal_url(url)
+
+
+def test_an_encoded_name_is_refused() -> None:
+    """SQLAlchemy 2.1 decodes it to the name of a database in memory; before, it is a relative path."""
+    with pytest.raises(SettingError, match=r"database in memory|relative to the working directory"):
+        check_journal_url("sqlite:///%3Amemory%3A")
 
 
 @pytest.mark.parametrize("url", ["sqlite:///file:/j?vfs=memdb&uri=true", "sqlite:////srv/j.db?nolock=1"])
