@@ -182,7 +182,7 @@ def fenced(
         return ""
     lines = [
         f"- {_numbers(item) if numbered else ''}[{item.created_at.astimezone(zone):%Y-%m-%d}, session {_safe_line(item.session)}, {_safe_line(item.speaker or item.role)}"
-        f"{', outdated' if item.superseded_at else ''}] {_safe_line(_dated(item, zone))}"
+        f"{', outdated' if item.superseded_at else ''}] {_safe_line(_with_absolute_dates(item, zone))}"
         for item in sorted(recollections, key=lambda item: (item.created_at, item.seqs))
     ]
     return "<memory>\n" + "\n".join(lines) + "\n</memory>\n" + (_LATER if len(lines) > 1 else "") + "\n"
@@ -192,7 +192,8 @@ def _numbers(item: Recollection) -> str:
     return f"{', '.join(map(str, item.seqs))} "
 
 
-def _dated(item: Recollection, zone: tzinfo | None) -> str:
+def _with_absolute_dates(item: Recollection, zone: tzinfo | None) -> str:
+    """Return a recollection's text with the absolute date behind each relative one, such as "yesterday"."""
     return with_absolute_dates(item.text, item.created_at.astimezone(zone))
 
 

@@ -105,7 +105,7 @@ class Workers:
             channel.abandon()
 
     async def close(self) -> None:
-        """Refuse what waits, wait for what is in progress, and close the memories.
+        """Refuse what waits, wait for what is in progress, and close the memories: states are stored, locks released.
 
         Raises:
             MemagentError: see ``MemoryPool.close``.

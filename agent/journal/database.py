@@ -128,7 +128,11 @@ def open_database(target: Path | str, *, read_only: bool = False, may_create: bo
 
 
 def _sqlite_file(target: Path | str) -> Path | None:
-    """Return the file that a path or a SQLite URL names, None for another database."""
+    """Return the file that a path or a SQLite URL names, None for another database. Only the name is read, no file is touched.
+
+    Raises:
+        StorageError: the text is no database URL.
+    """
     if isinstance(target, Path):
         return target
     try:

@@ -34,7 +34,7 @@ class HighWaterMark:
     """The mark of one user's journal.
 
     Args:
-        file: where it is kept, outside of the database.
+        file: where it is kept, outside of the database; a ``.lock`` and, for a moment, a ``.new`` file stand beside it.
     """
 
     def __init__(self, file: Path) -> None:

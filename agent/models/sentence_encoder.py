@@ -47,7 +47,7 @@ _TEXT_PROMPTS = ("document", "passage", "corpus")
 class SentenceEncoder:
     """Turns a text into one vector: pooled hidden states of a transformer, scaled to length 1.
 
-    Its files are read with the first text. Weights are computed with in float32.
+    Its weights are read with the first text; its other files when ``check``, a size or the digest first needs them. Weights are computed with in float32.
 
     Args:
         name: of the model, for messages and stored states.

@@ -85,7 +85,9 @@ def remember(
     attachments = tuple(_attachment(file) for file in attach or [])
     check_attachments(attachments)
     with open_(home(), user) as journal:
-        if journal.unfinished():
+        if (
+            journal.unfinished()
+        ):  # rewrites the journal's file and stored states without what was forgotten; may fetch models
             say_remaining(finish(home(), journal, open_beside(user, model))[1])
         turns = journal.extend(
             [NewTurn(session, "user", statement, attachments=attachments) for statement in statements]
