@@ -53,8 +53,11 @@ def configure(project: Path, *lines: str) -> None:
     (project / "pytest.ini").write_text("\n".join(config_lines), encoding="utf-8")
 
 
-# Assertions of the process are rewritten already, and its faults reported.
-IN_PROCESS = ("-p", "no:faulthandler", "-p", "no:cacheprovider", "--import-mode=importlib")
+# Assertions of the process are rewritten already, of which pytest before 9.2 warns, and its faults reported.
+IN_PROCESS = (
+    *("-p", "no:faulthandler", "-p", "no:cacheprovider", "--import-mode=importlib"),
+    *("-W", "ignore::pytest.PytestAssertRewriteWarning"),
+)
 
 
 def run(project: Path, *arguments: str, exit_code: int) -> list[str]:
