@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 from base64 import b64encode
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,10 +85,11 @@ def export(journal: JournalReader, file: TextIO, *, session: str | None = None) 
         chained_ids: set[str] = set()
         pinned_seqs = {turn.seq for turn in reader.pinned()}
         outdated = outdated_seqs(reader)
+        omitted_seqs = outdated.union(reader.replies_that_saw(outdated))
         for entry in reader.entries():
-            if entry.turn is not None and _is_outdated(entry.turn, outdated):
-                outdated.add(entry.turn.seq)
-            elif entry.turn is not None and session in (None, entry.turn.session):
+            if entry.turn is not None and entry.turn.seq in omitted_seqs:
+                continue
+            if entry.turn is not None and session in (None, entry.turn.session):
                 is_pinned = entry.turn.seq in pinned_seqs
                 _write(file, _turn_fields(reader, entry.turn, entry.salt, pinned=is_pinned))
                 head = turn_head(head, entry.turn.seq, entry.turn.id, entry.leaf)
@@ -174,10 +175,6 @@ def load(
         for raw, _ in batch:
             advance(len(raw))
     return ImportResult(added, present, len(forgotten_seqs), tuple(to_forget))
-
-
-def _is_outdated(turn: Turn, outdated: Collection[int]) -> bool:
-    return turn.seq in outdated or (turn.role == "assistant" and not set(turn.in_view).isdisjoint(outdated))
 
 
 def _batches(lines: Iterable[tuple[bytes, Line]]) -> Iterator[list[tuple[bytes, Line]]]:

@@ -14,7 +14,7 @@ from memagent.agent.journal.attachments import read_content, read_descriptors
 from memagent.agent.journal.chain import GENESIS
 from memagent.agent.journal.database import Database
 from memagent.agent.journal.records import Entry, Extent, Forgetting, Session, Unfinished
-from memagent.agent.journal.rows import LARGEST_SEQ, PAGE, last_key, pages, row_forgetting, row_time, row_turn
+from memagent.agent.journal.rows import PAGE, last_key, pages, row_forgetting, row_time, row_turn, seq_pages
 from memagent.agent.journal.schema import (
     chain,
     checkpoints,
@@ -75,9 +75,7 @@ class JournalReader:
         """Return the turns with these seqs, in journal order; unknown and forgotten ones are left out."""
         query = select(turns).where(turns.c.user == self.user).order_by(turns.c.seq)
         return [
-            turn
-            for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ))
-            for turn in self._read_turns(query.where(turns.c.seq.in_(page)))
+            turn for page in seq_pages(seqs) for turn in self._read_turns(query.where(turns.c.seq.in_(page)))
         ]
 
     def recent(self, limit: int, session: str | None = None) -> list[Turn]:
@@ -91,6 +89,32 @@ class JournalReader:
         """Yield the turns that hold ``text``, in any case and Unicode form. Cost: reads the whole journal."""
         folded = fold(text)
         return (turn for turn in self.turns() if folded in fold(turn.text))
+
+    def replies_that_saw(self, seqs: Collection[int]) -> list[int]:
+        """Find the assistant's replies that had given turns in view, directly or through another reply.
+
+        Such a reply may repeat the turn, so it is forgotten with the turn.
+        Cost: one pass over the journal after the first of the turns.
+
+        Args:
+            seqs: seqs of the turns.
+
+        Returns:
+            Seqs of the replies, ascending, without ``seqs``.
+        """
+        affected = set(seqs)
+        replies: list[int] = []
+        if not affected:
+            return replies
+        for turn in self.turns(after=min(affected)):
+            if (
+                turn.role == "assistant"
+                and turn.seq not in affected
+                and not affected.isdisjoint(turn.in_view)
+            ):
+                affected.add(turn.seq)
+                replies.append(turn.seq)
+        return replies
 
     def pinned(self) -> list[Turn]:
         """Return the pinned turns, in journal order."""

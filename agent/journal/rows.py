@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -144,6 +144,11 @@ def last_key(page: Sequence[Row[Any]], after: tuple[int, ...], *columns: str) ->
 def pages(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Split a list so that no statement has more bound values than a database takes."""
     return (items[start : start + PAGE] for start in range(0, len(items), PAGE))
+
+
+def seq_pages(seqs: Collection[int]) -> Iterator[Sequence[int]]:
+    """Split seqs as ``pages`` does, ascending; numbers that no turn can have are left out, because databases refuse them."""
+    return pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ))
 
 
 def _utc(value: str) -> datetime:

@@ -32,7 +32,7 @@ from memagent.agent.journal.records import (
     Tombstone,
     Unfinished,
 )
-from memagent.agent.journal.rows import LARGEST_SEQ, DamagedRowError, pages, row_turn, turn_row
+from memagent.agent.journal.rows import LARGEST_SEQ, DamagedRowError, pages, row_turn, seq_pages, turn_row
 from memagent.agent.journal.schema import (
     attachments,
     chain,
@@ -142,7 +142,7 @@ class Transaction:
         """Remove turns and leave tombstones; seqs not here are ignored."""
         tombstones: list[Tombstone] = []
         now = datetime.now(UTC)
-        for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
+        for page in seq_pages(seqs):
             chosen = (turns.c.user == self.user) & turns.c.seq.in_(page)
             ids = select(turns.c.seq, turns.c.id).where(chosen).order_by(turns.c.seq)
             tombstones += [Tombstone(row.seq, row.id, now) for row in self.connection.execute(ids)]
@@ -169,7 +169,7 @@ class Transaction:
     def pin(self, seqs: Collection[int]) -> None:
         """Pin turns that are here and not pinned yet; see ``Journal.pin``."""
         self.unpin(seqs)
-        for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
+        for page in seq_pages(seqs):
             own_turns = select(turns.c.user, turns.c.seq).where(
                 (turns.c.user == self.user) & turns.c.seq.in_(page)
             )
@@ -177,7 +177,7 @@ class Transaction:
 
     def unpin(self, seqs: Collection[int]) -> None:
         """Unpin turns; seqs that are not pinned are ignored."""
-        for page in pages(sorted(seq for seq in seqs if 0 < seq <= LARGEST_SEQ)):
+        for page in seq_pages(seqs):
             self.connection.execute(delete(pins).where((pins.c.user == self.user) & pins.c.seq.in_(page)))
 
     def count_pins(self) -> int:

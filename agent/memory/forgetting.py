@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from memagent.agent.home import Home
-from memagent.agent.journal import Journal, JournalReader, Unfinished, UnpurgedError
+from memagent.agent.journal import Journal, Unfinished, UnpurgedError
 from memagent.agent.journal.item_index import outdated_seqs
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError
 from memagent.agent.memory.follower import discard
@@ -74,28 +74,6 @@ class Forgotten:
     remaining: tuple[Remaining, ...] = ()
 
 
-def replies_that_saw(journal: JournalReader, seqs: Collection[int]) -> list[int]:
-    """Find the assistant's replies that had given turns in view, directly or through another reply.
-
-    Such a reply may repeat the turn, so it is forgotten with the turn.
-    Cost: one pass over the journal after the first of the turns.
-
-    Args:
-        journal: the user's journal.
-        seqs: seqs of the turns.
-
-    Returns:
-        Seqs of the replies, ascending, without ``seqs``.
-    """
-    affected = set(seqs)
-    replies = []
-    for turn in journal.turns(after=min(affected, default=0)):
-        if turn.role == "assistant" and turn.seq not in affected and not affected.isdisjoint(turn.in_view):
-            affected.add(turn.seq)
-            replies.append(turn.seq)
-    return replies
-
-
 def forget(
     home: Home,
     journal: Journal,
@@ -126,7 +104,7 @@ def forget(
     present = [turn.seq for turn in turns]
     outdated = sorted(outdated_seqs(journal).difference(present))
     removed = [*present, *outdated]
-    replies = replies_that_saw(journal, removed) if removed else []
+    replies = journal.replies_that_saw(removed)
     if removed:
         turns += journal.get([*outdated, *replies])
         with suppress(UnpurgedError):  # ``finish`` tries again and reports it
@@ -161,7 +139,7 @@ def correct(
         InputError: there is no such turn, or the text cannot be stored; nothing was changed.
         StorageError: the journal could not be changed.
     """
-    replies = replies_that_saw(journal, [seq])
+    replies = journal.replies_that_saw([seq])
     removed = journal.get([seq, *replies])
     new_turn = journal.correct(seq, text, replies, _states(home, journal))
     return new_turn, _follow(home, journal, removed, [seq], replies, open_beside, open_backends)

@@ -107,11 +107,10 @@ def _turn(command: str, conversation: Conversation, place: str) -> Turn:
 
 def _print_with_replies(turn: Turn, conversation: Conversation, console: Console) -> int:
     """Print a turn and the replies that are forgotten with it; return how many replies these are."""
-    from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.text import print_turns
 
     journal = conversation.memory.journal
-    replies = journal.get(replies_that_saw(journal, [turn.seq]))
+    replies = journal.get(journal.replies_that_saw([turn.seq]))
     print_turns([turn, *replies], console)
     return len(replies)
 

@@ -64,7 +64,6 @@ def correct(
     """
     from memagent.agent.journal.records import check_text
     from memagent.agent.memory.forgetting import correct as correct_
-    from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.console import Console
     from memagent.cli.rendering.text import print_turns
 
@@ -73,7 +72,7 @@ def correct(
     check_text(text)
     with open_journal(user, read_only=False) as journal:
         require_turns(journal, [seq])
-        replies = journal.get(replies_that_saw(journal, [seq]))
+        replies = journal.get(journal.replies_that_saw([seq]))
         if not yes:
             print_turns([*journal.get([seq]), *replies], Console(stderr=True))
             if not confirm(f"Replace this turn{and_forget_replies(len(replies))} for good?"):

@@ -165,7 +165,6 @@ def forget(
       memagent forget --matching "old address" --yes
     """
     from memagent.agent.memory.forgetting import forget as forget_
-    from memagent.agent.memory.forgetting import replies_that_saw
     from memagent.cli.rendering.console import Console
     from memagent.cli.rendering.text import print_turns
 
@@ -177,7 +176,7 @@ def forget(
                 "No turn fits: nothing was forgotten. "
                 f"`memagent sessions show NAME --user {shlex.quote(user)}` lists turns with their numbers."
             )
-        replies = journal.get(replies_that_saw(journal, [turn.seq for turn in turns])) if turns else []
+        replies = journal.get(journal.replies_that_saw([turn.seq for turn in turns]))
         if turns and not yes:
             print_turns([*turns, *replies], Console(stderr=True))
             if not confirm(f"Forget {quantity(len(turns), 'turn')}{and_replies(len(replies))} for good?"):

@@ -96,13 +96,13 @@ def delete(
 
       memagent sessions delete monday --yes
     """
-    from memagent.agent.memory.forgetting import forget, replies_that_saw
+    from memagent.agent.memory.forgetting import forget
 
     backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     with open_journal(user, read_only=False) as journal:
         session = journal.session(name)
         seqs = [turn.seq for turn in journal.turns(session=name)]
-        elsewhere = and_replies(len(replies_that_saw(journal, seqs)) if seqs else 0)
+        elsewhere = and_replies(len(journal.replies_that_saw(seqs)))
         turns = quantity(session.turns, "turn")
         if not yes and not confirm(f"Forget session {name!r} with {turns}{elsewhere} for good?"):
             raise typer.Abort

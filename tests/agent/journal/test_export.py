@@ -19,7 +19,6 @@ from memagent.agent.journal.export import ExportResult, ImportResult
 from memagent.agent.journal.lines import FORMAT
 from memagent.agent.journal.proof import Proof
 from memagent.agent.journal.records import MAX_ATTACHMENT_BYTES, Tombstone
-from memagent.agent.memory.forgetting import replies_that_saw
 from memagent.backends.errors import InputError
 from memagent.backends.records import Turn
 from tests.conftest import OpenMemory
@@ -239,8 +238,8 @@ def test_merging_moves_turns_and_what_replies_saw(open_journal: OpenJournal, tmp
         merged = list(second.turns(session="there"))
         assert [(turn.seq, turn.in_view) for turn in merged] == [(5, ()), (6, (5,)), (7, (5, 6))]
         assert [turn.id for turn in merged] == [turn.id for turn in first.turns()]
-        assert replies_that_saw(second, [5]) == [6, 7]
-        assert replies_that_saw(second, [1, 2, 3]) == []
+        assert second.replies_that_saw([5]) == [6, 7]
+        assert second.replies_that_saw([1, 2, 3]) == []
 
 
 def test_replies_point_at_moved_turns_also_when_the_import_was_cut_off(

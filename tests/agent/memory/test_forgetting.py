@@ -15,7 +15,7 @@ from memagent.agent.journal.export import export
 from memagent.agent.memory import Memory, forgetting
 from memagent.agent.memory.checkpoint import CheckpointStore
 from memagent.agent.memory.follower import Follower
-from memagent.agent.memory.forgetting import Forgotten, replies_that_saw
+from memagent.agent.memory.forgetting import Forgotten
 from memagent.agent.memory.workspace import Scratch
 from memagent.agent.models.fakes import EchoModel
 from memagent.backends import registry
@@ -99,7 +99,7 @@ def test_replies_that_saw_a_turn_go_with_it_through_any_number_of_replies(open_m
     say("tuesday", "user", "a user's words are the user's own", in_view=(1,))
     say("tuesday", "assistant", "saw the reply to the reply", in_view=(5,), derived=True)
     say("tuesday", "assistant", "saw nothing")
-    assert replies_that_saw(memory.journal, [1]) == [3, 5, 7]
+    assert memory.journal.replies_that_saw([1]) == [3, 5, 7]
     assert memory.forget([1]) == Forgotten((1,), (3, 5, 7), ())
     assert [turn.seq for turn in memory.journal.turns()] == [2, 4, 6, 8]
     assert memory.stats().items == 4
@@ -115,7 +115,7 @@ def test_a_reply_that_was_asked_for_counts_as_asked_for(open_memory: OpenMemory)
 def test_no_seqs_have_no_replies(open_memory: OpenMemory) -> None:
     memory = open_memory()
     memory.remember("monday", "assistant", "hello", in_view=())
-    assert replies_that_saw(memory.journal, []) == []
+    assert memory.journal.replies_that_saw([]) == []
 
 
 def test_a_conversations_replies_are_forgotten_with_what_they_repeat(
