@@ -40,9 +40,9 @@ def _rows(
 
 
 def _latent_row(memory: ContextBankMemory, question: str) -> tuple[Vectors, list[int]]:
-    return memory._compare(question).features, memory._table.seqs.tolist()
+    return memory._search.compare(question).features, memory._search.table.seqs.tolist()
 
 
 def _text_row(memory: ContextBankMemory, question: str) -> tuple[Vectors, list[int]]:
-    shortlist, features = memory._shortlist(question, (), ranking.SHORTLIST)
-    return features, [turn.seq for turn in shortlist]
+    found = memory._search.shortlist(question)
+    return found.features, memory._search.table.seqs[found.rows].tolist()

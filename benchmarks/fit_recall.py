@@ -131,7 +131,7 @@ def found_by(memory: MemoryBackend, question: str) -> list[tuple[SearchHit, tupl
             for item, text in zip(search_hits_of(question, texts), texts, strict=True)
         ]
     elif isinstance(memory, ContextBankMemory):
-        turns = memory._ranked(question, (), MIN_JUDGED)[:MIN_JUDGED]
+        turns = memory._search.ranked(question, (), MIN_JUDGED)[:MIN_JUDGED]
         return list(zip(context_bank_search_hits(turns), [(turn.seq,) for turn in turns], strict=True))
     elif isinstance(memory, Titans):
         embedding = memory._embed(question)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
@@ -27,6 +26,7 @@ from memagent.backends.context_bank.results import (
     summary_of,
     turn_of,
 )
+from memagent.backends.context_bank.search import BankSearch
 from memagent.backends.context_bank.weights import load_weights
 from memagent.backends.errors import CheckpointError
 from memagent.backends.picture import Picture
@@ -42,9 +42,6 @@ from memagent.backends.records import (
 )
 from memagent.backends.shared.attention.context import texts_in_attention
 from memagent.backends.shared.judging import relevant_items
-from memagent.backends.shared.linear import weight_vector
-from memagent.backends.shared.memory_need import repeats_question
-from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.tensors import save_arrays
 
 RELEVANCE = Path(__file__).with_name("relevance.json")
@@ -141,7 +138,7 @@ class ContextBankMemory(MemoryBackend):
             SettingError: The model's kind of attention is not supported.
         """
         relevant = self._relevant(query, self.config.max_injected, exclude)
-        texts = self._whole_texts([turn for turn, _ in relevant])
+        texts = self._search.whole_texts([turn.seq for turn, _ in relevant]) if relevant else []
         chosen = [(turn, text, chance) for (turn, chance), text in zip(relevant, texts, strict=True) if text]
         injection = Injection(
             [hit_of(turn, chance) for turn, _, chance in chosen], frozenset(turn.seq for turn, _, _ in chosen)
@@ -240,105 +237,17 @@ class ContextBankMemory(MemoryBackend):
         self, query: str, limit: int, exclude: Collection[int] = ()
     ) -> list[tuple[RankedTurn, float]]:
         """Return the turns that bear on a message, or all if the memory does not abstain, with their probabilities, best first."""
-        ranked = self._ranked(query, exclude, limit)
+        ranked = self._search.ranked(query, exclude, limit) if len(self._bank) else []
         return relevant_items(query, ranked, search_hits_of, self.config, RELEVANCE, KEYS, limit=limit)
 
-    def _ranked(self, query: str, exclude: Collection[int], limit: int) -> list[RankedTurn]:
-        """Return the best turns, best first: those with the highest first score, in the order of the second."""
-        shortlist, features = self._shortlist(query, exclude, max(limit, ranking.SHORTLIST))
-        scores = features @ weight_vector(ranking.WEIGHTS, "text", ranking.TEXT_FEATURES)
-        order = np.argsort(-scores, kind="stable").tolist()
-        return [replace(shortlist[place], score=float(scores[place])) for place in order]
-
-    def _shortlist(
-        self, query: str, exclude: Collection[int], limit: int
-    ) -> tuple[list[RankedTurn], Vectors]:
-        """Return the turns with the highest first scores, by seq, and ``ranking.text_features`` of them.
-
-        A repeated question is left out.
-        """
-        if not len(self._bank):
-            return [], np.zeros((0, len(ranking.TEXT_FEATURES)), np.float32)
-        comparison = self._compare(query)
-        scores = comparison.features @ weight_vector(ranking.WEIGHTS, "turn", ranking.FEATURES)
-        allowed = self._in_clusters(comparison.key) & ~np.isin(self._table.seqs, list(exclude))
-        best = [place for place in np.argsort(-scores, kind="stable").tolist() if allowed[place]]
-        shortlist: dict[int, RankedTurn] = {}
-        for start in range(0, len(best), limit):
-            places = best[start : start + limit]
-            ranked = zip(places, self._ranked_turns(places, comparison), strict=True)
-            shortlist |= {place: turn for place, turn in ranked if not repeats_question(query, turn.text)}
-            if len(shortlist) >= limit:
-                break
-        places = sorted(shortlist)
-        turns = [shortlist[place] for place in places]
-        question, *vectors = MultilingualEmbedder().embed_queries([query, *(turn.text for turn in turns)])
-        cosines = [
-            vector @ question if turn.text else np.nan for turn, vector in zip(turns, vectors, strict=True)
-        ]
-        features = ranking.text_features(
-            comparison.features[places], np.array(cosines, np.float64), [turn.seq for turn in turns]
-        )
-        return turns, features
-
-    def _compare(self, query: str) -> ranking.Comparison:
-        return ranking.compare(self._table, self._codec.question_key(query), self._codec.word_codes(query))
-
-    def _ranked_turns(self, places: Sequence[int], comparison: ranking.Comparison) -> list[RankedTurn]:
-        """Return turns of the table, without a score, with what their latents say."""
-        table, stored = self._table, self._bank.vectors
-        own = [table.vectors_of(place) for place in places]
-        excerpts = [table.excerpt(vectors, comparison.vector_coverage, ranking.EXCERPT) for vectors in own]
-        at_start = [
-            bool(len(excerpt)) and excerpt[0] == vectors[0]
-            for excerpt, vectors in zip(excerpts, own, strict=True)
-        ]
-        # The first vector says who said it.
-        starts = [
-            vectors[:1][table.whole[vectors[:1]] & (not begins)]
-            for vectors, begins in zip(own, at_start, strict=True)
-        ]
-        decoded = self._codec.decode([stored[vectors] for vectors in (*excerpts, *starts)])
-        lines, heads = decoded[: len(places)], decoded[len(places) :]
-        return [
-            RankedTurn(
-                seq=int(table.seqs[place]),
-                score=0.0,
-                cosine=float(comparison.cosines[place]),
-                coverage=float(comparison.coverage[place]),
-                author=(line if begins else head).partition(": ")[0].removesuffix(":"),
-                text=line.partition(": ")[2] if begins else line,
-                vectors=len(vectors),
-                shared=int((~table.whole[vectors]).sum()),
-            )
-            for place, vectors, begins, line, head in zip(places, own, at_start, lines, heads, strict=True)
-        ]
-
-    def _whole_texts(self, turns: Sequence[RankedTurn]) -> list[str]:
-        """Return the texts of turns; empty where something is merged."""
-        vectors = [
-            self._table.vectors_of(place)
-            for place in np.searchsorted(self._table.seqs, [turn.seq for turn in turns])
-        ]
-        whole = [own[: len(own) * self._table.whole[own].all()] for own in vectors]
-        return [
-            line.partition(": ")[2] for line in self._codec.decode([self._bank.vectors[own] for own in whole])
-        ]
-
-    def _in_clusters(self, key: Vectors) -> NDArray[np.bool_]:
-        """Return which turns have a vector in one of the clusters that a question attends to, ``[turns]``."""
-        allowed = np.ones(len(self._table.seqs), np.bool_)
-        if self.config.clusters:
-            self._clusters.update(self._vector_keys)
-            near = np.zeros(len(self._bank), np.bool_)
-            near[self._clusters.candidates(key, self.config.clusters)] = True
-            allowed[:] = False
-            allowed[self._table.turns[near[self._table.vectors]]] = True
-        return allowed
-
     @cached_property
-    def _table(self) -> ranking.TurnTable:
-        return ranking.TurnTable.of(self._bank, self._codec)
+    def _search(self) -> BankSearch:
+        return BankSearch(self._bank, self._codec, self._candidates if self.config.clusters else None)
+
+    def _candidates(self, key: Vectors) -> NDArray[np.int64]:
+        """Return the vectors in the clusters that a question attends to."""
+        self._clusters.update(self._vector_keys)
+        return self._clusters.candidates(key, self.config.clusters)
 
     @property
     def _vector_keys(self) -> Vectors:
@@ -351,4 +260,4 @@ class ContextBankMemory(MemoryBackend):
         return rule
 
     def _changed(self) -> None:
-        self.__dict__.pop("_table", None)
+        self.__dict__.pop("_search", None)

@@ -126,17 +126,14 @@ class TurnTable:
         """Return the vectors of a turn, by its row, in order."""
         return np.sort(self.vectors[self.turns == turn])
 
-    def excerpt(
-        self, vectors: NDArray[np.int64], coverage: NDArray[np.float64], most: int
-    ) -> NDArray[np.int64]:
-        """Return consecutive vectors of a turn that hold most of a question's words; none if everywhere something is merged.
+    def excerpt(self, vectors: NDArray[np.int64], coverage: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return ``EXCERPT`` vectors in a row that hold most of a question's words; none if everywhere something is merged.
 
         Args:
-            vectors: those of the turn.
+            vectors: those of a turn, in order.
             coverage: of ``Comparison``, ``[vectors of the bank]``.
-            most: how many are returned; a shorter turn has fewer.
         """
-        windows = np.lib.stride_tricks.sliding_window_view(vectors, min(most, len(vectors)))
+        windows = np.lib.stride_tricks.sliding_window_view(vectors, min(EXCERPT, len(vectors)))
         windows = windows[self.whole[windows].all(axis=1)]
         return windows[coverage[windows].sum(axis=1).argmax()] if len(windows) else vectors[:0]
 

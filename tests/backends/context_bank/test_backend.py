@@ -69,8 +69,8 @@ def filled(
 def test_a_turn_is_decoded_from_its_latents(resources: Resources) -> None:
     history = turns(3)
     memory = filled(resources, history)
-    ranked = sorted(memory._ranked("The baker", (), 3), key=lambda turn: turn.seq)
-    assert memory._whole_texts(ranked) == [turn.text for turn in history]
+    ranked = sorted(memory._search.ranked("The baker", (), 3), key=lambda turn: turn.seq)
+    assert memory._search.whole_texts([turn.seq for turn in ranked]) == [turn.text for turn in history]
     assert {turn.author for turn in ranked} == {"User"}
 
 
@@ -79,8 +79,8 @@ def test_a_long_turn_is_decoded_whole(resources: Resources) -> None:
     text = " ".join(lines()[:60])
     memory = filled(resources, [replace(turns(1)[0], text=text, speaker="Ana")])
     assert memory.stats().items > 100
-    (turn,) = memory._ranked("The baker", (), 3)
-    assert memory._whole_texts([turn]) == [text]
+    (turn,) = memory._search.ranked("The baker", (), 3)
+    assert memory._search.whole_texts([turn.seq]) == [text]
     assert turn.author == "Ana"
     assert turn.text in text
 
@@ -256,7 +256,7 @@ def test_a_merged_turn_keeps_the_direction_of_its_key(resources: Resources) -> N
     history = turns(60)
     whole, merged = filled(resources, history), filled(resources, history, capacity=150)
     assert merged.stats().items < 0.7 * whole.stats().items
-    kept = merged._table.merged > 0
-    cosines = (whole._table.keys * merged._table.keys).sum(axis=1)
+    kept = merged._search.table.merged > 0
+    cosines = (whole._search.table.keys * merged._search.table.keys).sum(axis=1)
     assert kept.any()
     assert cosines[kept].mean() > 0.8
