@@ -95,14 +95,24 @@ def read_content(connection: Connection, user: str, seq: int, position: int) -> 
     row = connection.execute(select(attachments).where(key)).first()
     if row is None:
         return None
+    return row_content(row)
+
+
+def row_content(row: Row[*tuple[Any, ...]]) -> bytes:
+    """Return the bytes that a row of ``attachments`` holds, proved by their digest.
+
+    Raises:
+        DamagedRowError: the bytes are not those that were stored.
+    """
     descriptor = row_attachment(row)
+    content: bytes = row.content
     try:
-        if not isinstance(row.content, bytes):
+        if not isinstance(content, bytes):
             raise TypeError("its content is not bytes")
-        if len(row.content) != descriptor.size:
-            raise ValueError(f"it has {len(row.content):,} bytes instead of {descriptor.size:,}")
-        if hashlib.sha256(row.content).hexdigest() != descriptor.sha256:
+        if len(content) != descriptor.size:
+            raise ValueError(f"it has {len(content):,} bytes instead of {descriptor.size:,}")
+        if hashlib.sha256(content).hexdigest() != descriptor.sha256:
             raise ValueError("its bytes have another digest than was written")
     except READING_ERRORS as error:
-        raise DamagedRowError(f"attachment {position} of turn {seq}", error) from error
-    return row.content
+        raise DamagedRowError(f"attachment {row.position} of turn {row.seq}", error) from error
+    return content

@@ -5,15 +5,15 @@ Functions that take a connection belong to the transaction that changes turns; t
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, or_, select, update
 
+from memagent.agent.journal.attachments import row_content
 from memagent.agent.journal.chain import timestamp
 from memagent.agent.journal.items import (
     MEDIA_TYPE,
@@ -26,12 +26,25 @@ from memagent.agent.journal.items import (
     read_payload,
 )
 from memagent.agent.journal.records import NewTurn
-from memagent.agent.journal.rows import READING_ERRORS, DamagedRowError, pages, row_time
+from memagent.agent.journal.rows import (
+    PAGE,
+    READING_ERRORS,
+    DamagedRowError,
+    last_key,
+    pages,
+    row_time,
+    seq_pages,
+)
 from memagent.agent.journal.schema import attachments, items
 from memagent.backends.records import Turn
 
 if TYPE_CHECKING:
     from memagent.agent.journal.reading import JournalReader
+
+_OWN_ATTACHMENT = (
+    (attachments.c.user == items.c.user) & (attachments.c.seq == items.c.seq) & (attachments.c.position == 0)
+)
+"""Joins an item's row of the index with the attachment that holds the item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +82,11 @@ def index_row(user: str, turn: Turn, new: NewTurn) -> dict[str, Any] | None:
         "ttl_minutes": ttl,
         "expires_at": None if ttl is None else timestamp(later(since, ttl)),
         "outdated": False,
-        "imported": new.id is not None,
     }
 
 
 def insert_rows(connection: Connection, user: str, rows: Sequence[dict[str, Any]]) -> None:
-    """Index new items. Each outdates the current item of its key; an imported one only if it is not older than that.
+    """Index new items. Each outdates the current item of its key, unless it is older than that: then it is outdated itself.
 
     Args:
         connection: of the transaction that stores the turns.
@@ -84,14 +96,12 @@ def insert_rows(connection: Connection, user: str, rows: Sequence[dict[str, Any]
     current = _current_rows(connection, user, [row["address"] for row in rows])
     outdated_seqs: list[int] = []
     for row in rows:
-        earlier = current.get(row["address"])
-        if row.pop("imported") and earlier is not None and earlier["created_at"] > row["created_at"]:
-            row["outdated"] = True
-            continue
-        if earlier is not None:
-            earlier["outdated"] = True
-            outdated_seqs.append(earlier["seq"])
-        current[row["address"]] = row
+        older, newer = current.get(row["address"]), row
+        if older is not None and older["created_at"] > newer["created_at"]:
+            older, newer = newer, older
+        if older is not None:
+            outdated_seqs.append(older["seq"])
+        current[row["address"]] = newer
     if rows:
         connection.execute(insert(items), list(rows))
     mark_outdated(connection, user, outdated_seqs)
@@ -104,8 +114,9 @@ def mark_outdated(connection: Connection, user: str, seqs: Sequence[int]) -> Non
         connection.execute(update(items).where(chosen).values(outdated=True))
 
 
-def delete_items(connection: Connection, user: str, addresses: Sequence[str]) -> int:
-    """Outdate the current items of these addresses, and return how many there were."""
+def delete_items(connection: Connection, user: str, names: Sequence[tuple[Namespace, str]]) -> int:
+    """Outdate the current items of these namespaces and keys, and return how many there were."""
+    addresses = [address_of(namespace, key) for namespace, key in names]
     seqs = [row["seq"] for row in _current_rows(connection, user, addresses).values()]
     mark_outdated(connection, user, seqs)
     return len(seqs)
@@ -118,7 +129,7 @@ def remove_rows(connection: Connection, user: str, seqs: Sequence[int]) -> None:
 
 def refresh(connection: Connection, user: str, seqs: Collection[int], now: datetime) -> None:
     """Let the time to live of items begin anew."""
-    for page in pages(sorted(seqs)):
+    for page in seq_pages(seqs):
         chosen = (items.c.user == user) & items.c.seq.in_(page)
         living = select(items.c.seq, items.c.ttl_minutes).where(chosen & items.c.ttl_minutes.is_not(None))
         for row in connection.execute(living).all():
@@ -173,20 +184,15 @@ def read_items(journal: JournalReader, seqs: Sequence[int]) -> Iterator[StoredIt
     """
     for page in pages(seqs):
         query = (
-            select(items.c.seq, items.c.created_at, attachments.c.content, attachments.c.sha256)
-            .join(
-                attachments,
-                (attachments.c.user == items.c.user)
-                & (attachments.c.seq == items.c.seq)
-                & (attachments.c.position == 0),
-            )
+            select(attachments, items.c.created_at)
+            .select_from(items.join(attachments, _OWN_ATTACHMENT))
             .where((items.c.user == journal.user) & items.c.seq.in_(page))
         )
         rows = {row.seq: row for row in journal.fetch(query)}
         for row in (rows[seq] for seq in page if seq in rows):
-            payload = read_payload(row.content)
-            if payload is None or hashlib.sha256(row.content).hexdigest() != row.sha256:
-                raise DamagedRowError(f"item of turn {row.seq}", ValueError("its bytes were changed"))
+            payload = read_payload(row_content(row))
+            if payload is None:
+                raise DamagedRowError(f"item of turn {row.seq}", ValueError("its attachment holds no item"))
             yield StoredItem(
                 row.seq, payload["namespace"], payload["key"], payload["value"], row_time(row.created_at)
             )
@@ -201,6 +207,8 @@ def read_namespaces(journal: JournalReader, now: datetime) -> list[Namespace]:
 def outdated_seqs(journal: JournalReader, among: Collection[int] | None = None) -> set[int]:
     """Return the seqs of outdated items.
 
+    Cost: reads the index of the given turns; of all, 20 ms for each 50,000 items.
+
     Args:
         journal: the user's journal.
         among: seqs of turns; None: all.
@@ -208,34 +216,37 @@ def outdated_seqs(journal: JournalReader, among: Collection[int] | None = None) 
     query = select(items.c.seq).where((items.c.user == journal.user) & _is_outdated(datetime.now(UTC)))
     if among is None:
         return {row.seq for row in journal.fetch(query)}
-    return {
-        row.seq for page in pages(sorted(among)) for row in journal.fetch(query.where(items.c.seq.in_(page)))
-    }
+    return {row.seq for page in seq_pages(among) for row in journal.fetch(query.where(items.c.seq.in_(page)))}
 
 
 def item_faults(journal: JournalReader) -> Iterator[str]:
-    """Yield what is wrong with the index of items, in sentences: it must name what the attachments hold."""
-    columns = (items.c.seq, items.c.address, items.c.namespace)
-    rows = {row.seq: row for row in journal.fetch(select(*columns).where(items.c.user == journal.user))}
-    query = select(attachments.c.seq).where(
-        (attachments.c.user == journal.user)
-        & (attachments.c.position == 0)
-        & (attachments.c.media_type == MEDIA_TYPE)
-    )
-    for row in journal.fetch(query):
+    """Yield what is wrong with the index of items, in sentences: it must name what the attachments hold.
+
+    Cost: reads the value of every item, one at a time.
+    """
+    for row in _item_rows(journal):
         try:
             payload = read_payload(journal.attachment(row.seq, 0))
-        except DamagedRowError:  # it has a fault of its own
-            payload = None
-        index_row = rows.pop(row.seq, None)
-        if payload is None:
+        except DamagedRowError:  # the attachment has a fault of its own
             continue
-        address = address_of(payload["namespace"], payload["key"])
-        if index_row is None:
+        if payload is None:
+            if row.address is not None:
+                yield _no_item_fault(row.seq)
+            continue
+        namespace, key, ttl = (payload[name] for name in ("namespace", "key", "ttl_minutes"))
+        if row.address is None:
             yield f"Turn {row.seq} is an item, and the index of items lacks it."
-        elif (index_row.address, index_row.namespace) != (address, labels_json(payload["namespace"])):
+        elif (row.address, row.namespace) != (address_of(namespace, key), labels_json(namespace)):
             yield f"The index of items has another key for turn {row.seq} than the turn itself."
-    yield from (f"The index of items has turn {seq}, which is no item." for seq in rows)
+        elif row.ttl_minutes != ttl:
+            yield f"The index of items has another time to live for turn {row.seq} than the turn itself."
+    without_item = (
+        select(items.c.seq)
+        .select_from(items.outerjoin(attachments, _OWN_ATTACHMENT & (attachments.c.media_type == MEDIA_TYPE)))
+        .where((items.c.user == journal.user) & attachments.c.seq.is_(None))
+        .order_by(items.c.seq)
+    )
+    yield from (_no_item_fault(row.seq) for row in journal.fetch(without_item))
 
 
 # inside
@@ -244,6 +255,29 @@ def item_faults(journal: JournalReader) -> Iterator[str]:
 def _is_outdated(now: datetime) -> ColumnElement[bool]:
     has_expired = items.c.expires_at.is_not(None) & (items.c.expires_at <= timestamp(now))
     return items.c.outdated | has_expired
+
+
+def _item_rows(journal: JournalReader) -> Iterator[Row[Any]]:
+    """Yield the turns with an item's attachment in order: seq, and what the index has; None where it lacks the turn."""
+    query = (
+        select(attachments.c.seq, items.c.address, items.c.namespace, items.c.ttl_minutes)
+        .select_from(attachments.outerjoin(items, _OWN_ATTACHMENT))
+        .where(
+            (attachments.c.user == journal.user)
+            & (attachments.c.position == 0)
+            & (attachments.c.media_type == MEDIA_TYPE)
+        )
+        .order_by(attachments.c.seq)
+        .limit(PAGE)
+    )
+    last = 0
+    while page := journal.fetch(query.where(attachments.c.seq > last)):
+        (last,) = last_key(page, (last,), "seq")
+        yield from page
+
+
+def _no_item_fault(seq: int) -> str:
+    return f"The index of items has turn {seq}, which is no item."
 
 
 def _current_rows(connection: Connection, user: str, addresses: Sequence[str]) -> dict[str, dict[str, Any]]:

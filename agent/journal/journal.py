@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from memagent.agent.journal import item_index
 from memagent.agent.journal.audit import audit
 from memagent.agent.journal.database import open_database
 from memagent.agent.journal.items import Namespace, NewItem, new_turn
@@ -31,11 +32,7 @@ from memagent.agent.journal.records import (
     check_text,
     check_turn,
 )
-from memagent.agent.journal.schema import (
-    NoJournalError,
-    meta,
-    prepare,
-)
+from memagent.agent.journal.schema import NoJournalError, meta, prepare
 from memagent.agent.journal.writing import Transaction
 from memagent.backends.errors import InputError, StorageError
 from memagent.backends.records import Turn
@@ -220,9 +217,9 @@ class Journal(JournalReader):
         new_turns = [new_turn(item, now) for item in new]
         for turn in new_turns:
             check_turn(turn)
-        addresses = [*((item.namespace, item.key) for item in new), *deleted]
+        names = [*((item.namespace, item.key) for item in new), *deleted]
         with self._writing() as transaction:
-            num_outdated = transaction.delete_items(addresses)
+            num_outdated = item_index.delete_items(transaction.connection, self.user, names)
             transaction.extend(new_turns, None)
         return num_outdated
 
@@ -234,7 +231,7 @@ class Journal(JournalReader):
             now: the time; None: the present.
         """
         with self._writing() as transaction:
-            transaction.refresh_items(seqs, now or datetime.now(UTC))
+            item_index.refresh(transaction.connection, self.user, seqs, now or datetime.now(UTC))
 
     def add_sessions(self, created: dict[str, datetime]) -> None:
         """Note when sessions began; a session already there keeps its time."""

@@ -22,7 +22,7 @@ from memagent.agent.journal.chain import (
     turn_head,
     turn_leaf,
 )
-from memagent.agent.journal.items import Namespace, address_of, is_item
+from memagent.agent.journal.items import is_item
 from memagent.agent.journal.records import (
     MAX_PINS,
     Extent,
@@ -152,19 +152,6 @@ class Transaction:
             self.connection.execute(delete(attachments).where(files))
             item_index.remove_rows(self.connection, self.user, page)
         return self._add_forgettings(tombstones)
-
-    def delete_items(self, names: Sequence[tuple[Namespace, str]]) -> int:
-        """Outdate items, and return how many there were.
-
-        Args:
-            names: namespace and key of each.
-        """
-        addresses = [address_of(namespace, key) for namespace, key in names]
-        return item_index.delete_items(self.connection, self.user, addresses)
-
-    def refresh_items(self, seqs: Collection[int], now: datetime) -> None:
-        """Let the time to live of items begin anew."""
-        item_index.refresh(self.connection, self.user, seqs, now)
 
     def pin(self, seqs: Collection[int]) -> None:
         """Pin turns that are here and not pinned yet; see ``Journal.pin``."""

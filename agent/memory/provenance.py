@@ -13,7 +13,7 @@ from memagent.backends.records import Hit, Recollection
 def with_provenance(journal: JournalReader, hits: Sequence[Hit]) -> list[Recollection]:
     """Return hits as recollections, in the same order, with text, session, role, speaker and times from the journal.
 
-    Cost: one query for all hits together.
+    Cost: three queries for all hits together: outdated items, turns and attachments.
 
     Args:
         journal: the journal that the hits come from.

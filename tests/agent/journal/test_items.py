@@ -331,6 +331,7 @@ def test_an_attachment_that_holds_no_item_is_an_attachment(journal: Journal, con
         ("DELETE FROM items WHERE seq = 1", "Turn 1 is an item, and the index of items lacks it"),
         ("UPDATE items SET address = 'x' WHERE seq = 1", "has another key for turn 1"),
         ("UPDATE items SET namespace = '[]' WHERE seq = 1", "has another key for turn 1"),
+        ("UPDATE items SET ttl_minutes = 5 WHERE seq = 1", "has another time to live for turn 1"),
         ("UPDATE items SET seq = 2", "The index of items has turn 2, which is no item"),
     ],
 )
