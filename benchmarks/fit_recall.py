@@ -55,7 +55,7 @@ from memagent.backends.shared.judging import (
     SearchHit,
     collect_evidence,
 )
-from memagent.backends.shared.linear import write_classifier, write_named_weights
+from memagent.backends.shared.linear import write_named_weights, write_tensors
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.words import content_words, query_words
 from memagent.backends.titans import Titans, TitansMemoryConfig
@@ -176,7 +176,7 @@ def fit_need(parts: Sequence[Part]) -> None:
         return (errors * balance).sum() + PENALTIES["need"] * weights[:-1].square().sum()
 
     weights = minimise(loss, inputs.shape[1] + 1).numpy()
-    write_classifier(memory_need.WEIGHTS, weights[:-1], weights[-1])
+    write_tensors(memory_need.WEIGHTS, {"weight": weights[:-1], "bias": weights[-1:]})
 
 
 # Ranking

@@ -27,7 +27,7 @@ from fit_linear import minimise
 
 from memagent.backends.protocol import Vectors
 from memagent.backends.shared import supersession
-from memagent.backends.shared.linear import write_classifier
+from memagent.backends.shared.linear import write_tensors
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 
 DATA = Path(__file__).parent / "data"
@@ -158,8 +158,8 @@ def principal_components(vectors: Vectors) -> Vectors:
     return np.concatenate([directions, -(directions @ mean)[:, None]], axis=1).astype(np.float32)
 
 
-def fit(pairs: Sequence[Pair], newer: Vectors, older: Vectors) -> None:
-    """Fit the classifier and write its weights.
+def fit(pairs: Sequence[Pair], newer: Vectors, older: Vectors) -> dict[str, Vectors]:
+    """Fit the classifier and return its weights; see ``supersession.change``.
 
     Args:
         pairs: the pairs.
@@ -182,22 +182,22 @@ def fit(pairs: Sequence[Pair], newer: Vectors, older: Vectors) -> None:
         return errors / len(pairs) + PENALTY * weights[:-1].square().sum()
 
     weights = minimise(loss, inputs.shape[1] + 1).numpy()
-    write_classifier(supersession.WEIGHTS, weights[:-1], weights[-1], components=components)
+    return {"weight": weights[:-1], "bias": weights[-1:], "components": components}
 
 
 def cross_fit(pairs: Sequence[Pair], newer: Vectors, older: Vectors) -> Vectors:
-    """Return the changes by weights fitted without the pair, -inf if the subject differs. It overwrites the weights.
+    """Return the changes by weights fitted without the pair, -inf if the subject differs.
 
     Returns:
         The change of each pair, and that of its newer statement if that is said twice, ``[2, pairs]``.
     """
     changes = np.full((2, len(pairs)), -np.inf, dtype=np.float32)
     for judged, fitted in folds(pairs, newer, older):
-        fit([pairs[place] for place in fitted], newer[fitted], older[fitted])
+        weights = fit([pairs[place] for place in fitted], newer[fitted], older[fitted])
         for place in judged:
             if supersession.same_subject(newer[place], older[place]):
-                changes[0, place] = supersession.change(newer[place], older[place])
-            changes[1, place] = supersession.change(newer[place], newer[place])
+                changes[0, place] = supersession.change(newer[place], older[place], weights)
+            changes[1, place] = supersession.change(newer[place], newer[place], weights)
     return changes
 
 
@@ -241,13 +241,9 @@ def main() -> None:
     pairs = [*read_pairs(), *memory_pairs()]
     encode = MultilingualEmbedder().embed
     newer, older = encode([pair.newer for pair in pairs]), encode([pair.older for pair in pairs])
-    shipped = supersession.WEIGHTS.read_bytes()
-    try:
-        print(json.dumps(report(pairs, cross_fit(pairs, newer, older)), indent=1))
-    finally:
-        supersession.WEIGHTS.write_bytes(shipped)
+    print(json.dumps(report(pairs, cross_fit(pairs, newer, older)), indent=1))
     if not only_report:
-        fit(pairs, newer, older)
+        write_tensors(supersession.WEIGHTS, fit(pairs, newer, older))
 
 
 if __name__ == "__main__":

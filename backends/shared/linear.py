@@ -50,10 +50,10 @@ def write_named_weights(file: Path, sets: Mapping[str, Mapping[str, float]], not
     weight_vector.cache_clear()
 
 
-def write_classifier(file: Path, weight: Vectors, bias: float, **others: Vectors) -> None:
-    """Write what ``classifier`` and ``tensors`` read, and forget what was read before."""
+def write_tensors(file: Path, named: Mapping[str, Vectors]) -> None:
+    """Write what ``tensors`` reads, and forget what was read before. ``classifier`` needs ``weight`` and ``bias``, ``[1]``."""
     from safetensors.numpy import save_file
 
-    save_file({"weight": weight, "bias": np.asarray([bias], dtype=np.float32), **others}, file)
+    save_file(dict(named), file)
     file.chmod(0o644)
     tensors.cache_clear()

@@ -8,13 +8,13 @@ principal components of each. ``benchmarks/fit_supersession.py`` fits it (logist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from memagent.backends.protocol import Vectors
-from memagent.backends.shared.linear import classifier, tensors
+from memagent.backends.shared.linear import tensors
 from memagent.backends.shared.multilingual import MultilingualEmbedder
 from memagent.backends.shared.words import literals
 
@@ -99,15 +99,16 @@ def same_subject(newer: Vectors, older: Vectors) -> bool:
     return float(older @ newer) >= _SAME_SUBJECT
 
 
-def change(newer: Vectors, older: Vectors) -> float:
+def change(newer: Vectors, older: Vectors, weights: Mapping[str, Vectors] | None = None) -> float:
     """Return how much two statements speak for a change of what the older one said, in nats.
 
     Args:
         newer: vector of the multilingual encoder, ``[512]``.
         older: likewise.
+        weights: ``weight``, ``bias`` and ``components``; None: those of the file ``WEIGHTS``.
     """
-    weights, bias = classifier(WEIGHTS)
-    return float(features(newer, older, tensors(WEIGHTS)["components"]) @ weights + bias)
+    weights = tensors(WEIGHTS) if weights is None else weights
+    return float(features(newer, older, weights["components"]) @ weights["weight"] + weights["bias"][0])
 
 
 def features(newer: Vectors, older: Vectors, components: Vectors) -> Vectors:
