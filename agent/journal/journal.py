@@ -365,7 +365,8 @@ class Journal(JournalReader):
     def note_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
         """Record that a backend stores a state, in place of the record of an earlier one there.
 
-        It is called before the state becomes current: after a crash, the state there may be an earlier one, or none.
+        It is called before the state becomes current: after a crash, the state there may be an earlier one, or none. If turns
+        were forgotten while the state was being stored, that it must forget them too is recorded in the same commit.
 
         Args:
             backend: name of the backend.

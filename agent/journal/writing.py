@@ -226,9 +226,7 @@ class Transaction:
             states: backend and place of each.
         """
         for backend, place in sorted({("", ""), *states}):
-            key = {"user": self.user, "backend": backend, "place": place}
-            self.connection.execute(delete(unfinished).filter_by(**key))
-            self.connection.execute(insert(unfinished).values(**key, forgetting=self._forgetting))
+            self._note_part(backend, place)
 
     def stored_states(self) -> set[tuple[str, str]]:
         """Return backend and place of every stored state that was noted."""
@@ -244,7 +242,12 @@ class Transaction:
         )
 
     def add_checkpoint(self, backend: str, place: str, extent: Extent, manifest_sha256: str) -> None:
-        """Note a stored state that was not noted before."""
+        """Note a stored state that was not noted before.
+
+        If turns were forgotten while it was being stored, it is still to be cleared of them.
+        """
+        if extent.forgetting < self._forgetting:
+            self._note_part(backend, place)
         values = {
             "user": self.user,
             "backend": backend,
@@ -269,6 +272,12 @@ class Transaction:
     def reserve(self, seq: int) -> None:
         """Give new turns seqs above this one."""
         self._seq = max(self._seq, min(seq, LARGEST_KEPT_SEQ))
+
+    def _note_part(self, backend: str, place: str) -> None:
+        """Note that one part must follow the forgettings up to the last one."""
+        key = {"user": self.user, "backend": backend, "place": place}
+        self.connection.execute(delete(unfinished).filter_by(**key))
+        self.connection.execute(insert(unfinished).values(**key, forgetting=self._forgetting))
 
     def _next_seq(self, requested: int | None) -> int:
         """Return the requested seq if it is above the last one and at most ``LARGEST_KEPT_SEQ``, else the next number."""

@@ -56,6 +56,23 @@ def test_a_state_is_recorded_before_it_is_current_so_that_another_home_reports_t
     assert b"Biscuit" not in bytes_of(first.root)
 
 
+def test_a_first_state_that_misses_a_forgetting_of_another_home_is_recorded_as_unfinished(
+    homes: tuple[Home, Home],
+) -> None:
+    first, second = homes
+    with Memory.open(first, "ana", "in_memory") as memory:
+        memory.remember("monday", "user", FACT)
+        with Memory.open(second, "ana", "none") as other:
+            assert other.forget([1]).remaining == ()
+        memory.checkpoint()
+        assert b"Biscuit" in bytes_of(store_of(first).folder)
+        unfinished = [(part.backend, part.place) for part in memory.journal.unfinished()]
+        assert unfinished == [("in_memory", first.place())]
+        memory.catch_up()
+        assert memory.journal.unfinished() == []
+    assert b"Biscuit" not in bytes_of(first.root)
+
+
 def test_a_forgetting_is_unfinished_until_the_older_generation_is_removed(
     homes: tuple[Home, Home], monkeypatch: pytest.MonkeyPatch
 ) -> None:
