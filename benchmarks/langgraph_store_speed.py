@@ -4,6 +4,7 @@ python benchmarks/langgraph_store_speed.py [--backend rag] [--items 100 1000 100
 
 Both have the same items and embed by word hashing; `rag` adds its multilingual encoder. Prints medians in milliseconds,
 and what comes once: the first search after all items were put, when memory reads them, and a purge of overwritten items.
+Where langmem is installed, the tools that it gives to agents are called over both stores, too.
 """
 
 from __future__ import annotations
@@ -78,10 +79,28 @@ def measure(store: BaseStore, items: int, runs: int) -> dict[str, float]:
     times["search by query, one namespace of 20"] = milliseconds(
         lambda number: store.search(("notes", "part 3"), query=QUERY.format(number=number)), runs
     )
+    for name, call in langmem_calls(store).items():
+        times[name] = milliseconds(call, runs)
     times["list_namespaces"] = milliseconds(lambda _: store.list_namespaces(), runs)
     if isinstance(store, MemagentStore):
         times[f"purge of {runs} items"] = once(store.purge)
     return times
+
+
+def langmem_calls(store: BaseStore) -> dict[str, Callable[[int], object]]:
+    """Return calls of LangMem's tools over a store; none where langmem is not installed."""
+    try:
+        from langmem import create_manage_memory_tool, create_search_memory_tool
+    except ModuleNotFoundError:
+        return {}
+    manage = create_manage_memory_tool(("notes", "part 3"), store=store)
+    search = create_search_memory_tool(("notes", "part 3"), store=store)
+    return {
+        "LangMem's manage_memory": lambda number: manage.invoke(
+            {"content": TEXT.format(number=number), "action": "create"}
+        ),
+        "LangMem's search_memory": lambda number: search.invoke({"query": QUERY.format(number=number)}),
+    }
 
 
 def _numbered(part: Any, number: int) -> Any:
