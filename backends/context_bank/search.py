@@ -72,20 +72,20 @@ class BankSearch:
             exclude: seqs of turns that are left out.
             limit: so many turns are returned at least, if there are.
         """
-        found = self.shortlist(query, exclude, max(limit, ranking.SHORTLIST))
-        scores = found.features @ weight_vector(ranking.WEIGHTS, "text", ranking.TEXT_FEATURES)
+        shortlist = self.shortlist(query, exclude, max(limit, ranking.SHORTLIST))
+        scores = shortlist.features @ weight_vector(ranking.WEIGHTS, "text", ranking.TEXT_FEATURES)
         ranked = []
         for place in np.argsort(-scores, kind="stable").tolist():
-            row = found.rows[place]
+            row = shortlist.rows[place]
             vectors = self.table.vectors_of(row)
             ranked.append(
                 RankedTurn(
                     seq=int(self.table.seqs[row]),
                     score=float(scores[place]),
-                    cosine=float(found.comparison.cosines[row]),
-                    coverage=float(found.comparison.coverage[row]),
-                    author=found.authors[place],
-                    text=found.texts[place],
+                    cosine=float(shortlist.comparison.cosines[row]),
+                    coverage=float(shortlist.comparison.coverage[row]),
+                    author=shortlist.authors[place],
+                    text=shortlist.texts[place],
                     vectors=len(vectors),
                     shared=int((~self.table.whole[vectors]).sum()),
                 )
@@ -104,7 +104,7 @@ class BankSearch:
         """
         comparison = self.compare(query)
         scores = comparison.features @ weight_vector(ranking.WEIGHTS, "turn", ranking.FEATURES)
-        allowed = self._attended(comparison.key) & ~np.isin(self.table.seqs, list(exclude))
+        allowed = self._candidate_rows(comparison.key) & ~np.isin(self.table.seqs, list(exclude))
         best = [row for row in np.argsort(-scores, kind="stable").tolist() if allowed[row]]
         spoken: dict[int, tuple[str, str]] = {}
         for start in range(0, len(best), limit):
@@ -144,7 +144,7 @@ class BankSearch:
             for vectors, excerpt, line, name in zip(own, excerpts, lines, names, strict=True)
         ]
 
-    def _attended(self, key: Vectors) -> NDArray[np.bool_]:
+    def _candidate_rows(self, key: Vectors) -> NDArray[np.bool_]:
         """Return which turns have a vector among the candidates, ``[turns]``."""
         if self._candidates is None:
             return np.ones(len(self.table.seqs), np.bool_)
