@@ -17,8 +17,8 @@ from memagent.agent.home import Home
 from memagent.agent.journal import Journal, Unfinished, UnpurgedError
 from memagent.agent.journal.item_index import outdated_seqs
 from memagent.agent.memory.checkpoint import Checkpoint, CheckpointStore, ForeignStateError
-from memagent.agent.memory.follower import discard
 from memagent.agent.memory.lock import BackendLock, backend_lock
+from memagent.agent.memory.stored_backend import discard
 from memagent.agent.memory.workspace import Scratch, remove_dead_readers
 from memagent.backends.errors import (
     BusyError,

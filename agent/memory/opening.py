@@ -12,8 +12,9 @@ from memagent.agent.files import create_private
 from memagent.agent.home import Home
 from memagent.agent.journal import Journal
 from memagent.agent.memory.checkpoint import CheckpointStore
-from memagent.agent.memory.follower import Follower, discard
+from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.lock import BackendLock, backend_lock
+from memagent.agent.memory.stored_backend import StoredBackend
 from memagent.agent.memory.workspace import ReaderFolder, Scratch
 from memagent.backends.errors import StorageError
 from memagent.backends.protocol import Embedder, LocalModel, Progress, Resources
@@ -74,7 +75,6 @@ class Opening:
             MemagentError: see ``Memory.open``.
         """
         folder = self.home.backend_folder(journal.user, choice.name)
-        store = CheckpointStore(folder)
         workspace = (
             self._reading(journal, folder, stack) if self.read_only else self._writing(journal, choice, stack)
         )
@@ -88,24 +88,22 @@ class Opening:
         )
         if self.make_model is not None:
             resources.make_model = self.make_model
-        place = "" if self.read_only else self.home.place()
-        if self.fresh:
-            choice.backend.fingerprint(
-                choice.config, resources
-            )  # a missing model fails here, before a state is discarded
-            discard(journal, store, choice.name, place)
-        follower = Follower(
+        stored = StoredBackend(
             journal,
-            store,
-            place,
+            CheckpointStore(folder),
+            "" if self.read_only else self.home.place(),
             choice.backend,
             choice.config,
             choice.settings,
             resources,
-            notify=self.notify,
+            self.notify,
             strict=self.strict,
             read_only=self.read_only,
         )
+        if self.fresh:
+            stored.fingerprint()  # a missing model fails here, before a state is discarded
+            stored.discard()
+        follower = Follower(stored)
         stack.callback(follower.abandon)
         return follower
 
