@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class AsyncAgents:
-    """A chat model with the memories of many users, for one event loop.
+    """A chat model with the memories of many users, for programs with an event loop.
 
         async with AsyncAgents(MemoryPool(backend="rag")) as agents:
             reply = await agents.of("ana").ask("My dog is called Biscuit.", session="monday")

@@ -46,15 +46,12 @@ class EventChannel:
         """
         if not self._stalled:
             self._stalled = not self._room.acquire(timeout=self._stall_seconds)
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the event loop is closed
-            self.abandon()
+        self._hand_over(event)
         return not self._stalled
 
     def end(self) -> None:
-        """Let the reader know that no event follows. The event loop calls it."""
-        self._events.put_nowait(None)
+        """Let the reader know that no event follows. Any thread may call it."""
+        self._hand_over(None)
 
     async def get(self) -> Event | None:
         """Return the next event, None after the last."""
@@ -66,3 +63,9 @@ class EventChannel:
         """Say that nobody reads the events any more, and wake a thread that waits for room."""
         self._abandoned.set()
         self._room.release()
+
+    def _hand_over(self, event: Event | None) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        except RuntimeError:  # the event loop is closed
+            self.abandon()

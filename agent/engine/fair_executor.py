@@ -1,25 +1,27 @@
-"""Threads that work for many users of one event loop, without letting one user's work delay that of the others."""
+"""Threads that work for many users of one program, without letting one user's work delay that of the others."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from memagent.backends.errors import StorageError
 
 Result = TypeVar("Result")
-_Place = asyncio.Future[None]
 
 
 class FairExecutor:
     """Runs functions in threads. Users are served round robin, and each user's functions run one by one, in order.
 
-    It belongs to one event loop: its methods are called there only.
+    All that is noted is noted in the threads, so it stays true if an event loop that waits for a function is closed.
 
     Args:
         threads: how many functions run at once.
@@ -29,88 +31,97 @@ class FairExecutor:
     def __init__(self, threads: int, name: str) -> None:
         self._threads = threads
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._waiting: OrderedDict[str, deque[_Place]] = OrderedDict()  # by user, the next user first
+        self._guard = threading.Lock()  # of all fields below; held for moments only
+        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # by user, the next user first
         self._busy: set[str] = set()  # users whose function runs, or is about to
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._closed = False
 
-    async def submit(self, user: str, function: Callable[[], Result]) -> asyncio.Future[Result]:
-        """Wait for a thread, and start a function in it, in a copy of the caller's context.
-
-        Cancelled while it waits, the function is not started. Once started it runs to its end.
+    def submit(self, user: str, function: Callable[[], Result]) -> Future[Result]:
+        """Let a function run in a thread when it is the user's turn, in a copy of the caller's context.
 
         Args:
             user: on whose behalf it runs.
             function: what to run.
 
         Returns:
-            The future of the function that has been started.
+            The function's future. Cancelled while the function waits, the function is not started; once started it runs
+            to its end. If the executor is closed while the function waits, the future raises a StorageError.
 
         Raises:
-            StorageError: the executor is closed; the function was not started.
+            StorageError: the executor is closed; the function will not be started.
         """
-        if self._closed:
-            raise _closed()
-        await self._acquire_thread(user)
-        future = asyncio.get_running_loop().run_in_executor(self._executor, copy_context().run, function)
-        future.add_done_callback(lambda _: self._release_thread(user))
-        return future
+        job = _Job(Future(), partial(copy_context().run, function))
+        with self._guard:
+            if self._closed:
+                raise _closed()
+            self._waiting.setdefault(user, deque()).append(job)
+            self._start_next()
+        job.future.add_done_callback(lambda _: self._withdraw(user, job))
+        return job.future
 
     async def close(self) -> None:
         """Refuse functions that are not started yet, and wait for those that run. A second call waits too."""
-        self._closed = True
-        for place in (place for places in self._waiting.values() for place in places):
-            if not place.done():
-                place.set_exception(_closed())
-        self._waiting.clear()
-        await self._idle.wait()
-        self._executor.shutdown()
+        with self._guard:
+            self._closed = True
+            jobs = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(_closed())
+        await asyncio.to_thread(self._executor.shutdown)
 
-    async def _acquire_thread(self, user: str) -> None:
-        """Wait until a thread is free for a user, and take it."""
-        place: _Place = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(user, deque()).append(place)
-        self._grant()
-        try:
-            await place
-        except asyncio.CancelledError:
-            if place.cancelled():
-                self._withdraw(user, place)
-            elif place.exception() is None:  # it has just got the thread
-                self._release_thread(user)
-            raise
-
-    def _grant(self) -> None:
-        """Give free threads to the users who are next and use none."""
+    def _start_next(self) -> None:
+        """Give free threads to the users who are next and use none. The caller has the guard."""
         while len(self._busy) < self._threads:
             user = next((user for user in self._waiting if user not in self._busy), None)
             if user is None:
                 return
-            place = self._waiting[user].popleft()
+            job = self._waiting[user].popleft()
             if not self._waiting[user]:
                 del self._waiting[user]
-            if not place.done():  # it was not cancelled
-                self._busy.add(user)
-                self._idle.clear()
-                place.set_result(None)
+            self._busy.add(user)
+            self._executor.submit(self._run, user, job)
 
-    def _release_thread(self, user: str) -> None:
-        """Give a user's thread to the next user. What else this user waits for comes after all others."""
-        self._busy.discard(user)
-        if user in self._waiting:
-            self._waiting.move_to_end(user)
-        self._grant()
-        if not self._busy:
-            self._idle.set()
+    def _run(self, user: str, job: _Job) -> None:
+        """Run a user's function. What else this user waits for comes after all others."""
+        job.run()
+        with self._guard:
+            self._busy.discard(user)
+            if user in self._waiting:
+                self._waiting.move_to_end(user)
+            self._start_next()
 
-    def _withdraw(self, user: str, place: _Place) -> None:
-        """Remove a cancelled place, so that nothing is kept for a user who does not wait any more."""
-        places = self._waiting.get(user, deque())
-        with suppress(ValueError):
-            places.remove(place)
-        if not places:
-            self._waiting.pop(user, None)
+    def _withdraw(self, user: str, job: _Job) -> None:
+        """Remove a cancelled function, so that nothing is kept for a user who does not wait any more."""
+        with self._guard:
+            jobs = self._waiting.get(user, deque())
+            with suppress(ValueError):
+                jobs.remove(job)
+            if not jobs:
+                self._waiting.pop(user, None)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Job:
+    """A function, and the future of its result."""
+
+    future: Future[Any]
+    function: Callable[[], Any]
+
+    def run(self) -> None:
+        """Run the function unless it was cancelled."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self.function()
+        except StopIteration as error:  # no coroutine can be given it: its event loop would wait for ever
+            failure = RuntimeError("A function raised StopIteration.")
+            failure.__cause__ = error
+            self.future.set_exception(failure)
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the function gets it
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
 
 
 def _closed() -> StorageError:

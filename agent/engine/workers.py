@@ -1,10 +1,11 @@
-"""Replies and memory calls of many users, done in threads for one event loop."""
+"""Replies and memory calls of many users, done in threads for an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Generator
+from concurrent.futures import Future
 from contextlib import closing
 from functools import partial
 from typing import TypeVar, cast
@@ -74,7 +75,7 @@ class Workers:
             with self._pool.memory(user) as memory:
                 return function(memory)
 
-        return await asyncio.shield(await self._calls.submit(user, call))
+        return await asyncio.wrap_future(self._calls.submit(user, call))
 
     async def stream(self, user: str, text: str, session: str) -> AsyncIterator[Event]:
         """Send a message and yield the events of the turn; see ``AsyncAgent.stream`` for what ends it early.
@@ -90,12 +91,13 @@ class Workers:
         """
         channel = EventChannel()
 
-        def end(reply: asyncio.Future[None]) -> None:
+        def end(reply: Future[None]) -> None:
             channel.end()
-            if channel.is_abandoned and (error := reply.exception()) is not None:
+            error = None if reply.cancelled() else reply.exception()
+            if channel.is_abandoned and error is not None:
                 _LOG.warning("A reply to user %r that nobody reads any more failed: %s", user, error)
 
-        reply = await self._replies.submit(user, partial(self._generate, user, text, session, channel))
+        reply = self._replies.submit(user, partial(self._generate, user, text, session, channel))
         reply.add_done_callback(end)
         try:
             while (event := await channel.get()) is not None:
@@ -103,6 +105,7 @@ class Workers:
             reply.result()
         finally:
             channel.abandon()
+            reply.cancel()
 
     async def close(self) -> None:
         """Refuse what waits, wait for what is in progress, and close the memories: states are stored, locks released.

@@ -439,6 +439,26 @@ def test_a_call_that_is_cancelled_runs_to_its_end(new_agents: Agents) -> None:
     run(main())
 
 
+def test_agents_go_on_in_another_event_loop_after_one_was_closed_under_a_reply(new_agents: Agents) -> None:
+    model = GatedModel()
+    agents = new_agents(model)
+
+    async def leave() -> None:
+        task = asyncio.create_task(agents.of("ana").ask("first", session="monday"))
+        await model.is_asked()
+        task.add_done_callback(lambda _: None)  # asyncio.run cancels it, and does not wait for the thread
+
+    async def go_on() -> None:
+        model.allow(4)
+        assert (await agents.of("ana").ask("second", session="monday")).text == "word0 word1 word2"
+        turns = await agents.of("ana").use(journal_of)
+        assert turns[:3] == [("user", "first"), ("assistant", "word0"), ("user", "second")]
+        await agents.close()
+
+    run(leave())
+    run(go_on())
+
+
 def test_no_reply_at_a_time_is_refused(new_agents: Agents) -> None:
     with pytest.raises(SettingError, match="parallel=0"):
         new_agents(EchoModel(), parallel=0)

@@ -41,7 +41,7 @@ async def submit(executor: FairExecutor, recorder: Recorder, names: str) -> list
     """Submit functions by names such as ``a1 b1``: the letter is the user. All are running or waiting afterwards."""
 
     async def result(name: str) -> str:
-        return await (await executor.submit(name[0], recorder.function(name)))
+        return await asyncio.wrap_future(executor.submit(name[0], recorder.function(name)))
 
     tasks = [asyncio.create_task(result(name)) for name in names.split()]
     await asyncio.sleep(0)
@@ -86,6 +86,7 @@ def test_a_function_that_waits_is_not_started_once_it_is_cancelled() -> None:
         executor, recorder = FairExecutor(1, "test"), Recorder()
         first, second, third = await submit(executor, recorder, "a1 b1 c1")
         second.cancel()
+        await asyncio.sleep(0)
         recorder.gate.set()
         assert list(await asyncio.gather(first, third)) == ["a1", "c1"]
         assert second.cancelled()
@@ -95,16 +96,54 @@ def test_a_function_that_waits_is_not_started_once_it_is_cancelled() -> None:
     run(main())
 
 
-def test_a_cancellation_in_the_moment_of_starting_gives_the_thread_to_the_next() -> None:
+def test_a_cancellation_in_the_moment_of_starting_gives_the_thread_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def main() -> None:
         executor, recorder = FairExecutor(1, "test"), Recorder()
+        start = executor._executor.submit
+
+        def start_late(run_job: Callable[..., None], user: str, job: Any) -> None:
+            def cancel_and_run() -> None:
+                if user == "b":  # it has got the thread, and has not run yet
+                    job.future.cancel()
+                run_job(user, job)
+
+            start(cancel_and_run)
+
+        monkeypatch.setattr(executor._executor, "submit", start_late)
         recorder.gate.set()
-        running = await executor.submit("a", recorder.function("a1"))
-        second, third = await submit(executor, recorder, "b1 c1")
-        running.add_done_callback(lambda _: second.cancel())  # it has got the thread, and has not run yet
-        await asyncio.wait([second, third])
-        assert second.cancelled()
+        futures = [executor.submit(name[0], recorder.function(name)) for name in ("a1", "b1", "c1")]
+        await asyncio.wait([asyncio.wrap_future(future) for future in futures])
+        assert futures[1].cancelled()
         assert recorder.names == ["a1", "c1"]
+        await executor.close()
+
+    run(main())
+
+
+def test_what_a_closed_event_loop_has_left_is_done_and_holds_up_nobody() -> None:
+    executor, recorder = FairExecutor(1, "test"), Recorder()
+
+    async def leave() -> None:
+        await submit(executor, recorder, "a1 b1")  # asyncio.run cancels both: one runs, one waits
+
+    async def go_on() -> None:
+        tasks = await submit(executor, recorder, "a2 c1")
+        recorder.gate.set()
+        assert list(await asyncio.gather(*tasks)) == ["a2", "c1"]
+        await executor.close()
+
+    run(leave())
+    run(go_on())
+    assert sorted(recorder.names) == ["a1", "a2", "c1"]
+
+
+def test_a_function_that_raises_stop_iteration_does_not_leave_its_caller_waiting() -> None:
+    async def main() -> None:
+        executor = FairExecutor(1, "test")
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await asyncio.wrap_future(executor.submit("a", lambda: next(iter(()))))
         await executor.close()
 
     run(main())
@@ -120,9 +159,8 @@ def test_a_function_runs_in_a_copy_of_the_callers_context_and_raises_in_its_futu
         executor = FairExecutor(1, "test")
         COLOUR.set("red")
         for _ in range(2):
-            future = await executor.submit("a", fail)
             with pytest.raises(ValueError, match="red"):
-                await future
+                await asyncio.wrap_future(executor.submit("a", fail))
         await executor.close()
 
     run(main())
@@ -137,7 +175,7 @@ def test_closing_waits_for_what_runs_and_refuses_what_waits() -> None:
         with pytest.raises(StorageError, match="closed, and nothing was stored"):
             await second
         with pytest.raises(StorageError, match="closed"):
-            await executor.submit("c", recorder.function("c1"))
+            executor.submit("c", recorder.function("c1"))
         assert not closing.done()
         recorder.gate.set()
         await closing
