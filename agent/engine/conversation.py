@@ -24,13 +24,16 @@ from memagent.agent.engine.events import (
 from memagent.agent.engine.prompt import SYSTEM, SYSTEM_MODEL_CHANNEL, Budget, Prompt, assemble
 from memagent.agent.journal.records import check_name, check_text
 from memagent.agent.memory import AttachedMemory, Memory, WriteResults
+from memagent.agent.memory.prefix_scope import prefix_scope
 from memagent.agent.models.chat import ChatModel, Sampling
+from memagent.agent.models.prefix_cache import PREFIX_SCOPE
 from memagent.backends.errors import InputError, SettingError
 from memagent.backends.protocol import LocalModel
 from memagent.backends.records import Recollection, Turn
 
 Channel = Literal["auto", "text", "model", "both"]
-_RECENT_TURNS = 64
+_RECENT_BLOCK = 64
+"""The history in a prompt begins at most two blocks of so many turns back."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ class Conversation:
 
     def _prepare(self, text: str, reply: _Reply) -> Prompt:
         """Recall, assemble the prompt, and open the model channel until the reply is closed."""
+        reply.context.run(PREFIX_SCOPE.set, prefix_scope(self.memory.journal))
         recalled, prompt = self._recall(text)
         reply.recalled = recalled
         if self.channel != "text":
@@ -193,7 +197,7 @@ class Conversation:
         What is pinned comes first, in every channel, beyond the limit, and though a recent turn says the same.
         """
         pinned = self.memory.pinned()
-        turns = self.memory.journal.recent(_RECENT_TURNS, self.session)
+        turns = self.memory.journal.recent_blocks(_RECENT_BLOCK, self.session)
         recent = [turn for turn in turns if turn.role in ("user", "assistant")]
         prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent, pinned).recent}
         began = time.monotonic()

@@ -2,10 +2,11 @@
 
     system prompt | recent turns of this session | <memory> pinned and recalled </memory> or today's date, + the message
 
-Recollections and date are in the last message only, so that earlier messages do not change between turns. Recollections are
-in order of time, and their dates are in the user's time zone. Today's date beside them misleads a small model: asked on what
+Recollections and date are in the last message only, and the first of the recent turns changes rarely (``history.py``), so
+that a prompt begins as the one before did, and a model that has read that reads new tokens only. Recollections are in order of
+time, and their dates are in the user's time zone. Today's date beside them misleads a small model: asked on what
 date the cat came, half a billion parameters answer with today's, and five shipped scenarios fail that pass without it. What
-does not fit is omitted: the least relevant recollections, and the oldest turns. The message itself is never cut. Only
+does not fit is omitted: the least relevant recollections, and a block of the oldest turns. The message itself is never cut. Only
 the block of recollections has the tags ``<memory>`` and ``</memory>``: tags in the message or in earlier turns are
 escaped (``fences.py``).
 """
@@ -18,6 +19,7 @@ from datetime import datetime, tzinfo
 
 from memagent.agent.engine.dates import with_absolute_dates
 from memagent.agent.engine.fences import without_fences
+from memagent.agent.engine.history import first_kept
 from memagent.agent.models.chat import ChatModel, Message
 from memagent.backends.errors import InputError, SettingError
 from memagent.backends.records import Recollection, Turn
@@ -45,7 +47,7 @@ class Budget:
     Attributes:
         pinned: limit for what is pinned.
         recollections: limit for the recollections.
-        recent: limit for the recent turns of this session.
+        recent: limit for the recent turns of this session. Where they exceed it, half of it is left out at once.
     """
 
     pinned: int = 1024
@@ -137,11 +139,13 @@ def assemble(
         min(limit, tokens_with_pins + budget.recollections),
     )
     tokens_with_memory = model.count(build(recollection_count, 0))
-    recent_count = _max_count(
-        len(recent),
-        lambda count: model.count(build(recollection_count, count)),
-        min(limit, tokens_with_memory + budget.recent),
-    )
+    # How long the recollections are does not move the first of the recent turns, unless the window is too small for both.
+    sizes = _sizes(model, system, history)
+    recent_limit = min(budget.recent, limit)
+    recent_count = len(recent) - first_kept(sizes, recent_limit)
+    while recent_count and model.count(build(recollection_count, recent_count)) > limit:
+        recent_limit //= 2
+        recent_count = len(recent) - first_kept(sizes, recent_limit) if recent_limit else 0
     messages = build(recollection_count, recent_count)
     return Prompt(
         messages=tuple(messages),
@@ -150,6 +154,14 @@ def assemble(
         tokens=model.count(messages),
         recollection_tokens=tokens_with_memory - message_tokens,
     )
+
+
+def _sizes(model: ChatModel, system: str, history: Sequence[Message]) -> list[int]:
+    """Return the tokens of each message of the history, with its share of the chat format."""
+    shortest = [Message("system", system), Message("user", "x")]
+    more = [*shortest, Message("assistant", "x"), Message("user", "x")]
+    format_tokens = max(0, (model.count(more) - model.count(shortest)) // 2 - model.count_text("x"))
+    return [model.count_text(message.content) + format_tokens for message in history]
 
 
 def _from_user(turns: Sequence[Turn]) -> Sequence[Turn]:

@@ -13,8 +13,10 @@ from itertools import islice
 
 from memagent.agent.journal import Unfinished
 from memagent.agent.memory.checkpoint import Position
+from memagent.agent.memory.prefix_scope import prefix_scope
 from memagent.agent.memory.stored_backend import StoredBackend
 from memagent.agent.memory.workspace import remove_dead_readers
+from memagent.agent.models.prefix_cache import drop_prefixes
 from memagent.backends.protocol import MemoryBackend
 from memagent.backends.records import ConsolidationReport, Turn, Use, WriteResult
 
@@ -92,6 +94,7 @@ class Follower:
         """
         _, last = self.journal.last()
         if last > self.position.forgetting:
+            drop_prefixes(prefix_scope(self.journal))
             seqs = [
                 forgetting.seq
                 for forgetting in self.journal.forgettings(self.position.forgetting)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from pathlib import Path
 from typing import Any
 
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.folder import check_complete, model_errors
+from memagent.agent.models.prefill import PrefixReader
+from memagent.agent.models.prefix_cache import PREFIX_SCOPE, count_shared
 from memagent.agent.models.runtime import LOADING, best_device, best_dtype, torch, transformers
 from memagent.backends.errors import ModelError
 from memagent.backends.shared.tokens import TextTokenizer
@@ -60,6 +62,7 @@ class LocalChatModel:
             check_complete(report, f"The model {name}")
             self.model.to(self.device).eval()
         self.window = self._window()
+        self._prefixes = PrefixReader(self.model)
 
     def _window(self) -> int:
         """Return the window that the model's config names; ModelError if it names none that can be."""
@@ -79,6 +82,9 @@ class LocalChatModel:
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         """Yield the reply as chunks of whole words. Closing the iterator ends the generation within a token.
 
+        What stands before the last message is read first, without the memory that may be attached in this context. Where
+        ``PREFIX_SCOPE`` is set, it is kept, and what was kept is not read again.
+
         Args:
             messages: the prompt, oldest first.
             sampling: how tokens are sampled.
@@ -86,7 +92,9 @@ class LocalChatModel:
         Raises:
             ModelError: generation failed (out of memory, for instance).
         """
-        ids = torch.tensor([self._encode(messages)], device=self.device)
+        prompt = self._encode(messages)
+        ids = torch.tensor([prompt], device=self.device)
+        prefix, scope = prompt[: self._prefix_length(messages, prompt)], PREFIX_SCOPE.get()
         streamer = transformers.TextIteratorStreamer(
             self.tokenizer, skip_prompt=True, skip_special_tokens=True
         )
@@ -97,8 +105,11 @@ class LocalChatModel:
             try:
                 with torch.inference_mode(), torch.random.fork_rng():
                     torch.manual_seed(sampling.seed)
+                    # Memory acts in the context that it was attached in, so not in an empty one.
+                    cache = Context().run(self._prefixes.read, prefix, scope)
                     self.model.generate(
                         input_ids=ids,
+                        **cache,
                         attention_mask=torch.ones_like(ids),
                         streamer=streamer,
                         stopping_criteria=[
@@ -133,6 +144,14 @@ class LocalChatModel:
             eos_token_id=ends if ends is not None else self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
         )
+
+    def _prefix_length(self, messages: Sequence[Message], prompt: Sequence[int]) -> int:
+        """Return how many tokens of a prompt stand before its last message, and are the same whatever that message says."""
+        try:
+            other = self._encode([*messages[:-1], Message(messages[-1].role, "")])
+        except ModelError:  # the template refuses an empty message
+            return 0
+        return min(count_shared(prompt, other), len(prompt) - 1)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages in the model's own chat format; control tokens in their contents are text."""

@@ -72,10 +72,23 @@ def supported_family(model: Any) -> ModelFamily:
             f"{model_type!r}. Choose another model, or --channel text with a backend that needs no local model "
             "(`memagent backends list`)."
         )
-    rope_type = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope_type not in _STATIC_ROPE_TYPES:
+    if not has_static_frequencies(model):
         raise SettingError(
             "Memory inside attention supports rotary frequencies that do not depend on the length of the text "
-            f"({', '.join(_STATIC_ROPE_TYPES)}); those of this model are {rope_type!r}. Choose another model."
+            f"({', '.join(_STATIC_ROPE_TYPES)}); those of this model are {_rope_type(model)!r}. Choose another model."
         )
     return FAMILIES[model_type]
+
+
+def has_static_frequencies(model: Any) -> bool:
+    """Return whether a model's rotary frequencies, if it has any, do not depend on the length of the text.
+
+    Args:
+        model: a causal language model of transformers.
+    """
+    return _rope_type(model) in _STATIC_ROPE_TYPES
+
+
+def _rope_type(model: Any) -> str:
+    rope_type: str = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
+    return rope_type

@@ -179,6 +179,9 @@ class CharacterModel(EchoModel):
     def count(self, messages: Sequence[Message]) -> int:
         return sum(len(message.content) for message in messages)
 
+    def count_text(self, text: str) -> int:
+        return len(text)
+
 
 @pytest.mark.parametrize("short", [0, 1])
 def test_what_is_counted_is_what_is_sent(short: int) -> None:
@@ -217,11 +220,27 @@ def test_history_stays_within_its_budget_and_the_oldest_is_dropped_first(limit: 
     recent = [turn(place, "word " * place) for place in range(1, 13)]
     prompt = build("hello", (), recent, Budget(recollections=0, recent=limit))
     count = len(prompt.recent)
-    bare = build("hello").tokens
     assert prompt.recent == tuple(recent[len(recent) - count :])
-    assert prompt.tokens - bare <= limit
-    if count < len(recent):
-        assert build("hello", (), recent[len(recent) - count - 1 :]).tokens - bare > limit
+    assert prompt.tokens - build("hello").tokens <= limit
+    assert bool(count) == (limit >= 13)
+
+
+def test_recollections_do_not_move_the_beginning_of_the_history() -> None:
+    recent = [turn(place, "word " * 9) for place in range(1, 30)]
+    budget = Budget(recollections=500, recent=200)
+    notes = [recollection("note " * 20, place) for place in range(9)]
+    prompts = [build("hello", notes[:count], recent, budget) for count in range(9)]
+    assert len({prompt.recent for prompt in prompts}) == 1
+    assert len({prompt.messages[:-1] for prompt in prompts}) == 1
+
+
+def test_a_prompt_begins_as_the_one_before_except_where_a_block_is_cut() -> None:
+    turns = [turn(place, "word " * (3 + place % 7)) for place in range(1, 101)]
+    prompts = [build("hello", (), turns[:count], Budget(recent=200)).messages[:-1] for count in range(100)]
+    pairs = list(itertools.pairwise(prompts))
+    cuts = [count for count, (before, after) in enumerate(pairs) if after[: len(before)] != before]
+    assert 2 <= len(cuts) <= 7
+    assert all(after - before >= 12 for before, after in itertools.pairwise(cuts))
 
 
 @pytest.mark.parametrize("window", range(40, 150, 10))
@@ -243,15 +262,14 @@ def test_memory_is_kept_before_history_when_both_do_not_fit() -> None:
     assert (prompt.recollections, prompt.recent) == ((), ())
 
 
-def test_history_drops_out_turn_by_turn_as_the_window_shrinks() -> None:
+def test_history_drops_out_in_blocks_as_the_window_shrinks() -> None:
     recent = [turn(place, f"turn {place}") for place in range(1, 6)]
     whole = build("hello", (), recent).tokens
     recent_seqs = [
         [turn.seq for turn in build("hello", (), recent, WIDE, window=whole + 10 - less).recent]
         for less in range(0, 16, 3)
     ]
-    assert recent_seqs == [[1, 2, 3, 4, 5], [2, 3, 4, 5], [3, 4, 5], [4, 5], [5], []]
-    assert all(before[-len(after) :] == after for before, after in itertools.pairwise(recent_seqs) if after)
+    assert recent_seqs == [[1, 2, 3, 4, 5], [4, 5], [4, 5], [4, 5], [5], []]
 
 
 def test_a_message_that_just_fits_is_kept_and_a_longer_one_refused() -> None:

@@ -161,6 +161,19 @@ def test_recent_gives_a_sessions_last_turns_oldest_first(journal: Journal) -> No
     assert journal.recent(5, "sunday") == []
 
 
+def test_recent_blocks_begin_at_the_same_turn_until_a_block_is_complete(journal: Journal) -> None:
+    assert journal.recent_blocks(4, "monday") == []
+    firsts = []
+    for place in range(14):
+        journal.append("monday", "user", f"monday {place}")
+        journal.append("tuesday", "user", f"tuesday {place}")
+        blocks = [turn.text for turn in journal.recent_blocks(4, "monday")]
+        first = int(blocks[0].removeprefix("monday "))
+        assert blocks == [f"monday {later}" for later in range(first, place + 1)]
+        firsts.append(first)
+    assert firsts == [0] * 7 + [4] * 4 + [8] * 3
+
+
 def test_the_session_spoken_in_last_stands_at_the_end(journal: Journal) -> None:
     for session in ("a", "b", "c", "a"):
         journal.append(session, "user", f"in {session}")

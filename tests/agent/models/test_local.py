@@ -93,13 +93,13 @@ def reply(model: LocalChatModel, sampling: Sampling, messages: Sequence[Message]
 
 def prompt_of(model: LocalChatModel, messages: Sequence[Message]) -> list[int]:
     """The token ids the model really reads."""
-    read: list[list[int]] = []
-    hook = model.model.register_forward_pre_hook(
-        lambda module, positional, named: read.append(named["input_ids"][0].tolist()), with_kwargs=True
+    ids: list[int] = []
+    hook = model.model.base_model.register_forward_pre_hook(
+        lambda module, positional, named: ids.extend(named["input_ids"][0].tolist()), with_kwargs=True
     )
     reply(model, Sampling(max_tokens=1), messages)
     hook.remove()
-    return read[0]
+    return ids
 
 
 def passes(model: LocalChatModel) -> list[object]:
