@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from memagent.backends.errors import InputError, NotFoundError, SettingError, in_a_line
 from memagent.cli.options import DEFAULT_BACKEND, chosen_embedder, user_settings
-from memagent.cli.rendering.output import say
+from memagent.cli.rendering.frontend import Frontend, standard_error
 
 if TYPE_CHECKING:
     from memagent.agent.home import Home
@@ -56,41 +56,49 @@ def home() -> Home:
     return Home.from_settings(user_settings())
 
 
-def shared_models() -> Models:
-    """Return the models of this installation, with progress bars and notices for a person at a terminal."""
-    return models_in(home().models, chosen_embedder())
+def shared_models(frontend: Frontend | None = None) -> Models:
+    """Return the models of this installation.
+
+    Args:
+        frontend: how fetching reports to the person; None: on standard error.
+    """
+    return models_in(home().models, chosen_embedder(), frontend or standard_error())
 
 
 @cache
-def models_in(folder: Path, embedder: str) -> Models:
+def models_in(folder: Path, embedder: str, frontend: Frontend) -> Models:
     """Return the models of a folder; each is loaded once.
 
     Args:
         folder: where fetched models are kept.
         embedder: the embedder's name.
+        frontend: how fetching reports to the person.
     """
     from memagent.agent.models.models import Models
-    from memagent.cli.rendering.progress import bytes_reporter
 
-    return Models.shared(folder, embedder, notify=say, report=bytes_reporter())
+    return Models.shared(folder, embedder, notify=frontend.notify, report=frontend.report)
 
 
-def load_model(name: str | None) -> ChatModel:
+def load_model(name: str | None, frontend: Frontend | None = None) -> ChatModel:
     """Load a chat model once: for the conversation, and for a memory that works inside it.
 
     Args:
         name: as after ``--model``; None: as the settings say.
+        frontend: as in ``shared_models``.
     """
-    return shared_models().chat(name or user_settings().model)
+    return shared_models(frontend).chat(name or user_settings().model)
 
 
-def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
+def fetch_models(
+    *backends: str, model: str | None, chat: bool = False, frontend: Frontend | None = None
+) -> None:
     """Fetch and verify the models that backends need, before a lock is taken: a download may take minutes.
 
     Args:
         backends: names; those that are not installed are passed over.
         model: as after ``--model``; None: as the settings say.
         chat: whether the chat model is needed even if no backend works inside it.
+        frontend: as in ``shared_models``.
     """
     from memagent.backends import registry
 
@@ -101,7 +109,9 @@ def fetch_models(*backends: str, model: str | None, chat: bool = False) -> None:
         if installed.issuperset(name.split(registry.SEPARATOR))
         for need in registry.needs(name)
     )
-    shared_models().fetch(needs | ({"local_model"} if chat else set()), model or user_settings().model)
+    shared_models(frontend).fetch(
+        needs | ({"local_model"} if chat else set()), model or user_settings().model
+    )
 
 
 def open_memory(
@@ -111,9 +121,10 @@ def open_memory(
     *,
     model: str | None = None,
     stored: Mapping[str, str] | None = None,
+    frontend: Frontend | None = None,
     **options: object,
 ) -> Memory:
-    """Open a memory with progress bars and notices for a person at a terminal.
+    """Open a memory that reports to the person what it does.
 
     Args:
         user: whose memory it is.
@@ -121,20 +132,21 @@ def open_memory(
         pairs: of ``--set``.
         model: the chat model's name, for memories that work inside it; None: as the settings say.
         stored: settings as a stored state names them, in place of all others.
+        frontend: how it reports; None: on standard error.
         options: see ``Memory.open``. One that takes the lock itself has its models fetched first.
     """
     from memagent.agent.memory.composition import open_memory as open_
-    from memagent.cli.rendering.progress import track
 
+    frontend = frontend or standard_error()
     return open_(
         home(),
-        shared_models(),
+        shared_models(frontend),
         user,
         backend,
         backend_settings(backend, pairs) if stored is None else stored,
         model=model or user_settings().model,
-        notify=say,
-        progress=track,
+        notify=frontend.notify,
+        progress=frontend.progress,
         **options,
     )
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
-from uuid import uuid4
 
 import typer
 
 from memagent.cli import completion
+from memagent.cli.chat.chat import Chat, ChatOptions
 from memagent.cli.inputs import read_stdin, require_utf8
-from memagent.cli.opening import fetch_models, load_model, open_memory
 from memagent.cli.options import (
     DEFAULT_BACKEND,
     DEFAULT_USER,
@@ -25,11 +23,11 @@ from memagent.cli.options import (
     SetOption,
     UserOption,
 )
-from memagent.cli.rendering.output import as_json, is_interactive, write
+from memagent.cli.rendering.frontend import standard_error
+from memagent.cli.rendering.output import as_json, has_screen, write
 
 if TYPE_CHECKING:
     from memagent.agent.engine.conversation import Conversation
-    from memagent.agent.journal import Journal
 
 
 def chat(
@@ -55,7 +53,10 @@ def chat(
     ] = None,
     output: OutputOption = Output.TEXT,
     plain: Annotated[
-        bool, typer.Option("--plain", help="No colours, no line editing: for dumb terminals.")
+        bool,
+        typer.Option(
+            "--plain", help="Lines of text instead of the full screen: for dumb terminals and screen readers."
+        ),
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, max=MAX_INTEGER, help="Longest reply, in tokens.")] = 256,
     temperature: Annotated[
@@ -76,9 +77,6 @@ def chat(
 
       memagent chat --continue --model ollama:llama3.2
     """
-    from memagent.agent.engine.conversation import Conversation, Settings
-    from memagent.agent.models.chat import Sampling
-
     if session is not None and continue_:
         raise typer.BadParameter("give --session or --continue, not both")
     if output is Output.JSON and prompt is None:
@@ -90,27 +88,31 @@ def chat(
         from memagent.agent.journal.records import check_text
 
         check_text(message)  # before a model is loaded for nothing
-    fetch_models(model=model, chat=True)
-    with open_memory(user, backend, set_, model=model, seed=seed) as memory:
-        session_name = (
-            session
-            or (_latest(memory.journal) if continue_ else None)
-            or f"{datetime.now():%Y-%m-%d-%H%M}-{uuid4().hex[:4]}"
-        )
-        chat_model = load_model(model)
-        sampling = Sampling(max_tokens, temperature, seed)
-        settings = Settings(channel=channel.value, sampling=sampling)
-        conversation = Conversation(memory, chat_model, session_name, settings)
-        if message is not None:
-            _answer(conversation, message, output)
-        else:
-            from memagent.cli.chat.terminal import converse
+    options = ChatOptions(
+        user=user,
+        backend=backend,
+        settings=tuple(set_ or ()),
+        model=model,
+        channel=channel.value,
+        session=session,
+        continue_latest=continue_,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        command=("memagent", "chat", *_given_options(context)),
+    )
+    if message is None and not plain and has_screen():
+        from memagent.cli.chat.fullscreen.app import run
 
-            converse(
-                conversation,
-                plain=plain or not is_interactive(),
-                command=["memagent", "chat", *_given_options(context)],
-            )
+        run(options)
+        return
+    with Chat.open(options, standard_error()) as chat:
+        if message is None:
+            from memagent.cli.chat.plain import converse
+
+            converse(chat)
+        else:
+            _answer(chat.conversation, message, output)
 
 
 def _given_options(context: typer.Context) -> list[str]:
@@ -124,12 +126,6 @@ def _given_options(context: typer.Context) -> list[str]:
         for item in value if isinstance(value, list | tuple) else [value]:
             words += [option.opts[0]] if item is True else [option.opts[0], str(item)]
     return words
-
-
-def _latest(journal: Journal) -> str | None:
-    """Return the session with the latest turn; None if there is no session."""
-    sessions = journal.sessions()
-    return sessions[-1].name if sessions else None
 
 
 def _answer(conversation: Conversation, message: str, output: Output) -> None:

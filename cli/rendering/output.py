@@ -108,6 +108,11 @@ def is_interactive() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def has_screen() -> bool:
+    """Return whether standard input and output are a terminal that can show a full-screen program."""
+    return is_interactive() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 def report_error(error: Exception) -> None:
     """Print an error meant for people."""
     say(f"Error: {error}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from memagent.cli.rendering.output import say
@@ -46,10 +46,15 @@ def say_discarded(names: Sequence[str]) -> None:
         say(f"Removed the stored state of {', '.join(names)}; it is rebuilt without them when next used.")
 
 
-def say_remaining(remaining: Sequence[Remaining]) -> bool:
-    """Print what of a forgetting is unfinished; return whether the person has to do something about it."""
+def say_remaining(remaining: Sequence[Remaining], notify: Callable[[str], None] = say) -> bool:
+    """Print what of a forgetting is unfinished; return whether the person has to do something about it.
+
+    Args:
+        remaining: what is unfinished.
+        notify: prints a sentence.
+    """
     for item in remaining:
         holder = f"The stored memory of {item.backend}" if item.backend else "The journal's file"
         command = f" Then finish it with: {item.command}" if item.command else ""
-        say(f"{holder} may still hold what was forgotten. {item.reason}{command}")
+        notify(f"{holder} may still hold what was forgotten. {item.reason}{command}")
     return any(item.command for item in remaining)

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from memagent.backends.picture import Cell, Grid, Picture, Series
-from memagent.cli.rendering.console import Table, console
+from memagent.cli.rendering.console import Console, Table, console
 
 _MAX_ROWS = 50
 
 
-def print_pictures(pictures: Iterable[Picture]) -> None:
-    """Print tables, grids and series, each as a table of at most ``_MAX_ROWS`` rows; empty ones are left out."""
-    out = console()
+def print_pictures(pictures: Iterable[Picture], on: Console | None = None) -> None:
+    """Print tables, grids and series, each as a table of at most ``_MAX_ROWS`` rows; empty ones are left out.
+
+    Args:
+        pictures: what to print.
+        on: where to print; by default standard output.
+    """
+    out = on or console()
     for picture in pictures:
         headings, rows = _cells(picture)
         if not rows:

@@ -1,0 +1,227 @@
+"""The conversation of a terminal chat, and what it can be exchanged for: another session or another memory."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+from uuid import uuid4
+
+from memagent.cli.opening import fetch_models, load_model, open_memory
+
+if TYPE_CHECKING:
+    from memagent.agent.engine.conversation import Conversation, Settings
+    from memagent.agent.journal import Journal
+    from memagent.agent.memory import Memory
+    from memagent.agent.models.chat import ChatModel
+    from memagent.cli.rendering.console import Console
+    from memagent.cli.rendering.frontend import Frontend
+
+
+@dataclass(frozen=True)
+class ChatOptions:
+    """What the command line says about a chat.
+
+    Attributes:
+        user: whose memory it is.
+        backend: name of the memory backend, or several joined by ``+``.
+        settings: ``key=value`` pairs of the backend.
+        model: the chat model's name; None: as the settings say.
+        channel: as in ``Settings``.
+        session: name of the session; None: the latest, or a new one.
+        continue_latest: whether the latest session is continued if none is named.
+        max_tokens: the longest reply, in tokens.
+        temperature: as in ``Sampling``.
+        seed: of the memory, and of sampling.
+        command: the command that began this chat, without the session; it is printed at the end, to continue the chat.
+    """
+
+    user: str
+    backend: str
+    settings: tuple[str, ...] = ()
+    model: str | None = None
+    channel: str = "auto"
+    session: str | None = None
+    continue_latest: bool = False
+    max_tokens: int = 256
+    temperature: float = 0.0
+    seed: int = 0
+    command: tuple[str, ...] = ("memagent", "chat")
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a slash command needs of the interface that it runs in.
+
+    Attributes:
+        console: prints results.
+        ask: asks the person a yes-or-no question; True is yes.
+        frontend: reports long work.
+    """
+
+    console: Console
+    ask: Callable[[str], bool]
+    frontend: Frontend
+
+
+class Chat:
+    """An open memory, a loaded model, and the conversation that uses both. Any thread may call its methods.
+
+    Args:
+        conversation: the first conversation; ``close`` closes its memory.
+        options: what it was opened with.
+    """
+
+    def __init__(self, conversation: Conversation, options: ChatOptions) -> None:
+        self.conversation = conversation
+        self.options = options
+
+    @classmethod
+    def open(cls, options: ChatOptions, frontend: Frontend) -> Chat:
+        """Fetch the models that are missing, open the memory and load the model.
+
+        Args:
+            options: what the command line says.
+            frontend: reports what is fetched, read and loaded.
+
+        Raises:
+            MemagentError: a model cannot be fetched or loaded, or the memory cannot be opened.
+        """
+        fetch_models(model=options.model, chat=True, frontend=frontend)
+        with ExitStack() as stack:
+            memory = stack.enter_context(_open_memory(options, frontend))
+            model = load_model(options.model, frontend)
+            latest = latest_session(memory.journal) if options.continue_latest else None
+            chat = cls(
+                _conversation(memory, model, options.session or latest or new_session(), options), options
+            )
+            stack.pop_all()
+            return chat
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def memory(self) -> Memory:
+        """The memory that is in use."""
+        return self.conversation.memory
+
+    @property
+    def journal(self) -> Journal:
+        """The user's journal."""
+        return self.conversation.memory.journal
+
+    @property
+    def next_command(self) -> str:
+        """The command line that continues this session later."""
+        return shlex.join([*self.options.command, "--session", self.conversation.session])
+
+    def use_session(self, name: str) -> None:
+        """Continue another session, or begin one.
+
+        Raises:
+            InputError: the name cannot be stored.
+        """
+        self.conversation = _conversation(self.memory, self.conversation.model, name, self.options)
+
+    def use_backend(self, backend: str, frontend: Frontend) -> None:
+        """Read the journal into another memory and use it from now on. If that fails, the memory in use stays.
+
+        Args:
+            backend: name of the other backend, or several joined by ``+``.
+            frontend: reports how far the journal is read.
+
+        Raises:
+            MemagentError: the other memory cannot be opened or read, or the model cannot use the channel with it.
+        """
+        options = replace(self.options, backend=backend, settings=())
+        fetch_models(backend, model=options.model, frontend=frontend)
+        with ExitStack() as stack:
+            memory = stack.enter_context(_open_memory(options, frontend))
+            other = _conversation(memory, self.conversation.model, self.conversation.session, options)
+            stack.pop_all()
+        previous, self.conversation, self.options = self.memory, other, _with_backend(options)
+        previous.close()
+
+    @contextmanager
+    def beside(self, backend: str, frontend: Frontend) -> Iterator[Conversation]:
+        """Open another memory beside the one in use, for reading, with a conversation that can be probed.
+
+        Args:
+            backend: name of the other backend.
+            frontend: reports how far the journal is read.
+
+        Raises:
+            MemagentError: see ``use_backend``.
+        """
+        options = replace(self.options, backend=backend, settings=())
+        fetch_models(backend, model=options.model, frontend=frontend)
+        with _open_memory(options, frontend, read_only=True) as memory:
+            yield _conversation(memory, self.conversation.model, self.conversation.session, options)
+
+    def close(self) -> None:
+        """Stop the reply in progress and close the memory."""
+        self.conversation.stop()
+        self.memory.close()
+
+
+def new_session() -> str:
+    """Return a name for a new session: the time and four random digits."""
+    return f"{datetime.now():%Y-%m-%d-%H%M}-{uuid4().hex[:4]}"
+
+
+def latest_session(journal: Journal) -> str | None:
+    """Return the session with the latest turn; None if there is no session."""
+    sessions = journal.sessions()
+    return sessions[-1].name if sessions else None
+
+
+def _open_memory(options: ChatOptions, frontend: Frontend, *, read_only: bool = False) -> Memory:
+    return open_memory(
+        options.user,
+        options.backend,
+        [*options.settings],
+        model=options.model,
+        frontend=frontend,
+        seed=options.seed,
+        read_only=read_only,
+    )
+
+
+def _conversation(memory: Memory, model: ChatModel, session: str, options: ChatOptions) -> Conversation:
+    from memagent.agent.engine.conversation import Conversation
+
+    return Conversation(memory, model, session, _settings(options))
+
+
+def _settings(options: ChatOptions) -> Settings:
+    from memagent.agent.engine.conversation import Settings
+    from memagent.agent.models.chat import Sampling
+
+    sampling = Sampling(options.max_tokens, options.temperature, options.seed)
+    return Settings(channel=options.channel, sampling=sampling)  # type: ignore[arg-type] # checked by the command line
+
+
+def _with_backend(options: ChatOptions) -> ChatOptions:
+    """Return options whose command continues with their backend."""
+    return replace(
+        options, command=(*_without(options.command, "--backend", "--set"), "--backend", options.backend)
+    )
+
+
+def _without(command: Sequence[str], *options: str) -> list[str]:
+    """Return a command line without some options and their values."""
+    return [
+        word
+        for place, word in enumerate(command)
+        if word not in options and (place == 0 or command[place - 1] not in options)
+    ]

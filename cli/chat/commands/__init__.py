@@ -1,0 +1,70 @@
+"""The slash commands of the chat: one table for the dispatcher, /help and completion, in lines and on the full screen."""
+
+from __future__ import annotations
+
+from memagent.backends.errors import InputError
+from memagent.cli.chat.chat import Chat, Interface
+from memagent.cli.chat.commands import backends, memory, sessions
+from memagent.cli.chat.commands.command import Command, Quit
+
+__all__ = ["COMMANDS", "Command", "Quit", "completions", "run"]
+
+KEYS = """\
+Enter sends, Ctrl+J or Alt+Enter begins a new line, Up and Down walk through your messages, Tab completes a command.
+Esc or Ctrl+C stops a reply, Ctrl+C twice or Ctrl+D leaves. F2 memory panel, F3 sessions, Ctrl+F search,
+Ctrl+Y copies the last reply, Ctrl+G writes the message in your editor, Ctrl+P has colour themes."""
+
+
+def _help(chat: Chat, interface: Interface, argument: str) -> None:
+    from rich.text import Text
+
+    for command in COMMANDS.values():
+        interface.console.print(Text.assemble((f"  {command.usage:<26}", "bold"), f" {command.about}"))
+    interface.console.print()
+    interface.console.print(KEYS)
+
+
+def _quit(chat: Chat, interface: Interface, argument: str) -> None:
+    raise Quit
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("/help", "", "List the commands and keys.", _help),
+        *memory.COMMANDS,
+        *sessions.COMMANDS,
+        *backends.COMMANDS,
+        Command("/quit", "", "Leave the chat.", _quit),
+    )
+}
+_ALIASES = {"/exit": "/quit", "/?": "/help", "/memory": "/backend"}
+
+
+def completions(line: str) -> list[Command]:
+    """Return the commands that a line may be the beginning of; none once the name is complete and a space follows.
+
+    Args:
+        line: what is typed so far.
+    """
+    return [command for name, command in COMMANDS.items() if line.startswith("/") and name.startswith(line)]
+
+
+def run(line: str, chat: Chat, interface: Interface) -> None:
+    """Run one slash command.
+
+    Args:
+        line: the command with its argument.
+        chat: what it works on.
+        interface: prints its result and asks its questions.
+
+    Raises:
+        InputError: there is no such command, or its argument does not fit.
+        Quit: it was /quit.
+        MemagentError: see the command.
+    """
+    name, _, argument = line.strip().partition(" ")
+    name = _ALIASES.get(name, name)
+    if name not in COMMANDS:
+        raise InputError(f"There is no command {name}. Known: {', '.join(COMMANDS)}.")
+    COMMANDS[name].function(chat, interface, argument.strip())

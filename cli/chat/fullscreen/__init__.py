@@ -1,0 +1,1 @@
+"""The chat on the full screen, by Textual: the conversation, the memory panel, the sessions."""

@@ -1,0 +1,237 @@
+"""The full-screen chat: its parts, its keys, and how it begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import on
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.events import Resize
+
+from memagent.cli.chat.chat import Chat, ChatOptions
+from memagent.cli.chat.fullscreen.background import Finished, Opened, TurnEvent
+from memagent.cli.chat.fullscreen.conversation_pane import ConversationPane, OpenChat
+from memagent.cli.chat.fullscreen.conversation_view import ConversationView
+from memagent.cli.chat.fullscreen.memory_panel import MemoryPanel
+from memagent.cli.chat.fullscreen.message_input import MessageInput
+from memagent.cli.chat.fullscreen.search_field import SearchField
+from memagent.cli.chat.fullscreen.status_line import StatusLine
+from memagent.cli.rendering.output import say, write
+
+if TYPE_CHECKING:
+    from memagent.agent.engine.events import TurnEnded
+
+_WIDE = 100
+"""From this width on, in cells, the memory panel stands beside the conversation; below, in its place."""
+_SECONDS_TO_LEAVE = 2.0
+
+
+class ChatApp(App[None]):
+    """A chat on the full screen. The window is there before the model is loaded.
+
+    Args:
+        open_chat: opens the memory and loads the model; it is called in a thread.
+
+    Attributes:
+        pane: the conversation.
+        failure: why the program could not go on; None: the person has left.
+    """
+
+    CSS_PATH = "chat.tcss"
+    TITLE = "memagent"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c", "interrupt", "Stop", priority=True),
+        Binding("escape", "stop", "Stop"),
+        Binding("ctrl+d", "leave", "Leave", priority=True),
+        Binding("f2", "panel", "Memory"),
+        Binding("ctrl+f", "search", "Search", priority=True),
+        Binding("ctrl+y", "copy_reply", "Copy the last reply", priority=True),
+        Binding("ctrl+g", "edit", "Write in your editor"),
+        Binding("ctrl+z", "suspend_process", "Suspend", priority=True),
+        Binding("pageup", "scroll(-1)", "Up", priority=True),
+        Binding("pagedown", "scroll(1)", "Down", priority=True),
+    ]
+
+    def __init__(self, open_chat: OpenChat) -> None:
+        super().__init__()
+        self.pane = ConversationPane()
+        self.failure: BaseException | None = None
+        self._open_chat = open_chat
+        self._interrupted_at = -_SECONDS_TO_LEAVE
+        self._last_turn: TurnEnded | None = None
+
+    def compose(self) -> ComposeResult:
+        """Yield the parts of the screen."""
+        with Horizontal(id="body"):
+            yield self.pane
+            yield MemoryPanel()
+        yield StatusLine()
+
+    def on_mount(self) -> None:
+        """Begin to open the chat, and let a signal that ends the program restore the terminal first."""
+        loop = asyncio.get_running_loop()
+        for name in ("SIGTERM", "SIGHUP"):
+            with suppress(
+                AttributeError, NotImplementedError, RuntimeError, ValueError
+            ):  # not on every system
+                loop.add_signal_handler(getattr(signal, name), self.leave)
+        self.query_one(MessageInput).focus()
+        self.pane.open(self._open_chat)
+        self._show_status()
+
+    def leave(self) -> None:
+        """End the program; ``run`` waits for what is still to be stored."""
+        self.pane.give_up()
+        self.exit()
+
+    # what happens
+
+    @on(Resize)
+    def _choose_layout(self, event: Resize) -> None:
+        self.screen.set_class(event.size.width >= _WIDE, "wide")
+        self.screen.set_class(event.size.width < _WIDE, "narrow")
+
+    @on(TurnEvent)
+    def _follow_turn(self, message: TurnEvent) -> None:
+        from memagent.agent.engine.events import TurnEnded
+
+        self.query_one(MemoryPanel).show_event(message.event)
+        if isinstance(message.event, TurnEnded):
+            self._last_turn = message.event
+        self._show_status()
+
+    @on(Opened)
+    @on(Finished)
+    def _follow_job(self) -> None:
+        self._show_status()
+
+    @on(ConversationPane.Failed)
+    def _end(self, message: ConversationPane.Failed) -> None:
+        self.failure = message.error
+        self.leave()
+
+    def _show_status(self) -> None:
+        fields = [self.pane.state, *_status(self.pane.chat, self._last_turn)]
+        self.query_one(StatusLine).show(fields)
+
+    # keys
+
+    def action_interrupt(self) -> None:
+        """Stop the reply; without one, copy what is selected, or leave at the second time."""
+        if self.pane.stop():
+            return
+        if selected := self.screen.get_selected_text():
+            self.copy_to_clipboard(selected)
+            return
+        now = time.monotonic()
+        if now - self._interrupted_at < _SECONDS_TO_LEAVE:
+            self.leave()
+            return
+        self._interrupted_at = now
+        self.query_one(MessageInput).text = ""
+        self.notify("Press Ctrl+C again to leave.", timeout=_SECONDS_TO_LEAVE)
+
+    def action_stop(self) -> None:
+        """End the search, or stop the reply."""
+        search = self.query_one(SearchField)
+        if search.has_class("-shown"):
+            search.end()
+            self.query_one(MessageInput).focus()
+        else:
+            self.pane.stop()
+
+    def action_leave(self) -> None:
+        """Leave, unless a message is being written."""
+        if self.query_one(MessageInput).text:
+            self.notify("A message is being written; press Ctrl+C twice to leave without it.", timeout=3)
+        else:
+            self.leave()
+
+    def action_panel(self) -> None:
+        """Show or hide the memory panel."""
+        is_open = self.query_one(MemoryPanel).toggle_class("-open").has_class("-open")
+        self.query_one("#body").set_class(is_open, "-panel")
+
+    def action_search(self) -> None:
+        """Search in the conversation."""
+        self.query_one(SearchField).begin()
+
+    def action_scroll(self, pages: int) -> None:
+        """Scroll the conversation by a page."""
+        view = self.query_one(ConversationView)
+        scroll = view.scroll_page_up if pages < 0 else view.scroll_page_down
+        scroll(animate=False)
+
+    def action_copy_reply(self) -> None:
+        """Copy the last reply."""
+        reply = self.query_one(ConversationView).last_reply()
+        if reply:
+            self.copy_to_clipboard(reply)
+            self.notify("The last reply is copied.", timeout=2)
+
+    def action_edit(self) -> None:
+        """Write the message in the person's editor."""
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+        field = self.query_one(MessageInput)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "message.md")
+            file.write_text(field.text, encoding="utf-8")
+            with self.suspend():
+                subprocess.run([*editor.split(), str(file)], check=False)
+            field.text = file.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+        field.move_cursor(field.document.end)
+
+
+def _status(chat: Chat | None, turn: TurnEnded | None) -> list[str]:
+    """Return the fields of the status line, the most important first."""
+    if chat is None:
+        return []
+    fields = [
+        chat.conversation.model.name,
+        f"{chat.memory.name} memory",
+        f"channel {chat.conversation.channel}",
+    ]
+    if turn is not None:
+        used = turn.usage.prompt_tokens + turn.usage.reply_tokens
+        generating = turn.seconds.total - turn.seconds.first_token
+        fields.append(f"context {used:,} of {turn.usage.window:,} ({100 * used // turn.usage.window} %)")
+        fields.append(f"{turn.usage.reply_tokens / generating:.1f} tokens/s" if generating > 0 else "")
+        fields.append(f"recall {turn.seconds.recall * 1000:.0f} ms")
+    return [*fields, f"session {chat.conversation.session}"]
+
+
+def run(options: ChatOptions) -> None:
+    """Run the chat on the full screen until the person leaves.
+
+    Args:
+        options: what the command line says.
+
+    Raises:
+        MemagentError: the chat could not be opened.
+    """
+    app = ChatApp(partial(Chat.open, options))
+    app.run()
+    job = app.pane.give_up()
+    if (
+        job is not None and job.name == "open"
+    ):  # a download, or a model being loaded: both can be left at any time
+        os._exit(0)
+    if job is not None:
+        say("Storing the last turn ...")
+        job.join()
+    if app.pane.chat is not None:
+        app.pane.chat.close()
+        write(f"Continue with: {app.pane.chat.next_command}")
+    if app.failure is not None:
+        raise app.failure

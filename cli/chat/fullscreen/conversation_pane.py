@@ -1,0 +1,282 @@
+"""The conversation with its field for messages: sends messages, runs commands, shows what they report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.message import Message
+from textual.widgets import Static, TextArea
+
+from memagent.backends.errors import MemagentError
+from memagent.cli.chat import commands
+from memagent.cli.chat.chat import Chat, Interface
+from memagent.cli.chat.fullscreen.background import (
+    CommandConsole,
+    Finished,
+    Job,
+    Opened,
+    Output,
+    Progressed,
+    Question,
+    Reloaded,
+    TurnEvent,
+    post,
+    screen_frontend,
+)
+from memagent.cli.chat.fullscreen.conversation_view import ConversationView, ModelReply, Notice, UserMessage
+from memagent.cli.chat.fullscreen.dialogs import Confirmation
+from memagent.cli.chat.fullscreen.message_input import MessageInput
+from memagent.cli.chat.fullscreen.progress_line import ProgressLine
+from memagent.cli.chat.fullscreen.search_field import SearchField
+from memagent.cli.rendering.frontend import Frontend
+
+if TYPE_CHECKING:
+    from memagent.agent.engine.events import Event
+    from memagent.backends.records import Turn
+
+_SHOWN_TURNS = 200
+_HISTORY = 500
+OpenChat = Callable[[Frontend], Chat]
+
+
+class ConversationPane(Vertical):
+    """The conversation, the progress of long work, and the field for messages.
+
+    One job runs at a time, in a thread: opening the chat, a reply, a command. The pane shows what it reports, and its
+    messages bubble to the app.
+
+    Attributes:
+        chat: None until it is open.
+        state: what is going on, for the status line; empty: nothing.
+    """
+
+    class Failed(Message):
+        """The program cannot go on.
+
+        Attributes:
+            error: the reason; None: the person leaves.
+        """
+
+        def __init__(self, error: BaseException | None) -> None:
+            super().__init__()
+            self.error = error
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chat: Chat | None = None
+        self.state = ""
+        self.frontend = screen_frontend(self)
+        self._view = ConversationView()
+        self._input = MessageInput()
+        self._completions = Static(markup=False, id="completions")
+        self._progress = ProgressLine()
+        self._job: Job | None = None
+        self._reply: ModelReply | None = None
+        self._sent = ""
+        self._unsent: list[str] = []
+        self._questions: list[Question] = []
+
+    def compose(self) -> ComposeResult:
+        """Yield the parts from top to bottom."""
+        yield self._view
+        yield self._progress
+        yield self._completions
+        yield SearchField(self._view)
+        yield self._input
+
+    # jobs
+
+    def open(self, open_chat: OpenChat) -> None:
+        """Open the chat in the background.
+
+        Args:
+            open_chat: opens the memory and loads the model.
+        """
+        self.state = "opening the memory, loading the model"
+        self.start("open", partial(self._open, open_chat))
+
+    def start(self, name: str, work: Callable[[], None]) -> bool:
+        """Start a job unless another one is running.
+
+        Args:
+            name: what it is.
+            work: is run in a thread.
+
+        Returns:
+            Whether it was started.
+        """
+        if self._job is not None and self._job.is_running:
+            self.app.notify("Something is in progress; Esc stops a reply.", severity="warning", timeout=3)
+            return False
+        self._job = Job(self, name, work)
+        return True
+
+    @property
+    def is_replying(self) -> bool:
+        """Whether a reply is in progress."""
+        return self._job is not None and self._job.name == "reply" and self._job.is_running
+
+    def stop(self) -> bool:
+        """Stop the reply in progress; return whether there is one."""
+        if not self.is_replying or self.chat is None:
+            return False
+        self.chat.conversation.stop()
+        return True
+
+    def give_up(self) -> Job | None:
+        """Stop the reply, answer open questions with no, and return the job that still runs, if any."""
+        self.stop()
+        for question in self._questions:
+            if not question.answer.done():
+                question.answer.set_result(False)
+        return self._job if self._job is not None and self._job.is_running else None
+
+    def _open(self, open_chat: OpenChat) -> None:
+        chat = open_chat(self.frontend)
+        after = max(0, chat.journal.last()[0] - _HISTORY)
+        history = [turn.text for turn in chat.journal.turns(after=after) if turn.role == "user"]
+        post(self, Opened(chat, history))
+        post(self, Reloaded(recent_turns(chat)))
+
+    def _answer(self, text: str, chat: Chat) -> None:
+        for event in chat.conversation.send(text):
+            post(self, TurnEvent(event))
+
+    def _run_command(self, line: str, chat: Chat, width: int) -> None:
+        shown = chat.conversation.session, chat.journal.last()[1]
+        output = CommandConsole(self, width)
+        try:
+            commands.run(line, chat, Interface(output.console, output.ask, self.frontend))
+        finally:
+            if shown != (chat.conversation.session, chat.journal.last()[1]):
+                post(self, Reloaded(recent_turns(chat)))
+            output.show()
+
+    # what the person does
+
+    @on(MessageInput.Sent)
+    async def _take(self, event: MessageInput.Sent) -> None:
+        await self.send(event.text)
+
+    @on(TextArea.Changed)
+    def _show_completions(self) -> None:
+        matching = commands.completions(self._input.text)
+        width = max((len(command.usage) for command in matching), default=0)
+        self._completions.set_class(bool(matching), "-shown")
+        self._completions.update(
+            "\n".join(f"{command.usage:<{width}}  {command.about}" for command in matching)
+        )
+
+    async def send(self, text: str) -> None:
+        """Send a message or run a command; while the chat is opened, as soon as it is open.
+
+        Args:
+            text: what the person wrote.
+        """
+        if self.chat is None:
+            self._unsent.append(text)
+            await self._view.add(Notice("This is sent as soon as the model is loaded."))
+            return
+        is_command = text.startswith("/")
+        if is_command:
+            work = partial(self._run_command, text, self.chat, self._view.scrollable_content_region.width - 2)
+        else:
+            work = partial(self._answer, text, self.chat)
+        if not self.start("command" if is_command else "reply", work):
+            self._input.give_back(text)
+            return
+        self._sent = text
+        await self._view.add(UserMessage(text))
+        if not is_command:
+            self._reply = ModelReply()
+            self.state = "recalling"
+            await self._view.add(self._reply)
+        self._view.anchor()
+
+    # what jobs report
+
+    @on(Opened)
+    def _take_chat(self, message: Opened) -> None:
+        self.chat = message.chat
+        self.state = ""
+        self._input.use_history(message.history)
+
+    @on(Reloaded)
+    async def _show_turns(self, message: Reloaded) -> None:
+        await self._view.show_turns(message.turns)
+        if not message.turns and self.chat is not None:
+            await self._view.add(Notice(_welcome(self.chat)))
+
+    @on(TurnEvent)
+    async def _show_event(self, message: TurnEvent) -> None:
+        from memagent.agent.engine.events import Recalled, Token, TurnBegan, TurnEnded
+
+        event: Event = message.event
+        if isinstance(event, TurnBegan):
+            self._sent = ""
+        elif isinstance(event, Recalled):
+            self.state = "reading the prompt"
+        elif isinstance(event, Token) and self._reply is not None:
+            self.state = "replying"
+            await self._reply.add(event.text)
+        elif isinstance(event, TurnEnded):
+            await self._end_reply("stopped" if event.stopped else "")
+
+    @on(Output)
+    async def _show_output(self, message: Output) -> None:
+        await self._view.add(Notice(message.text, is_error=message.is_error))
+
+    @on(Progressed)
+    def _show_progress(self, message: Progressed) -> None:
+        self._progress.show(message)
+
+    @on(Question)
+    def _ask(self, question: Question) -> None:
+        self._questions.append(question)
+
+        def answer(is_yes: bool | None) -> None:
+            self._questions.remove(question)
+            if not question.answer.done():
+                question.answer.set_result(bool(is_yes))
+
+        self.app.push_screen(Confirmation(question.text, question.details), answer)
+
+    @on(Finished)
+    async def _finish(self, message: Finished) -> None:
+        self.state = ""
+        error = message.error
+        await self._end_reply("")
+        if isinstance(error, commands.Quit):
+            self.post_message(self.Failed(None))
+        elif error is not None and (self.chat is None or not isinstance(error, MemagentError)):
+            self.post_message(self.Failed(error))
+        elif error is not None:
+            await self._view.add(Notice(f"Error: {error}", is_error=True))
+            if self._sent and not self._sent.startswith("/"):
+                self._input.give_back(self._sent)
+        self._sent = ""
+        if error is None and self._unsent and self.chat is not None:
+            await self.send(self._unsent.pop(0))
+
+    async def _end_reply(self, footer: str) -> None:
+        if self._reply is not None:
+            await self._reply.end(footer)
+            self._reply = None
+
+
+def recent_turns(chat: Chat) -> list[Turn]:
+    """Return the latest turns of the session in use, oldest first."""
+    turns = chat.journal.recent(_SHOWN_TURNS, chat.conversation.session)
+    return [turn for turn in turns if turn.role in ("user", "assistant")]
+
+
+def _welcome(chat: Chat) -> str:
+    return (
+        f"{chat.conversation.model.name} with {chat.memory.name} memory, session {chat.conversation.session}. What you "
+        "say here is recalled in later sessions. /help lists commands and keys; F2 shows what memory does."
+    )
