@@ -62,7 +62,7 @@ class LocalChatModel:
             check_complete(report, f"The model {name}")
             self.model.to(self.device).eval()
         self.window = self._window()
-        self._prefixes = PrefixReader(self.model)
+        self.prefix_reader = PrefixReader(self.model)
 
     def _window(self) -> int:
         """Return the window that the model's config names; ModelError if it names none that can be."""
@@ -106,7 +106,7 @@ class LocalChatModel:
                 with torch.inference_mode(), torch.random.fork_rng():
                     torch.manual_seed(sampling.seed)
                     # Memory acts in the context that it was attached in, so not in an empty one.
-                    cache = Context().run(self._prefixes.read, prefix, scope)
+                    cache = Context().run(self.prefix_reader.read, prefix, scope)
                     self.model.generate(
                         input_ids=ids,
                         **cache,

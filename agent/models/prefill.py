@@ -21,13 +21,13 @@ class PrefixReader:
         model: a causal language model of transformers.
 
     Attributes:
-        prefixes: what is kept. Its tensors never change: a cache that grows copies them.
+        cache: what is kept. Its tensors never change: a cache that grows copies them.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._is_supported = keeps_all_keys_and_values(model)
-        self.prefixes: PrefixCache[Sequence[KeysAndValues]] = PrefixCache()
+        self.cache: PrefixCache[Sequence[KeysAndValues]] = PrefixCache()
 
     def read(self, ids: Sequence[int], scope: PrefixScope | None) -> dict[str, Any]:
         """Return the keys and values after a prefix, as an argument of the model's ``generate``.
@@ -42,14 +42,14 @@ class PrefixReader:
         if not ids or not self._is_supported:
             return {}
         cache = transformers.DynamicCache(config=self._model.config)
-        shared, state = (0, None) if scope is None else self.prefixes.lookup(scope, ids)
+        shared, state = (0, None) if scope is None else self.cache.lookup(scope, ids)
         for layer, (keys, values) in enumerate(state or ()):
             cache.update(keys[..., :shared, :], values[..., :shared, :], layer)
         if shared < len(ids):
             new_ids = torch.tensor([ids[shared:]], device=self._model.device)
             self._model.base_model(input_ids=new_ids, use_cache=True, **{CACHE_NAME: cache})
             if scope is not None:
-                self.prefixes.add(scope, ids, [(layer.keys, layer.values) for layer in cache.layers])
+                self.cache.add(scope, ids, [(layer.keys, layer.values) for layer in cache.layers])
         return {CACHE_NAME: cache}
 
 

@@ -35,7 +35,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> LocalChatModel:
 @pytest.fixture
 def local(loaded: LocalChatModel) -> LocalChatModel:
     """A model that has kept nothing yet."""
-    loaded._prefixes = PrefixReader(loaded.model)
+    loaded.prefix_reader = PrefixReader(loaded.model)
     return loaded
 
 
@@ -56,7 +56,7 @@ def memory_attached(local: LocalChatModel, seed: int = 0) -> Iterator[None]:
 
 def kept_states(local: LocalChatModel) -> list[Any]:
     """The keys and values that the model keeps, entry by entry."""
-    return [entry.state for entry in local._prefixes.prefixes._entries]
+    return [entry.state for entry in local.prefix_reader.cache._entries]
 
 
 # replies
