@@ -139,7 +139,7 @@ class ChatApp(App[None]):
             self.leave()
             return
         self._interrupted_at = now
-        self.query_one(MessageInput).text = ""
+        self.query_one(MessageInput).put_aside()
         self.notify("Press Ctrl+C again to leave.", timeout=_SECONDS_TO_LEAVE)
 
     def action_stop(self) -> None:

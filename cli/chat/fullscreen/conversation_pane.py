@@ -34,6 +34,7 @@ from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.progress_line import ProgressLine
 from memagent.cli.chat.fullscreen.search_field import SearchField
 from memagent.cli.rendering.frontend import Frontend
+from memagent.cli.rendering.phrases import quantity
 
 if TYPE_CHECKING:
     from memagent.agent.engine.events import Event
@@ -77,6 +78,7 @@ class ConversationPane(Vertical):
         self._progress = ProgressLine()
         self._job: Job | None = None
         self._reply: ModelReply | None = None
+        self._footer = ""
         self._sent = ""
         self._unsent: list[str] = []
         self._questions: list[Question] = []
@@ -110,16 +112,21 @@ class ConversationPane(Vertical):
         Returns:
             Whether it was started.
         """
-        if self._job is not None and self._job.is_running:
+        if self.is_busy:
             self.app.notify("Something is in progress; Esc stops a reply.", severity="warning", timeout=3)
             return False
         self._job = Job(self, name, work)
         return True
 
     @property
+    def is_busy(self) -> bool:
+        """Whether a job is in progress, or its end is not shown yet."""
+        return self._job is not None
+
+    @property
     def is_replying(self) -> bool:
         """Whether a reply is in progress."""
-        return self._job is not None and self._job.name == "reply" and self._job.is_running
+        return self._job is not None and self._job.name == "reply"
 
     def stop(self) -> bool:
         """Stop the reply in progress; return whether there is one."""
@@ -214,18 +221,18 @@ class ConversationPane(Vertical):
 
     @on(TurnEvent)
     async def _show_event(self, message: TurnEvent) -> None:
-        from memagent.agent.engine.events import Recalled, Token, TurnBegan, TurnEnded
+        from memagent.agent.engine.events import Recalled, Token, TurnEnded
 
         event: Event = message.event
-        if isinstance(event, TurnBegan):
-            self._sent = ""
-        elif isinstance(event, Recalled):
+        if isinstance(event, Recalled):
             self.state = "reading the prompt"
+            count = len(event.in_view)
+            self._footer = f"{quantity(count, 'recollection')} in view; F2" if count else ""
         elif isinstance(event, Token) and self._reply is not None:
             self.state = "replying"
             await self._reply.add(event.text)
         elif isinstance(event, TurnEnded):
-            await self._end_reply("stopped" if event.stopped else "")
+            await self._end_reply("stopped" if event.stopped else self._footer)
 
     @on(Output)
     async def _show_output(self, message: Output) -> None:
@@ -248,6 +255,7 @@ class ConversationPane(Vertical):
 
     @on(Finished)
     async def _finish(self, message: Finished) -> None:
+        self._job = None
         self.state = ""
         error = message.error
         await self._end_reply("")

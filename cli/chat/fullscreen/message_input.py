@@ -44,6 +44,13 @@ class MessageInput(TextArea):
         self.text = text if not self.text else f"{text}\n{self.text}"
         self.move_cursor(self.document.end)
 
+    def put_aside(self) -> None:
+        """Empty the field; Up brings back what was written."""
+        if self.text.strip():
+            self._history.append(self.text)
+        self._place = len(self._history)
+        self.text = ""
+
     async def _on_key(self, event: events.Key) -> None:
         if event.key == "enter":
             self._send()
@@ -66,10 +73,8 @@ class MessageInput(TextArea):
         text = self.text
         if not text.strip():
             return
-        self._history.append(text)
-        self._place = len(self._history)
         self._draft = ""
-        self.text = ""
+        self.put_aside()
         self.post_message(self.Sent(text))
 
     def _walk(self, step: int) -> None:
