@@ -29,6 +29,8 @@ from memagent.backends.errors import JournalDamagedError, NotFoundError, Storage
 from memagent.backends.records import Attachment, Turn
 from memagent.backends.shared.text import fold
 
+_TITLE_CHARACTERS = 120
+
 
 class JournalReader:
     """Reads one user's journal, a page at a time, so that a journal of any length fits into memory.
@@ -179,11 +181,24 @@ class JournalReader:
     # sessions
 
     def sessions(self) -> list[Session]:
-        """Return all sessions, the one with the latest turn last."""
+        """Return all sessions, the one with the latest turn last.
+
+        A title is read from the first message each time, not stored, so that it goes when that message is forgotten.
+        Cost: one query; it counts all turns, and reads one message for each session by an index.
+        """
         own_turns = (turns.c.user == sessions.c.user) & (turns.c.session == sessions.c.name)
+        first = turns.alias()
+        beginning = (
+            select(func.substr(first.c.text, 1, _TITLE_CHARACTERS))
+            .where(first.c.user == self.user, first.c.session == sessions.c.name, first.c.role == "user")
+            .order_by(first.c.seq)
+            .limit(1)
+            .scalar_subquery()
+        )
         query = (
             select(
                 sessions.c.name,
+                beginning.label("beginning"),
                 sessions.c.created_at,
                 func.count(turns.c.seq).label("turns"),
                 func.max(turns.c.created_at).label("last_at"),
@@ -195,7 +210,11 @@ class JournalReader:
         )
         return [
             Session(
-                row.name, row_time(row.created_at), row.turns, row_time(row.last_at) if row.last_at else None
+                row.name,
+                row_time(row.created_at),
+                row.turns,
+                row_time(row.last_at) if row.last_at else None,
+                " ".join((row.beginning or "").split()),
             )
             for row in self.fetch(query)
         ]

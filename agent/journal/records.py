@@ -31,12 +31,21 @@ _MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One conversation: its name, when it began, how many turns are left in it, when the last was."""
+    """One conversation.
+
+    Attributes:
+        name: of the session.
+        created_at: when it began.
+        turns: how many turns are left in it.
+        last_at: when the last of them was; None: none is left.
+        title: the beginning of the user's first message in it, on one line; empty: there is none.
+    """
 
     name: str
     created_at: datetime
     turns: int
     last_at: datetime | None
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from memagent.cli.chat.session_deletion import SessionDeletion
 from memagent.cli.opening import backend_settings, home, open_beside, open_journal
 from memagent.cli.options import (
     DEFAULT_BACKEND,
@@ -20,7 +21,7 @@ from memagent.cli.options import (
     user_settings,
 )
 from memagent.cli.rendering.output import as_json, confirm, json_file, write
-from memagent.cli.rendering.phrases import and_replies, quantity, say_remaining
+from memagent.cli.rendering.phrases import say_remaining
 
 app = typer.Typer(help="List, show, delete and export conversations.", invoke_without_command=True)
 
@@ -34,7 +35,7 @@ def bare(context: typer.Context) -> None:
 
 @app.command("list")
 def list_(user: UserOption = DEFAULT_USER, output: OutputOption = Output.TEXT) -> None:
-    """List sessions, the latest last.
+    """List sessions, the latest last. The title is the beginning of the user's first message.
 
     Example:
 
@@ -49,6 +50,7 @@ def list_(user: UserOption = DEFAULT_USER, output: OutputOption = Output.TEXT) -
             [
                 {
                     "session": session.name,
+                    "title": session.title,
                     "created_at": session.created_at.isoformat(),
                     "last_at": session.last_at.isoformat() if session.last_at else None,
                     "turns": session.turns,
@@ -100,17 +102,13 @@ def delete(
 
     backend_settings(backend, set_)  # a wrong one is refused before anything is stored
     with open_journal(user, read_only=False) as journal:
-        session = journal.session(name)
-        seqs = [turn.seq for turn in journal.turns(session=name)]
-        elsewhere = and_replies(len(journal.replies_that_saw(seqs)))
-        turns = quantity(session.turns, "turn")
-        if not yes and not confirm(f"Forget session {name!r} with {turns}{elsewhere} for good?"):
+        deletion = SessionDeletion.of(journal, name)
+        if not yes and not confirm(deletion.question):
             raise typer.Abort
-        forgotten = forget(home(), journal, seqs, open_beside(user, model))
-        journal.delete_session(name)
-    write(
-        f"Deleted session {name!r}: {quantity(len(seqs), 'turn')}{and_replies(len(forgotten.replies))} forgotten."
-    )
+        sentence, forgotten = deletion.apply(
+            journal, lambda seqs: forget(home(), journal, seqs, open_beside(user, model))
+        )
+    write(sentence)
     if say_remaining(forgotten.remaining):
         raise typer.Exit(1)
 

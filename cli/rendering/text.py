@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.filesize import decimal
 from rich.text import Text
 
@@ -12,6 +13,7 @@ from memagent.cli.rendering.console import Console, Table, console
 from memagent.cli.rendering.output import indented, one_line
 
 _MAX_EXCERPT = 240
+_OTHER_COLUMNS = len("YYYY-MM-DD HH:MM") + len("turns") + 4 * 2
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Session
@@ -76,19 +78,27 @@ def print_turns(turns: Iterable[Turn], on: Console | None = None) -> None:
 
 
 def print_sessions(sessions: Sequence[Session], on: Console | None = None) -> None:
-    """Print sessions, the latest last."""
+    """Print sessions, the latest last. Titles are cut so that a session takes one line."""
     on = on or console()
     if not sessions:
         on.print("There are no sessions yet.")
         return
-    table = Table()
-    for name in ("session", "begun", "last turn", "turns"):
-        table.add_column(name, justify="right" if name == "turns" else "left")
+    widest = max(cell_len(one_line(session.name)) for session in sessions)
+    name_width = min(max(widest, len("session")), max(20, on.width // 3))
+    table = Table(gap=1)
+    for name, options in (
+        ("session", {"width": name_width, "overflow": "fold"}),
+        ("last turn", {"no_wrap": True}),
+        ("turns", {"justify": "right", "no_wrap": True}),
+        ("title", {}),
+    ):
+        table.add_column(name, **options)
+    title_width = max(12, on.width - name_width - _OTHER_COLUMNS)
     for session in sessions:
         last = f"{session.last_at.astimezone():%Y-%m-%d %H:%M}" if session.last_at else "-"
-        table.add_row(
-            session.name, f"{session.created_at.astimezone():%Y-%m-%d %H:%M}", last, str(session.turns)
-        )
+        title = Text(one_line(session.title))
+        title.truncate(title_width, overflow="ellipsis")
+        table.add_row(session.name, last, str(session.turns), title)
     on.print(table)
 
 

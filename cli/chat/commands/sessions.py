@@ -8,7 +8,8 @@ from pathlib import Path
 from memagent.backends.errors import InputError, StorageError
 from memagent.cli.chat.chat import Chat, Interface, new_session
 from memagent.cli.chat.commands.command import Command
-from memagent.cli.rendering.phrases import and_replies, quantity, say_remaining
+from memagent.cli.chat.session_deletion import SessionDeletion
+from memagent.cli.rendering.phrases import quantity, say_remaining
 
 _MAX_MATCHES = 50
 
@@ -31,18 +32,12 @@ def _new(chat: Chat, interface: Interface, argument: str) -> None:
 
 
 def _delete(chat: Chat, interface: Interface, argument: str) -> None:
-    session = chat.journal.session(argument)
-    seqs = [turn.seq for turn in chat.journal.turns(session=session.name)]
-    elsewhere = and_replies(len(chat.journal.replies_that_saw(seqs)))
-    turns = quantity(session.turns, "turn")
-    if not interface.ask(f"Forget session {session.name} with {turns}{elsewhere} for good?"):
+    deletion = SessionDeletion.of(chat.journal, argument)
+    if not interface.ask(deletion.question):
         return
-    forgotten = chat.memory.forget(seqs)
-    chat.journal.delete_session(session.name)
+    sentence, forgotten = deletion.apply(chat.journal, chat.memory.forget)
     chat.conversation.last_recalled = None
-    interface.console.print(
-        f"Deleted session {session.name}: {turns}{and_replies(len(forgotten.replies))} forgotten."
-    )
+    interface.console.print(sentence)
     say_remaining(forgotten.remaining, interface.frontend.notify)
 
 

@@ -41,7 +41,7 @@ def texts(home: Home) -> list[str]:
 
 def test_sessions_are_listed_as_json_with_the_latest_last() -> None:
     found = json.loads(memagent("sessions", "list", "--output", "json").stdout)
-    assert [list(one) for one in found] == [["session", "created_at", "last_at", "turns"]] * 2
+    assert [list(one) for one in found] == [["session", "title", "created_at", "last_at", "turns"]] * 2
     assert [(one["session"], one["turns"]) for one in found] == [("monday", 2), ("tuesday", 2)]
     for one in found:
         assert datetime.fromisoformat(one["created_at"]) <= datetime.fromisoformat(one["last_at"])
@@ -51,8 +51,19 @@ def test_sessions_are_listed_as_json_with_the_latest_last() -> None:
 
 def test_sessions_are_listed_for_people() -> None:
     heading, *rows = memagent("sessions", "list").stdout.splitlines()
-    assert heading.split() == ["session", "begun", "last", "turn", "turns"]
-    assert [(row.split()[0], row.split()[-1]) for row in rows] == [("monday", "2"), ("tuesday", "2")]
+    assert heading.split() == ["session", "last", "turn", "turns", "title"]
+    assert [row.split()[0] for row in rows] == ["monday", "tuesday"]
+    assert [row.split(maxsplit=3)[3].rstrip() for row in rows] == [
+        "2  My dog is called Biscuit.",
+        "2  I live in Porto.",
+    ]
+
+
+def test_a_title_goes_when_its_message_is_forgotten() -> None:
+    memagent("chat", "-p", "He is a poodle.", "-s", "monday")
+    memagent("forget", "--seq", "1", "--yes")
+    titles = [one["title"] for one in json.loads(memagent("sessions", "list", "-o", "json").stdout)]
+    assert titles == ["I live in Porto.", "He is a poodle."]
 
 
 def test_the_list_is_that_of_the_user_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import rich.console
 import rich.table
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.panel import Panel
 from rich.progress import Progress, TextColumn
 from rich.text import Text
@@ -149,8 +150,8 @@ def test_what_was_said_is_neither_escape_sequence_nor_markup(text: str) -> None:
     to, file = console(2000)
     print_turns([user_turn(text, speaker=text)], to)
     print_recollections([recalled(text, session=text, speaker=text)], on=to)
-    print_sessions([Session(text, WHEN, 2, WHEN)], to)
-    assert file.getvalue().count(one_line(text)) == 6
+    print_sessions([Session(text, WHEN, 2, WHEN, text)], to)
+    assert file.getvalue().count(one_line(text)) == 7
     assert not UNSAFE & set(file.getvalue())
 
 
@@ -184,7 +185,7 @@ def test_attachments_stand_below_their_turn_where_no_text_can() -> None:
 def test_a_cell_is_one_line(name: str) -> None:
     to, file = console(200)
     print_recollections([recalled(name, session=name, speaker=name)], on=to)
-    print_sessions([Session(name, WHEN, 1, WHEN)], to)
+    print_sessions([Session(name, WHEN, 1, WHEN, name)], to)
     table = Table("name", name)
     table.add_row(name, Text(name))
     to.print(table)
@@ -226,10 +227,19 @@ def test_colours_and_bars_stay_at_a_terminal() -> None:
 
 def test_sessions_are_printed_with_their_turns_and_empty_ones_too() -> None:
     to, file = console()
-    print_sessions([Session("monday", WHEN, 12, WHEN), Session("empty", WHEN, 0, None)], to)
+    print_sessions([Session("monday", WHEN, 12, WHEN, "Hello."), Session("empty", WHEN, 0, None)], to)
     _, first, second = (line.split() for line in file.getvalue().splitlines())
-    assert first == ["monday", "2026-03-01", "09:30", "2026-03-01", "09:30", "12"]
-    assert second == ["empty", "2026-03-01", "09:30", "-", "0"]
+    assert first == ["monday", "2026-03-01", "09:30", "12", "Hello."]
+    assert second == ["empty", "-", "0"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_session_with_a_long_title_takes_one_line(width: int) -> None:
+    to, file = console(width)
+    print_sessions([Session("2026-03-01-0930-abcd", WHEN, 12, WHEN, "宽 wide " * 40)], to)
+    _, row = file.getvalue().splitlines()
+    assert cell_len(row) <= width
+    assert row.rstrip().endswith("…")
 
 
 def test_no_sessions_is_said_in_words() -> None:
