@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
+from memagent.cli.chat.views import View, show_nothing
 from memagent.cli.opening import fetch_models, load_model, open_memory
 
 if TYPE_CHECKING:
@@ -61,11 +62,13 @@ class Interface:
         console: prints results.
         ask: asks the person a yes-or-no question; True is yes.
         frontend: reports long work.
+        show: shows a view on a screen of its own; False: there is none, so the command prints it.
     """
 
     console: Console
     ask: Callable[[str], bool]
     frontend: Frontend
+    show: Callable[[View], bool] = show_nothing
 
 
 class Chat:

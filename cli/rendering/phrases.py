@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from memagent.cli.rendering.output import say
 
 if TYPE_CHECKING:
     from memagent.agent.memory.forgetting import Remaining
+
+_UNITS = (("minute", 60, 60), ("hour", 3600, 24), ("day", 86400, 14), ("week", 604800, 9))
+"""Unit, its seconds, and from how many of it on the next one is used."""
 
 
 def quantity(number: int, noun: str) -> str:
@@ -58,3 +62,14 @@ def say_remaining(remaining: Sequence[Remaining], notify: Callable[[str], None] 
         command = f" Then finish it with: {item.command}" if item.command else ""
         notify(f"{holder} may still hold what was forgotten. {item.reason}{command}")
     return any(item.command for item in remaining)
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was: ``just now``, ``5 minutes ago``, ``3 days ago``; its date after eight weeks."""
+    seconds = (now - moment).total_seconds()
+    if seconds < 60:
+        return "just now"
+    for unit, size, most in _UNITS:
+        if seconds < most * size:
+            return f"{quantity(int(seconds // size), unit)} ago"
+    return f"{moment.astimezone():%Y-%m-%d}"

@@ -9,6 +9,7 @@ from memagent.backends.errors import InputError, StorageError
 from memagent.cli.chat.chat import Chat, Interface, new_session
 from memagent.cli.chat.commands.command import Command
 from memagent.cli.chat.session_deletion import SessionDeletion
+from memagent.cli.chat.views import SessionList
 from memagent.cli.rendering.phrases import quantity, say_remaining
 
 _MAX_MATCHES = 50
@@ -17,21 +18,33 @@ _MAX_MATCHES = 50
 def _sessions(chat: Chat, interface: Interface, argument: str) -> None:
     from memagent.cli.rendering.text import print_sessions
 
-    print_sessions(chat.journal.sessions(), interface.console)
+    if not interface.show(SessionList()):
+        print_sessions(chat.journal.sessions(), interface.console)
 
 
-def _resume(chat: Chat, interface: Interface, argument: str) -> None:
+def resume(chat: Chat, interface: Interface, argument: str) -> None:
+    """Continue the session of that name.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     chat.journal.session(argument)
     chat.use_session(argument)
     interface.console.print(f"Session {argument} continues.")
 
 
-def _new(chat: Chat, interface: Interface, argument: str) -> None:
+def begin(chat: Chat, interface: Interface, argument: str) -> None:
+    """Begin a session of that name, or of a new one if it is empty."""
     chat.use_session(argument or new_session())
     interface.console.print(f"Session {chat.conversation.session} begins.")
 
 
-def _delete(chat: Chat, interface: Interface, argument: str) -> None:
+def delete(chat: Chat, interface: Interface, argument: str) -> None:
+    """Forget the session of that name for good, if the person agrees.
+
+    Raises:
+        NotFoundError: there is none.
+    """
     deletion = SessionDeletion.of(chat.journal, argument)
     if not interface.ask(deletion.question):
         return
@@ -76,9 +89,9 @@ def _export(chat: Chat, interface: Interface, argument: str) -> None:
 
 COMMANDS = (
     Command("/sessions", "", "List your sessions.", _sessions),
-    Command("/resume", "SESSION", "Continue another session.", _resume),
-    Command("/new", "[SESSION]", "Begin a session.", _new),
-    Command("/delete", "SESSION", "Forget a session for good.", _delete),
+    Command("/resume", "SESSION", "Continue another session.", resume),
+    Command("/new", "[SESSION]", "Begin a session.", begin),
+    Command("/delete", "SESSION", "Forget a session for good.", delete),
     Command("/search", "TEXT", "List the turns of all sessions that contain a text.", _search),
     Command("/export", "FILE", "Write this session as JSON lines.", _export),
 )
