@@ -31,6 +31,7 @@ from memagent.agent.integrations.langchain.scope import MemoryLender, lender_of,
 from memagent.agent.integrations.langchain.thread import SEQS
 from memagent.agent.memory import Memory
 from memagent.agent.memory.pool import MemoryPool
+from memagent.agent.memory.prefix_scope import prefix_scope
 from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.agent.models.loader import as_local
@@ -174,8 +175,9 @@ class ChatMemagent(BaseChatModel):
         """Begin a reply that ends when the stack is closed."""
         if (attachment := self._attachment) is not None:
             memory = stack.enter_context(attachment.lender.memory(attachment.user))
+            scope = prefix_scope(memory.journal)
             channel = memory.attached(as_local(model), attachment.query, exclude=attachment.exclude)
-            return stack.enter_context(plain_generation(model, messages, sampling, channel))
+            return stack.enter_context(plain_generation(model, messages, sampling, channel, scope))
         if self.memory is None or (self.user is None and not isinstance(self.memory, Memory)):
             return stack.enter_context(plain_generation(model, messages, sampling))
         memory = stack.enter_context(lender_of(self.memory).memory(user_of(self.memory, self.user)))

@@ -14,7 +14,9 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMe
 from memagent.agent.engine.conversation import Conversation, Settings
 from memagent.agent.engine.prompt import SYSTEM, SYSTEM_MODEL_CHANNEL, assemble
 from memagent.agent.memory import AttachedMemory, Memory
+from memagent.agent.memory.prefix_scope import prefix_scope
 from memagent.agent.models.chat import ChatModel, Message, Sampling
+from memagent.agent.models.prefix_cache import PREFIX_SCOPE, PrefixScope
 from memagent.backends.errors import InputError
 from memagent.backends.protocol import LocalModel
 from memagent.backends.records import Turn
@@ -44,6 +46,7 @@ def plain_generation(
     messages: Sequence[BaseMessage],
     sampling: Sampling,
     channel: AbstractContextManager[AttachedMemory] | None = None,
+    scope: PrefixScope | None = None,
 ) -> Iterator[Generation]:
     """Begin a reply to messages as they are.
 
@@ -52,6 +55,7 @@ def plain_generation(
         messages: of LangChain.
         sampling: how the reply is sampled.
         channel: a memory that acts inside the model.
+        scope: under which the model keeps what it reads; None: it keeps nothing.
 
     Raises:
         InputError: the messages do not fit the model's window, or hold something else than text.
@@ -59,7 +63,7 @@ def plain_generation(
     prompt = tuple(map(prompt_message, messages))
     if hasattr(model, "tokenizer"):
         _check_length(model, prompt, sampling)
-    with _generation(model, prompt, sampling, None, channel) as generation:
+    with _generation(model, prompt, sampling, None, channel, scope) as generation:
         yield generation
 
 
@@ -87,6 +91,7 @@ def remembering_generation(
     *history, last = [message for message in prompt if message.role != "system"] or [Message("system", "")]
     if last.role != "user":
         raise InputError("Memory recalls for a message by the user, and the last message is none.")
+    scope = prefix_scope(memory.journal)
     channel = Conversation(memory, model, "langchain", settings).channel
     pinned = memory.pinned()
     given_texts = {message.content.strip() for message in prompt}
@@ -117,7 +122,7 @@ def remembering_generation(
         recent_turns = memory.journal.recent(_RECENT_TURNS)
         given_seqs = {turn.seq for turn in recent_turns if turn.text.strip() in given_texts}
         attached = memory.attached(cast(LocalModel, model), last.content, exclude=seqs | given_seqs)
-    with _generation(model, assembled.messages, settings.sampling, seqs, attached) as generation:
+    with _generation(model, assembled.messages, settings.sampling, seqs, attached, scope) as generation:
         yield generation
 
 
@@ -176,9 +181,12 @@ def _generation(
     sampling: Sampling,
     seqs: Collection[int] | None,
     channel: AbstractContextManager[AttachedMemory] | None,
+    scope: PrefixScope | None,
 ) -> Iterator[Generation]:
     """Open the model channel in a context of its own, so that other replies of the same model do not use it."""
     context = copy_context()
+    # Notes are in the user's last message: if another one follows it, they are in what the model would keep.
+    context.run(PREFIX_SCOPE.set, scope if prompt and prompt[-1].role == "user" else None)
     with ExitStack() as stack:
         all_seqs = None if seqs is None else frozenset(seqs)
         if channel is not None:
