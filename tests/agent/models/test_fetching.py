@@ -50,7 +50,7 @@ def fetches(bare: Home, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each file that the fake hub delivers: whether a memory's lock was held meanwhile."""
     held: list[bool] = []
 
-    def deliver(model: object, file: PinnedFile, folder: Path, notify: object) -> bool:
+    def deliver(model: object, file: PinnedFile, folder: Path, *others: object) -> bool:
         held.append(any(_is_held(bare, name) for name in STORING))
         (folder / file.name).write_bytes(WEIGHTS)
         return True

