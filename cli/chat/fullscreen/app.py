@@ -20,13 +20,22 @@ from textual.containers import Horizontal
 from textual.events import Resize
 
 from memagent.cli.chat.chat import Chat, ChatOptions
-from memagent.cli.chat.fullscreen.background import Finished, Opened, TurnEvent
+from memagent.cli.chat.fullscreen.background import (
+    Finished,
+    Opened,
+    Pinned,
+    Reloaded,
+    TurnEvent,
+    ViewRequested,
+)
 from memagent.cli.chat.fullscreen.conversation_pane import ConversationPane, OpenChat
 from memagent.cli.chat.fullscreen.conversation_view import ConversationView
-from memagent.cli.chat.fullscreen.memory_panel import MemoryPanel
+from memagent.cli.chat.fullscreen.memory_panel import MemoryPanel, RecordList
 from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.search_field import SearchField
 from memagent.cli.chat.fullscreen.status_line import StatusLine
+from memagent.cli.chat.fullscreen.view_screens import open_view
+from memagent.cli.chat.views import SessionList
 from memagent.cli.rendering.output import say, write
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
 _WIDE = 100
 """From this width on, in cells, the memory panel stands beside the conversation; below, in its place."""
 _SECONDS_TO_LEAVE = 2.0
+_KEYS_OF_CONVERSATION = ("interrupt", "search", "copy_reply", "edit", "scroll")
 
 
 class ChatApp(App[None]):
@@ -55,6 +65,8 @@ class ChatApp(App[None]):
         Binding("escape", "stop", "Stop"),
         Binding("ctrl+d", "leave", "Leave", priority=True),
         Binding("f2", "panel", "Memory"),
+        Binding("f3", "sessions", "Sessions"),
+        Binding("f4", "pictures", "Pictures of memory"),
         Binding("ctrl+f", "search", "Search", priority=True),
         Binding("ctrl+y", "copy_reply", "Copy the last reply", priority=True),
         Binding("ctrl+g", "edit", "Write in your editor"),
@@ -87,7 +99,8 @@ class ChatApp(App[None]):
             ):  # not on every system
                 loop.add_signal_handler(getattr(signal, name), self.leave)
         self.query_one(MessageInput).focus()
-        self.pane.open(self._open_chat)
+        # After the window is drawn: the imports of the models would delay it.
+        self.call_after_refresh(self.pane.open, self._open_chat)
         self._show_status()
 
     def leave(self) -> None:
@@ -116,6 +129,30 @@ class ChatApp(App[None]):
     def _follow_job(self) -> None:
         self._show_status()
 
+    @on(Reloaded)
+    @on(Pinned)
+    def _follow_memory(self, message: Reloaded | Pinned) -> None:
+        panel = self.query_one(MemoryPanel)
+        panel.chat = self.pane.chat
+        if isinstance(message, Reloaded):
+            panel.reload(message)
+        else:
+            panel.mark_pinned(message.seqs)
+
+    @on(MemoryPanel.CommandChosen)
+    def _run_choice(self, message: MemoryPanel.CommandChosen) -> None:
+        self.pane.run_command(message.line)
+
+    @on(RecordList.Typed)
+    def _write(self, message: RecordList.Typed) -> None:
+        field = self.query_one(MessageInput)
+        field.focus()
+        field.insert(message.character)
+
+    @on(ViewRequested)
+    def _open_view(self, message: ViewRequested) -> None:
+        open_view(message.view, self.pane)
+
     @on(ConversationPane.Failed)
     def _end(self, message: ConversationPane.Failed) -> None:
         self.failure = message.error
@@ -127,29 +164,36 @@ class ChatApp(App[None]):
 
     # keys
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Leave the keys of the conversation to a dialog while one is open."""
+        return action not in _KEYS_OF_CONVERSATION or len(self.screen_stack) == 1
+
     def action_interrupt(self) -> None:
-        """Stop the reply; without one, copy what is selected, or leave at the second time."""
+        """Stop the reply; without one copy what is selected, or put the draft aside, or leave at the second time."""
         if self.pane.stop():
             return
         if selected := self.screen.get_selected_text():
             self.copy_to_clipboard(selected)
+            return
+        field = self.query_one(MessageInput)
+        if field.text:
+            field.put_aside()
             return
         now = time.monotonic()
         if now - self._interrupted_at < _SECONDS_TO_LEAVE:
             self.leave()
             return
         self._interrupted_at = now
-        self.query_one(MessageInput).put_aside()
         self.notify("Press Ctrl+C again to leave.", timeout=_SECONDS_TO_LEAVE)
 
     def action_stop(self) -> None:
-        """End the search, or stop the reply."""
+        """End the search, stop the reply, or go back to the message."""
         search = self.query_one(SearchField)
         if search.has_class("-shown"):
             search.end()
-            self.query_one(MessageInput).focus()
-        else:
-            self.pane.stop()
+        elif self.pane.stop():
+            return
+        self.query_one(MessageInput).focus()
 
     def action_leave(self) -> None:
         """Leave, unless a message is being written."""
@@ -160,8 +204,29 @@ class ChatApp(App[None]):
 
     def action_panel(self) -> None:
         """Show or hide the memory panel."""
-        is_open = self.query_one(MemoryPanel).toggle_class("-open").has_class("-open")
+        self._open_panel(is_open=not self.query_one(MemoryPanel).has_class("-open"))
+
+    def action_pictures(self) -> None:
+        """Show pictures of memory in the panel, or its list of turns again."""
+        panel = self.query_one(MemoryPanel)
+        pictures = not (panel.shows_pictures and panel.has_class("-open"))
+        self._open_panel(is_open=True)
+        panel.switch_view(pictures=pictures)
+        panel.take_focus()
+
+    def _open_panel(self, *, is_open: bool) -> None:
+        panel = self.query_one(MemoryPanel)
+        panel.set_class(is_open, "-open")
         self.query_one("#body").set_class(is_open, "-panel")
+        if is_open:
+            panel.take_focus()
+        else:
+            panel.switch_view(pictures=False)
+            self.query_one(MessageInput).focus()
+
+    def action_sessions(self) -> None:
+        """Show the list of sessions."""
+        open_view(SessionList(), self.pane)
 
     def action_search(self) -> None:
         """Search in the conversation."""

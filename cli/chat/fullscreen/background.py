@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from memagent.agent.engine.events import Event
     from memagent.backends.records import Turn
     from memagent.cli.chat.chat import Chat
+    from memagent.cli.chat.views import View
 
 Item = TypeVar("Item")
 _SECONDS_BETWEEN_UPDATES = 0.1
@@ -88,6 +89,18 @@ class Question(Message):
         self.answer: Future[bool] = Future()
 
 
+class ViewRequested(Message):
+    """A slash command has something to show on a screen of its own.
+
+    Attributes:
+        view: what it is.
+    """
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view = view
+
+
 class Finished(Message):
     """A job has ended.
 
@@ -121,11 +134,31 @@ class Reloaded(Message):
 
     Attributes:
         turns: of the session, oldest first.
+        session: its name.
+        sources: the turns that its replies recalled, by seq.
+        forgotten: seqs of the turns that were forgotten just now.
     """
 
-    def __init__(self, turns: list[Turn]) -> None:
+    def __init__(
+        self, turns: list[Turn], session: str, sources: dict[int, Turn], forgotten: tuple[int, ...] = ()
+    ) -> None:
         super().__init__()
         self.turns = turns
+        self.session = session
+        self.sources = sources
+        self.forgotten = forgotten
+
+
+class Pinned(Message):
+    """A command has ended, which may have pinned turns.
+
+    Attributes:
+        seqs: of all turns that are pinned now.
+    """
+
+    def __init__(self, seqs: frozenset[int]) -> None:
+        super().__init__()
+        self.seqs = seqs
 
 
 class Job:

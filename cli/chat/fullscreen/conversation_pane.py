@@ -25,6 +25,7 @@ from memagent.cli.chat.fullscreen.background import (
     Question,
     Reloaded,
     TurnEvent,
+    ViewRequested,
     post,
     screen_frontend,
 )
@@ -33,14 +34,14 @@ from memagent.cli.chat.fullscreen.dialogs import Confirmation
 from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.progress_line import ProgressLine
 from memagent.cli.chat.fullscreen.search_field import SearchField
+from memagent.cli.chat.fullscreen.session_contents import pinned, reloaded
 from memagent.cli.rendering.frontend import Frontend
 from memagent.cli.rendering.phrases import quantity
 
 if TYPE_CHECKING:
     from memagent.agent.engine.events import Event
-    from memagent.backends.records import Turn
+    from memagent.cli.chat.views import View
 
-_SHOWN_TURNS = 200
 _HISTORY = 500
 OpenChat = Callable[[Frontend], Chat]
 
@@ -148,21 +149,26 @@ class ConversationPane(Vertical):
         after = max(0, chat.journal.last()[0] - _HISTORY)
         history = [turn.text for turn in chat.journal.turns(after=after) if turn.role == "user"]
         post(self, Opened(chat, history))
-        post(self, Reloaded(recent_turns(chat)))
+        post(self, reloaded(chat))
+        post(self, pinned(chat))
 
     def _answer(self, text: str, chat: Chat) -> None:
         for event in chat.conversation.send(text):
             post(self, TurnEvent(event))
 
-    def _run_command(self, line: str, chat: Chat, width: int) -> None:
+    def _run_command(self, command: Callable[[Chat, Interface], None], chat: Chat, width: int) -> None:
         shown = chat.conversation.session, chat.journal.last()[1]
         output = CommandConsole(self, width)
         try:
-            commands.run(line, chat, Interface(output.console, output.ask, self.frontend))
+            command(chat, Interface(output.console, output.ask, self.frontend, self._request))
         finally:
             if shown != (chat.conversation.session, chat.journal.last()[1]):
-                post(self, Reloaded(recent_turns(chat)))
+                post(self, reloaded(chat, shown[1]))
+            post(self, pinned(chat))
             output.show()
+
+    def _request(self, view: View) -> bool:
+        return post(self, ViewRequested(view))
 
     # what the person does
 
@@ -180,21 +186,22 @@ class ConversationPane(Vertical):
         )
 
     async def send(self, text: str) -> None:
-        """Send a message or run a command; while the chat is opened, as soon as it is open.
+        """Send a message or run a command: now, or once the chat is open and no command runs; not during a reply.
 
         Args:
             text: what the person wrote.
         """
-        if self.chat is None:
+        if self.chat is None or (self.is_busy and self._reply is None):
             self._unsent.append(text)
-            await self._view.add(Notice("This is sent as soon as the model is loaded."))
+            if self.chat is None:
+                await self._view.add(Notice("This is sent as soon as the model is loaded."))
             return
         is_command = text.startswith("/")
         if is_command:
-            work = partial(self._run_command, text, self.chat, self._view.scrollable_content_region.width - 2)
+            is_started = self.run_command(text)
         else:
-            work = partial(self._answer, text, self.chat)
-        if not self.start("command" if is_command else "reply", work):
+            is_started = self.start("reply", partial(self._answer, text, self.chat))
+        if not is_started:
             self._input.give_back(text)
             return
         self._sent = text
@@ -204,6 +211,17 @@ class ConversationPane(Vertical):
             self.state = "recalling"
             await self._view.add(self._reply)
         self._view.anchor()
+
+    def run_command(self, line: str) -> bool:
+        """Run a command that was chosen and not written; return whether it was started."""
+        return self.start_command(partial(commands.run, line))
+
+    def start_command(self, command: Callable[[Chat, Interface], None]) -> bool:
+        """Run the work of a command in a thread unless another job is running; return whether it was started."""
+        if self.chat is None:
+            return False
+        width = max(20, (self._view.scrollable_content_region.width or self.size.width) - 2)
+        return self.start("command", partial(self._run_command, command, self.chat, width))
 
     # what jobs report
 
@@ -273,14 +291,8 @@ class ConversationPane(Vertical):
 
     async def _end_reply(self, footer: str) -> None:
         if self._reply is not None:
-            await self._reply.end(footer)
+            await (self._reply.end(footer) if self._reply.text else self._reply.remove())
             self._reply = None
-
-
-def recent_turns(chat: Chat) -> list[Turn]:
-    """Return the latest turns of the session in use, oldest first."""
-    turns = chat.journal.recent(_SHOWN_TURNS, chat.conversation.session)
-    return [turn for turn in turns if turn.role in ("user", "assistant")]
 
 
 def _welcome(chat: Chat) -> str:
