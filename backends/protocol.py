@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, TypeVar, runtime_checkable
@@ -33,6 +33,9 @@ from memagent.backends.records import (
 Fingerprint = Mapping[str, str | int | float | bool]
 Vectors = NDArray[np.float32]
 Item = TypeVar("Item")
+
+_AMONG_GROWTH = 4
+"""If too few hits are of the wanted turns, a memory is asked again for this many times as many."""
 
 
 class Embedder(Protocol):
@@ -235,6 +238,33 @@ class MemoryBackend(ABC):
             At most ``limit`` hits. The backend decides how many are relevant; most messages need no memory, so the
             list is often empty.
         """
+
+    def recall_among(self, query: str, seqs: Collection[int], *, limit: int = 5) -> list[Hit]:
+        """Return the hits for a query that come from some of the turns only, best first.
+
+        The default recalls more and more of all turns until enough hits are of these. A memory that recalls a part of its
+        turns at most, or that can search a few of them in less time, overrides it.
+
+        Args:
+            query: as in ``recall``.
+            seqs: the turns; unknown seqs are ignored.
+            limit: most hits returned.
+
+        Returns:
+            At most ``limit`` hits. Their ``seqs`` are among those given.
+        """
+        among = frozenset(seqs)
+        wanted = _AMONG_GROWTH * limit
+        while True:
+            hits = self.recall(query, limit=wanted)
+            chosen = [
+                replace(hit, seqs=tuple(seq for seq in hit.seqs if seq in among))
+                for hit in hits
+                if not among.isdisjoint(hit.seqs)
+            ]
+            if len(chosen) >= limit or len(hits) < wanted:
+                return chosen[:limit]
+            wanted *= _AMONG_GROWTH
 
     def forget(self, seqs: Collection[int], turns: Sequence[Turn] = ()) -> bool:
         """Remove turns, so that neither memory nor the working files contain anything of them.

@@ -27,6 +27,7 @@ from memagent.agent.journal.items import (
 )
 from memagent.agent.journal.records import NewTurn
 from memagent.agent.journal.rows import (
+    LARGEST_SEQ,
     PAGE,
     READING_ERRORS,
     DamagedRowError,
@@ -158,7 +159,7 @@ def read_entries(
         prefix: the first labels of the namespaces.
         addresses: of ``address_of``, at most a page; the items are in no order then. None: all.
         limit: most items returned; None: all.
-        offset: how many are left out first; only with a limit.
+        offset: how many are left out first; only with a limit. Both may be larger than a database's integers.
     """
     query = select(items.c.seq, items.c.expires_at).where((items.c.user == journal.user) & ~_is_outdated(now))
     if prefix:
@@ -172,7 +173,7 @@ def read_entries(
     else:  # with an order, SQLite would walk through all items instead of using the index of addresses
         query = query.order_by(items.c.seq.desc())
     if limit is not None:
-        query = query.limit(limit).offset(offset)
+        query = query.limit(min(limit, LARGEST_SEQ)).offset(min(offset, LARGEST_SEQ))
     return [IndexEntry(row.seq, row.expires_at is not None) for row in journal.fetch(query)]
 
 

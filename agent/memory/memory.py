@@ -229,7 +229,9 @@ class Memory:
             self._catch_up()
             return turn
 
-    def recall(self, query: str, *, limit: int = 5) -> list[Recollection]:
+    def recall(
+        self, query: str, *, limit: int = 5, among: Collection[int] | None = None
+    ) -> list[Recollection]:
         """Return recollections that are relevant to a query, best first.
 
         Reads new turns of the journal first, and may store the state; see ``catch_up``.
@@ -237,6 +239,7 @@ class Memory:
         Args:
             query: a message or a question; a blank one recalls nothing.
             limit: most recollections returned.
+            among: seqs of the turns that are searched; None: all.
 
         Returns:
             At most ``limit`` recollections; often none. A higher score is more relevant.
@@ -245,7 +248,7 @@ class Memory:
             self._catch_up()
             if not query.strip():
                 return []
-            return recall(self.journal, self.followers, query, limit)
+            return recall(self.journal, self.followers, query, limit, among)
 
     def pinned(self) -> list[Recollection]:
         """Return the pinned turns, in journal order: every prompt holds them, whatever is asked."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from memagent.agent.journal import JournalReader
+from memagent.agent.journal.rows import LARGEST_SEQ
 from memagent.agent.memory.follower import Follower
 from memagent.agent.memory.fusion import fuse_hits
 from memagent.agent.memory.provenance import with_provenance
 from memagent.agent.memory.supersession import mark_superseded
 from memagent.backends import registry
+from memagent.backends.protocol import MemoryBackend
 from memagent.backends.records import Hit, Recollection, Turn
 from memagent.backends.shared.chunking import split_turn
 from memagent.backends.shared.overview import asks_for_overview
@@ -25,7 +27,11 @@ _MOST_ROUNDS = 3
 
 
 def recall(
-    journal: JournalReader, followers: Sequence[Follower], query: str, limit: int
+    journal: JournalReader,
+    followers: Sequence[Follower],
+    query: str,
+    limit: int,
+    among: Collection[int] | None = None,
 ) -> list[Recollection]:
     """Return what the backends recall for a query, best first.
 
@@ -39,18 +45,29 @@ def recall(
         followers: the backends.
         query: a message or a question, not blank.
         limit: most recollections returned.
+        among: seqs of the turns that are searched; None: all.
     """
-    if any(follower.name != registry.CONTROL for follower in followers) and asks_for_overview(query):
+    if (
+        among is None
+        and any(follower.name != registry.CONTROL for follower in followers)
+        and asks_for_overview(query)
+    ):
         return mark_superseded(with_provenance(journal, _overview(journal, limit)), query)
-    wanted = limit
+    wanted = min(limit, LARGEST_SEQ)  # what a database can count
     for _ in range(_MOST_ROUNDS):
-        rankings = {follower.name: follower.backend.recall(query, limit=wanted) for follower in followers}
+        rankings = {follower.name: _hits(follower.backend, query, wanted, among) for follower in followers}
         recollections = merge_repeats(with_provenance(journal, fuse_hits(rankings, wanted)))
         exhausted = all(len(hits) < wanted for hits in rankings.values())
         if len(recollections) >= limit or exhausted:
             break
         wanted *= _GROWTH
     return mark_superseded(recollections[:limit], query)
+
+
+def _hits(backend: MemoryBackend, query: str, limit: int, among: Collection[int] | None) -> list[Hit]:
+    if among is None:
+        return backend.recall(query, limit=limit)
+    return backend.recall_among(query, among, limit=limit)
 
 
 def merge_repeats(recollections: Iterable[Recollection]) -> list[Recollection]:

@@ -70,6 +70,17 @@ class RecallCases:
         assert memory.recall("   ") == []
         assert memory.recall("zyxgrabl flumox") == []
 
+    def test_recalls_among_some_turns(self, open_to_recall: OpenMemory) -> None:
+        """A recall among some turns returns nothing of the others."""
+        memory = open_to_recall()
+        turn = memory.remember("monday", "user", FACT)
+        others = [
+            memory.remember("chat", "user", f"The weather on day {day} was grey.").seq for day in range(10)
+        ]
+        assert texts(memory.recall(QUESTION, limit=3, among=[turn.seq, 12345])) == self.expected(FACT)
+        assert FACT not in texts(memory.recall(QUESTION, limit=3, among=others))
+        assert memory.recall(QUESTION, among=[]) == []
+
     @pytest.mark.parametrize("stored", [False, True], ids=["not stored", "stored"])
     def test_survives_a_restart(self, open_to_recall: OpenMemory, stored: bool) -> None:
         """A memory that is opened again recalls the same."""

@@ -79,9 +79,16 @@ class Bm25(MemoryBackend):
         Returns:
             Each hit's score is the sum of its words' BM25 weights: 0 or more, without an upper bound.
         """
-        scores = self._index.search(
-            query_words(query), max(limit, MIN_JUDGED) if self.config.abstain else limit
-        )
+        return self._recall(query, limit)
+
+    @_translated
+    def recall_among(self, query: str, seqs: Collection[int], *, limit: int = 5) -> list[Hit]:
+        """Search these turns alone; see ``recall``."""
+        return self._recall(query, limit, seqs)
+
+    def _recall(self, query: str, limit: int, seqs: Collection[int] | None = None) -> list[Hit]:
+        num_hits = max(limit, MIN_JUDGED) if self.config.abstain else limit
+        scores = self._index.search(query_words(query), num_hits, seqs)
         coverage = self._index.coverage(content_words(query), list(scores))
         hits = [
             Hit(

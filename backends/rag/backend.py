@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.rag.ranking import Ranked, rank
 from memagent.backends.rag.search import find_candidates
 from memagent.backends.rag.vectors import VectorIndex, new_store_folder
-from memagent.backends.rag.views import views
+from memagent.backends.rag.views import view_keys, views
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, Turn, WriteResult
 from memagent.backends.shared.chunking import Chunk, split_turn, turn_seq
 from memagent.backends.shared.joined_embedder import with_multilingual
@@ -29,6 +29,8 @@ from memagent.backends.shared.words import content_words
 RELEVANCE = Path(__file__).with_name("relevance.json")
 """The weights by which relevance is judged."""
 _FORMAT = 5
+_MAX_AMONG = 1000
+"""Turns that are searched one by one; of more, the searches of all turns find enough."""
 _FULL_TEXT_FILE = "full_text.sqlite3"
 # pyo3_runtime: Chroma's Rust code panics at damaged files, which Python sees as a BaseException.
 _STORES = frozenset({"sqlite3", "chromadb", "httpx", "pyo3_runtime"})
@@ -114,8 +116,23 @@ class Rag(MemoryBackend):
             Each hit's score is its probability of relevance, 0 to 1. A text that was told several times is one hit, with all
             its turns, the latest first.
         """
+        return self._recall(query, limit)
+
+    @_translated
+    def recall_among(self, query: str, seqs: Collection[int], *, limit: int = 5) -> list[Hit]:
+        """Search these turns alone, all of them, if they are at most 1,000; see ``recall``.
+
+        Cost: of both indexes, it reads what these turns have.
+        """
+        if len(seqs) > _MAX_AMONG:
+            return super().recall_among(query, seqs, limit=limit)
+        return self._recall(query, limit, seqs)
+
+    def _recall(self, query: str, limit: int, seqs: Collection[int] | None = None) -> list[Hit]:
         vector = self._embedder.embed_queries([query])[0]
-        candidates = find_candidates(query, vector, self._full_text, self._vectors, self.config.candidates)
+        candidates = find_candidates(
+            query, vector, self._full_text, self._vectors, self.config.candidates, seqs
+        )
         ranked = rank(query, candidates, asks=asks(query))
         chosen = relevant_items(
             query,
@@ -139,9 +156,9 @@ class Rag(MemoryBackend):
             True.
         """
         known = self._full_text.known(seqs)
-        view_keys = _view_keys(self._full_text.fetch(self._full_text.keys(known)).values())
-        if view_keys:
-            self._vectors.delete(view_keys)
+        keys = view_keys(self._full_text.fetch(self._full_text.keys(known)).values())
+        if keys:
+            self._vectors.delete(keys)
             self._vectors.rewrite()
             self._full_text.forget(known)
         return True
@@ -269,17 +286,12 @@ class Rag(MemoryBackend):
         Turns newer than the last one here are spared: another machine has added them.
         """
         if not self._vectors.embedded:
-            known_keys = set(_view_keys(self._full_text.fetch(self._full_text.keys()).values()))
+            known_keys = set(view_keys(self._full_text.fetch(self._full_text.keys()).values()))
             last = max(map(turn_seq, known_keys), default=0)
             stray = [
                 key for key in self._vectors.all_keys() if key not in known_keys and turn_seq(key) <= last
             ]
             self._vectors.delete(stray)
-
-
-def _view_keys(chunks: Iterable[Chunk]) -> list[str]:
-    """Return the keys of the vectors that chunks have: one for each view."""
-    return [key for chunk in chunks for key in views(chunk)]
 
 
 def _hit(item: Ranked, chance: float) -> Hit:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from memagent.backends.protocol import Vectors
 from memagent.backends.rag.context_index import ContextIndex
 from memagent.backends.rag.ranking import Candidate
 from memagent.backends.rag.vectors import VectorIndex
-from memagent.backends.rag.views import chunk_key
+from memagent.backends.rag.views import chunk_key, view_keys
 from memagent.backends.shared.chunking import turn_seq
 from memagent.backends.shared.judging import author_of
 from memagent.backends.shared.words import content_words, query_words
@@ -18,7 +18,12 @@ _VIEWS_PER_CHUNK = 3
 
 
 def find_candidates(
-    query: str, vector: Vectors, full_text: ContextIndex, vectors: VectorIndex, limit: int
+    query: str,
+    vector: Vectors,
+    full_text: ContextIndex,
+    vectors: VectorIndex,
+    limit: int,
+    seqs: Collection[int] | None = None,
 ) -> list[Candidate]:
     """Search by embeddings and by words, and return every turn that one of the searches found.
 
@@ -28,16 +33,18 @@ def find_candidates(
         full_text: the words of all chunks.
         vectors: the vectors of all views.
         limit: most chunks taken from each search.
+        seqs: the turns that are searched; None: all.
 
     Returns:
         One candidate for each turn, in the order of their turns.
     """
     words = content_words(query) or query_words(query)
     cosines: dict[str, float] = {}
-    for view_key, cosine in vectors.nearest(vector, _VIEWS_PER_CHUNK * limit).items():
+    keys = None if seqs is None else view_keys(full_text.fetch(full_text.keys(seqs)).values())
+    for view_key, cosine in vectors.nearest(vector, _VIEWS_PER_CHUNK * limit, keys).items():
         if len(cosines) < limit or chunk_key(view_key) in cosines:
             cosines.setdefault(chunk_key(view_key), cosine)
-    bm25 = full_text.search_weighted(words, limit, [full_text.weights, full_text.own_weights])
+    bm25 = full_text.search_weighted(words, limit, [full_text.weights, full_text.own_weights], seqs)
     floor = min(cosines.values(), default=0.0)
     cosine_ranks = _turn_ranks(cosines)
     bm25_ranks = _turn_ranks(bm25)

@@ -81,14 +81,20 @@ class VectorIndex:
         if isinstance(self._location, Path):
             clear_unused_bytes(self._location)
 
-    def nearest(self, vector: Vectors, limit: int) -> dict[str, float]:
+    def nearest(self, vector: Vectors, limit: int, keys: Collection[str] | None = None) -> dict[str, float]:
         """Return the keys most similar to ``vector`` ``[dimension]`` with their cosines, best first.
 
         Up to 1,000 vectors all are compared, so the answer is exact; beyond, Chroma's graph answers, whose
         near-equals depend on the random order it was built in. Equal cosines come in order of their keys.
+
+        Args:
+            vector: of the query.
+            limit: most keys returned.
+            keys: all of these are compared, and no others; None: all.
         """
-        if self.count() <= _MAX_EXACT:
-            hits = [(key, min(1.0, float(stored @ vector))) for key, stored in self._all_vectors().items()]
+        if keys is not None or self.count() <= _MAX_EXACT:
+            compared = self._all_vectors() if keys is None else self.get(keys)
+            hits = [(key, min(1.0, float(stored @ vector))) for key, stored in compared.items()]
         else:
             hits = self._approximate(vector, limit)
         return dict(sorted(hits, key=lambda hit: (-round(hit[1], 6), hit[0]))[:limit])

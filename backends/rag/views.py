@@ -7,6 +7,7 @@ makes me homesick" has cosine 0.28 to "Where did I spend my childhood?", its fir
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from memagent.backends.shared.chunking import Chunk
 
@@ -34,6 +35,11 @@ def views(chunk: Chunk) -> dict[str, str]:
     if len(clauses) > 1 or (clauses and len(clauses[0]) < len(chunk.text) - 10):
         texts |= {f"{chunk.key}/{number}": name + clause for number, clause in enumerate(clauses)}
     return texts
+
+
+def view_keys(chunks: Iterable[Chunk]) -> list[str]:
+    """Return the keys of the vectors that chunks have: one for each view."""
+    return [key for chunk in chunks for key in views(chunk)]
 
 
 def chunk_key(view_key: str) -> str:

@@ -106,20 +106,29 @@ class FullTextIndex:
             rows = [row for seq in sorted(seqs) for row in self._database.execute(select, (seq,))]
         return [f"{seq}:{part}" for seq, part in rows]
 
-    def search(self, words: Sequence[str], limit: int) -> dict[str, float]:
+    def search(
+        self, words: Sequence[str], limit: int, seqs: Collection[int] | None = None
+    ) -> dict[str, float]:
         """Rank the chunks that hold any of the words.
 
         Args:
             words: as ``query_words`` returns them; the first ``MAX_QUERY_WORDS`` count.
             limit: most chunks returned.
+            seqs: the turns whose chunks are ranked; None: all.
 
         Returns:
             Keys with their BM25 score, best first; a higher score is better. Equal scores are in order of insertion.
         """
-        return {key: score for key, (score,) in self.search_weighted(words, limit, [self.weights]).items()}
+        return {
+            key: score for key, (score,) in self.search_weighted(words, limit, [self.weights], seqs).items()
+        }
 
     def search_weighted(
-        self, words: Sequence[str], limit: int, weightings: Sequence[Sequence[float]]
+        self,
+        words: Sequence[str],
+        limit: int,
+        weightings: Sequence[Sequence[float]],
+        seqs: Collection[int] | None = None,
     ) -> dict[str, tuple[float, ...]]:
         """Rank the chunks that hold any of the words, and score them with several weightings of the columns.
 
@@ -127,6 +136,7 @@ class FullTextIndex:
             words: as in ``search``.
             limit: most chunks returned.
             weightings: a factor for each column; the first one ranks.
+            seqs: as in ``search``.
 
         Returns:
             Keys with a BM25 score for each weighting, best first; a higher score is better. Equal scores are in order of insertion.
@@ -136,7 +146,9 @@ class FullTextIndex:
         scores = [f"-bm25(documents, {', '.join(map(str, weights))})" for weights in weightings]
         names = [f"score{place}" for place in range(len(scores))]
         columns = ", ".join(f"{score} AS {name}" for score, name in zip(scores, names, strict=True))
-        hits = f"SELECT rowid AS hit, {columns} FROM documents WHERE documents MATCH ? ORDER BY score0 DESC, rowid LIMIT ?"  # noqa: S608 - numbers only
+        # With "+", SQLite filters what matches; else it would match anew for each row.
+        among = "" if seqs is None else f"AND +rowid IN ({_rowids(seqs)})"
+        hits = f"SELECT rowid AS hit, {columns} FROM documents WHERE documents MATCH ? {among} ORDER BY score0 DESC, rowid LIMIT ?"  # noqa: S608 - numbers only
         rows = self._database.execute(
             f"SELECT seq, part, {', '.join(names)} FROM chunks JOIN ({hits}) ON chunks.rowid = hit ORDER BY score0 DESC, hit",  # noqa: S608
             (any_word_query(words[:MAX_QUERY_WORDS]), limit),
@@ -257,3 +269,8 @@ class FullTextIndex:
         rowids = self._database.execute("SELECT rowid FROM chunks WHERE seq = ?", (seq,)).fetchall()
         self._database.executemany("DELETE FROM chunks WHERE rowid = ?", rowids)
         self._database.executemany("DELETE FROM documents WHERE rowid = ?", rowids)
+
+
+def _rowids(seqs: Collection[int]) -> str:
+    """Return the query for the chunks of turns."""
+    return f"SELECT rowid FROM chunks WHERE seq IN ({','.join(map(str, seqs))})"  # noqa: S608 - numbers only

@@ -17,7 +17,7 @@ from memagent.agent.journal.item_index import read_entries, read_items
 from memagent.agent.journal.items import NewItem, StoredItem, address_of
 from memagent.agent.memory import Forgotten, Memory
 from memagent.agent.memory.pool import MemoryPool
-from memagent.backends.errors import MissingExtraError
+from memagent.backends.errors import InputError, MissingExtraError
 
 try:
     from langgraph.store.base import (
@@ -182,7 +182,7 @@ class MemagentStore(BaseStore):
                 elif isinstance(op, ListNamespacesOp):
                     result = namespaces(memory.journal, op, now)
                 elif isinstance(op, PutOp):
-                    _check_labels(op.namespace)
+                    _check_put(op)
                     puts[op.namespace, op.key] = op
                 else:
                     raise ValueError(f"Unknown operation type: {type(op)}")  # noqa: TRY004 - as LangGraph's stores
@@ -264,9 +264,15 @@ def _item_fields(stored: StoredItem) -> dict[str, Any]:
     }
 
 
-def _check_labels(namespace: tuple[str, ...]) -> None:
-    """Refuse labels that are no text, which ``batch`` may be given directly."""
-    if not namespace or {type(label) for label in namespace} != {str}:
+def _check_put(op: PutOp) -> None:
+    """Refuse labels and fields that are no texts, which ``batch`` may be given directly."""
+    if not op.namespace or {type(label) for label in op.namespace} != {str}:
         raise InvalidNamespaceError(
-            f"Invalid namespace {namespace!r}: expected at least one label, all texts."
+            f"Invalid namespace {op.namespace!r}: expected at least one label, all texts."
+        )
+    fields = op.index or ()
+    if not isinstance(fields, list | tuple) or {type(field) for field in fields} - {str}:
+        raise InputError(
+            f"The item {op.key!r} in {op.namespace!r} has index={op.index!r}; expected a list of fields, or False if "
+            "memory is not to search it. Nothing was stored."
         )

@@ -12,17 +12,13 @@ from memagent.agent.journal import JournalReader
 from memagent.agent.journal.item_index import IndexEntry, read_namespaces
 from memagent.agent.memory import Memory
 from memagent.backends import registry
-from memagent.backends.shared.words import shared_words
+from memagent.backends.shared.words import content_words, query_words
 
 if TYPE_CHECKING:
     from langgraph.store.base import ListNamespacesOp
 
-_GROWTH = 4
-"""If a recall leaves too few items, memory is asked again for this many times as many."""
 _CANDIDATES = "1000"
-"""What rag takes from each of its two searches: of many namespaces, one may hold few of the best. Its setting's largest value."""
-_MAX_ORDERED = 1000
-"""Most items that are put into an order by their words, after those that memory ranks."""
+"""What rag takes from each of its two searches, its setting's largest value: all items of a namespace of so many."""
 
 
 def ranked(
@@ -30,32 +26,28 @@ def ranked(
 ) -> dict[int, float | None]:
     """Return seqs of items, the most relevant first, with the score of those that memory ranks.
 
-    Chat turns of the same user are left out. Cost: one recall, and further ones for four times as many hits each while too
-    few are items of the search.
+    Memory searches these items alone: neither other namespaces nor what the user said push them aside. Cost: one recall, and
+    reading the texts of all items that memory does not rank if it ranks too few.
 
     Args:
         memory: of the user.
         query: what is searched.
         entries: the items that are searched.
-        wanted: how many are needed; at least so many are returned, if there are.
+        wanted: how many are needed.
         abstain: leave out items that memory does not rank; False: they follow, by the share of the query's words that
             they have, with the score None.
+
+    Returns:
+        At least ``wanted`` items if there are so many; with ``abstain``, at least so many if memory ranks so many.
     """
-    seqs = {entry.seq for entry in entries}
+    seqs = [entry.seq for entry in entries]
     scores: dict[int, float | None] = {}
-    # As many hits as hold enough items, if the best were spread evenly over items and other turns.
-    limit = max(wanted, 1) * max(memory.journal.count(), 1) // max(len(seqs), 1) + 1
-    while seqs:
-        recollections = memory.recall(query, limit=limit)
-        for recollection in recollections:
+    if seqs and wanted > 0:
+        for recollection in memory.recall(query, limit=wanted, among=seqs):
             for seq in recollection.seqs:
-                if seq in seqs:
-                    scores.setdefault(seq, recollection.score)
-        if len(scores) >= min(wanted, len(seqs)) or len(recollections) < limit:
-            break
-        limit *= _GROWTH
+                scores.setdefault(seq, recollection.score)
     if not abstain and len(scores) < wanted:
-        unranked = [entry.seq for entry in entries if entry.seq not in scores]
+        unranked = [seq for seq in seqs if seq not in scores]
         scores |= dict.fromkeys(_by_words(memory.journal, query, unranked))
     return scores
 
@@ -98,6 +90,7 @@ def ranking_settings(backend: str) -> dict[str, str]:
 
 
 def _by_words(journal: JournalReader, query: str, seqs: Sequence[int]) -> list[int]:
-    """Return items by the share of the query's words in their text; of equal ones, the last stored first."""
-    shares = {turn.seq: shared_words(query, turn.text) for turn in journal.get(seqs[:_MAX_ORDERED])}
-    return sorted(seqs, key=lambda seq: (-shares.get(seq, 0.0), -seq))
+    """Return items by how many of the query's words their text has; of equal ones, the last stored first."""
+    words = set(content_words(query))
+    shared = {turn.seq: len(words.intersection(query_words(turn.text))) for turn in journal.get(seqs)}
+    return sorted(seqs, key=lambda seq: (-shared.get(seq, 0), -seq))

@@ -162,6 +162,30 @@ def test_a_query_ranks_items_by_memory(store: MemagentStore) -> None:
     assert keys(store, "notes", query="   ") == ["hidden", "cat", "dog"]
 
 
+@pytest.mark.parametrize("backend", ["rag", "bm25", "in_memory"])
+def test_a_search_ranks_the_items_of_its_prefix_beside_better_ones_of_others(
+    home: Home, backend: str
+) -> None:
+    settings = {"candidates": "10"} if backend == "rag" else {}
+    with MemagentStore.open("ana", backend=backend, home=home, settings=settings) as store:
+        others = [
+            PutOp(("others",), str(number), {"text": f"{QUESTION} Rex {number}, dog."})
+            for number in range(500)
+        ]
+        store.batch([*others, PutOp(NOTES, "dog", DOG), PutOp(NOTES, "sea", {"text": "The sea is my home."})])
+        dog, sea = store.search(NOTES, query=QUESTION)
+        assert (dog.key, sea.key) == ("dog", "sea")
+        assert dog.score is not None
+        assert [item.score is None for item in store.search((), query=QUESTION, limit=3)] == 3 * [False]
+
+
+def test_what_memory_does_not_rank_is_ordered_by_words_in_a_store_of_any_size(home: Home) -> None:
+    with MemagentStore.open("ana", backend="none", home=home) as store:
+        store.put(NOTES, "dog", DOG)
+        store.batch([PutOp(NOTES, str(number), {"text": "The sea."}) for number in range(1500)])
+        assert keys(store, "notes", query=QUESTION, limit=2) == ["dog", "1499"]
+
+
 def test_a_store_that_abstains_leaves_out_what_is_not_relevant(pool: MemoryPool) -> None:
     store = MemagentStore(pool, "ana", abstain=True)
     store.put(NOTES, "dog", DOG)
