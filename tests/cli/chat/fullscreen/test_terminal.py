@@ -121,8 +121,7 @@ def test_the_default_model_remembers_in_a_second_session(home: Home, environment
     with Terminal(memagent(*command, "--session", "monday"), environment) as terminal:
         terminal.wait_for(FIELD)
         terminal.type("My dog is called Biscuit.\r")
-        terminal.wait_for(lambda: len(stored(home)) == 2, 300)
-        terminal.wait_for("tokens/s")
+        terminal.wait_for("tokens/s", 300)
         terminal.type("\x04")
         assert terminal.wait() == 0
     with Terminal(memagent(*command, "--session", "tuesday"), environment) as terminal:
