@@ -23,8 +23,8 @@ from memagent.backends.errors import SettingError
 _LOG = logging.getLogger("memagent")
 Result = TypeVar("Result")
 
-_CALL_THREADS = 8
-"""Threads for calls without a reply: they mostly wait for the disk, or for another process."""
+_CALL_THREADS = 32
+"""Threads for calls without a reply: they mostly wait for the disk, or for another process, up to 10 seconds."""
 _PROVIDER_REPLIES = 4
 """Replies at a time where a provider computes them."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, NotRequired
 
 from langchain_core.messages import BaseMessage, RemoveMessage
@@ -20,6 +20,7 @@ from memagent.agent.integrations.langchain.thread import (
     store_reply,
     view_of,
 )
+from memagent.agent.integrations.langchain.threads import in_thread
 from memagent.agent.memory import Memory
 from memagent.backends.errors import MissingExtraError, SettingError
 from memagent.backends.records import Recollection
@@ -84,7 +85,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     Args:
         memory: a pool of memories, or one open memory.
-        user: whose memory, or a function that returns the user for a runtime; None: the context's attribute ``user``.
+        user: whose memory, or a function that returns the user for a runtime, at once; None: the context's attribute ``user``.
         session: the session; None: the context's attribute ``session``, or else the id of the thread.
         limit: most recollections for a message.
         budget: most tokens of recollections, and of what is pinned, by an estimate.
@@ -137,7 +138,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     async def abefore_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any]:
         """Do as ``before_agent``, in another thread."""
-        return await asyncio.to_thread(self.before_agent, state, runtime)
+        return await in_thread(self._scope(runtime).user, partial(self.before_agent, state, runtime))
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -152,7 +153,8 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any] | ExtendedModelResponse[Any]:
         """Do as ``wrap_model_call``."""
-        changed, update = await asyncio.to_thread(self._prepared, request)
+        user = self._scope(request.runtime).user
+        changed, update = await in_thread(user, partial(self._prepared, request))
         return _with_update(await handler(changed), update)
 
     def after_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any] | None:
@@ -169,7 +171,7 @@ class MemoryMiddleware(AgentMiddleware[MemoryState, Any, Any]):
 
     async def aafter_agent(self, state: MemoryState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Do as ``after_agent``, in another thread."""
-        return await asyncio.to_thread(self.after_agent, state, runtime)
+        return await in_thread(self._scope(runtime).user, partial(self.after_agent, state, runtime))
 
     def _scope(self, runtime: Runtime[Any]) -> Scope:
         return scope_of(runtime, self._user, self._session)

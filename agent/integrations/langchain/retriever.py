@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
@@ -11,6 +11,7 @@ from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, SkipValidation
 
 from memagent.agent.integrations.langchain.scope import MemoryLender, lender_of, user_of
+from memagent.agent.integrations.langchain.threads import in_thread
 from memagent.agent.memory import Memory
 from memagent.backends.records import Recollection
 
@@ -42,7 +43,7 @@ class MemagentRetriever(BaseRetriever):
     async def _aget_relevant_documents(
         self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
     ) -> list[Document]:
-        return await asyncio.to_thread(self._documents, query, k)
+        return await in_thread(user_of(self.memory, self.user), partial(self._documents, query, k))
 
     def _documents(self, query: str, k: int | None) -> list[Document]:
         with lender_of(self.memory).memory(user_of(self.memory, self.user)) as memory:

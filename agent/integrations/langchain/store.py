@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ from memagent.agent.home import Home
 from memagent.agent.integrations.langchain.scope import MemoryLender, lender_of, user_of
 from memagent.agent.integrations.langchain.store_search import namespaces, ranked, ranking_settings
 from memagent.agent.integrations.langchain.store_values import WHOLE, item_text, matches
+from memagent.agent.integrations.langchain.threads import in_thread
 from memagent.agent.journal.item_index import read_entries, read_items
 from memagent.agent.journal.items import NewItem, StoredItem, address_of
 from memagent.agent.memory import Forgotten, Memory
@@ -195,7 +196,7 @@ class MemagentStore(BaseStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations in a thread; see ``batch``."""
-        return await asyncio.to_thread(self.batch, list(ops))
+        return await in_thread(self.user, partial(self.batch, list(ops)))
 
     def _get(self, memory: Memory, op: GetOp, now: datetime, refreshed: set[int]) -> Item | None:
         addresses = [address_of(op.namespace, op.key)]

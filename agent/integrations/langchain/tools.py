@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from langchain_core.messages import BaseMessage, ToolMessage
@@ -12,6 +13,7 @@ from memagent.agent.engine.prompt import fenced
 from memagent.agent.integrations.langchain.notes import fitting
 from memagent.agent.integrations.langchain.scope import MemoryLender, Scope, UserOf, lender_of, scope_of
 from memagent.agent.integrations.langchain.thread import SEQS, new_humans, view_of
+from memagent.agent.integrations.langchain.threads import in_thread
 from memagent.agent.memory import Forgotten, Memory
 from memagent.backends.errors import InputError, MissingExtraError
 
@@ -57,7 +59,7 @@ def memory_tools(
 
     Args:
         memory: a pool of memories, or one open memory.
-        user: whose memory, or a function that returns the user for a runtime; None: the context's attribute ``user``.
+        user: whose memory, or a function that returns the user for a runtime, at once; None: the context's attribute ``user``.
         session: the session; None: the context's attribute ``session``, or else the id of the thread.
         limit: most notes that ``recall`` shows.
         budget: most tokens of notes, by an estimate.
@@ -94,12 +96,19 @@ def memory_tools(
         with lender.memory(place.user) as open_memory:
             return _report(numbers, open_memory.forget(numbers)), _NOTHING
 
-    return [
-        StructuredTool.from_function(
-            function, name=function.__name__, description=text, response_format="content_and_artifact"
+    def tool(function: Callable[..., Result], description: str) -> BaseTool:
+        async def call_in_thread(**arguments: Any) -> Result:
+            return await in_thread(scope(arguments["runtime"]).user, partial(function, **arguments))
+
+        return StructuredTool.from_function(
+            function,
+            call_in_thread,
+            name=function.__name__,
+            description=description,
+            response_format="content_and_artifact",
         )
-        for function, text in ((remember, REMEMBER), (recall, RECALL), (forget, FORGET))
-    ]
+
+    return [tool(remember, REMEMBER), tool(recall, RECALL), tool(forget, FORGET)]
 
 
 def _remember(memory: Memory, session: str, fact: str, messages: Sequence[BaseMessage]) -> Result:
