@@ -32,6 +32,7 @@ class ChatOptions:
         backend: name of the memory backend, or several joined by ``+``.
         settings: ``key=value`` pairs of the backend.
         model: the chat model's name; None: as the settings say.
+        model_is_default: whether neither the command line nor the settings name a model.
         channel: as in ``Settings``.
         session: name of the session; None: the latest, or a new one.
         continue_latest: whether the latest session is continued if none is named.
@@ -45,6 +46,7 @@ class ChatOptions:
     backend: str
     settings: tuple[str, ...] = ()
     model: str | None = None
+    model_is_default: bool = False
     channel: str = "auto"
     session: str | None = None
     continue_latest: bool = False

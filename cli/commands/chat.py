@@ -22,6 +22,7 @@ from memagent.cli.options import (
     OutputOption,
     SetOption,
     UserOption,
+    user_settings,
 )
 from memagent.cli.rendering.frontend import standard_error
 from memagent.cli.rendering.output import as_json, has_screen, write
@@ -93,6 +94,7 @@ def chat(
         backend=backend,
         settings=tuple(set_ or ()),
         model=model,
+        model_is_default=_is_default(context, "model"),
         channel=channel.value,
         session=session,
         continue_latest=continue_,
@@ -102,7 +104,7 @@ def chat(
         command=("memagent", "chat", *_given_options(context)),
     )
     if message is None and not plain and has_screen():
-        from memagent.cli.chat.fullscreen.app import run
+        from memagent.cli.chat.fullscreen.program import run
 
         run(options)
         return
@@ -113,6 +115,12 @@ def chat(
             converse(chat)
         else:
             _answer(chat.conversation, message, output)
+
+
+def _is_default(context: typer.Context, option: str) -> bool:
+    """Return whether neither the command line nor environment nor settings file gives an option."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "DEFAULT" and option not in user_settings().model_fields_set
 
 
 def _given_options(context: typer.Context) -> list[str]:

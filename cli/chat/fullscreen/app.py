@@ -9,7 +9,6 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,7 +18,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.events import Resize
 
-from memagent.cli.chat.chat import Chat, ChatOptions
 from memagent.cli.chat.fullscreen.background import (
     Finished,
     Opened,
@@ -36,10 +34,10 @@ from memagent.cli.chat.fullscreen.search_field import SearchField
 from memagent.cli.chat.fullscreen.status_line import StatusLine
 from memagent.cli.chat.fullscreen.view_screens import open_view
 from memagent.cli.chat.views import SessionList
-from memagent.cli.rendering.output import say, write
 
 if TYPE_CHECKING:
     from memagent.agent.engine.events import TurnEnded
+    from memagent.cli.chat.chat import Chat
 
 _WIDE = 100
 """From this width on, in cells, the memory panel stands beside the conversation; below, in its place."""
@@ -99,12 +97,23 @@ class ChatApp(App[None]):
             ):  # not on every system
                 loop.add_signal_handler(getattr(signal, name), self.leave)
         self.query_one(MessageInput).focus()
-        # After the window is drawn: the imports of the models would delay it.
-        self.call_after_refresh(self.pane.open, self._open_chat)
+        self.begin()
+
+    def begin(self) -> None:
+        """Open the chat once the window is drawn, which the imports of the models would delay."""
+        self.call_after_refresh(self.open, self._open_chat)
+
+    def open(self, open_chat: OpenChat) -> None:
+        """Open the chat in the background.
+
+        Args:
+            open_chat: opens the memory and loads the model.
+        """
+        self.pane.open(open_chat)
         self._show_status()
 
     def leave(self) -> None:
-        """End the program; ``run`` waits for what is still to be stored."""
+        """End the program; ``program.run`` waits for what is still to be stored."""
         self.pane.give_up()
         self.exit()
 
@@ -112,8 +121,9 @@ class ChatApp(App[None]):
 
     @on(Resize)
     def _choose_layout(self, event: Resize) -> None:
-        self.screen.set_class(event.size.width >= _WIDE, "wide")
-        self.screen.set_class(event.size.width < _WIDE, "narrow")
+        chat_screen = self.screen_stack[0]  # another one may be on top
+        chat_screen.set_class(event.size.width >= _WIDE, "wide")
+        chat_screen.set_class(event.size.width < _WIDE, "narrow")
 
     @on(TurnEvent)
     def _follow_turn(self, message: TurnEvent) -> None:
@@ -274,29 +284,3 @@ def _status(chat: Chat | None, turn: TurnEnded | None) -> list[str]:
         fields.append(f"{turn.usage.reply_tokens / generating:.1f} tokens/s" if generating > 0 else "")
         fields.append(f"recall {turn.seconds.recall * 1000:.0f} ms")
     return [*fields, f"session {chat.conversation.session}"]
-
-
-def run(options: ChatOptions) -> None:
-    """Run the chat on the full screen until the person leaves.
-
-    Args:
-        options: what the command line says.
-
-    Raises:
-        MemagentError: the chat could not be opened.
-    """
-    app = ChatApp(partial(Chat.open, options))
-    app.run()
-    job = app.pane.give_up()
-    if (
-        job is not None and job.name == "open"
-    ):  # a download, or a model being loaded: both can be left at any time
-        os._exit(0)
-    if job is not None:
-        say("Storing the last turn ...")
-        job.join()
-    if app.pane.chat is not None:
-        app.pane.chat.close()
-        write(f"Continue with: {app.pane.chat.next_command}")
-    if app.failure is not None:
-        raise app.failure

@@ -29,6 +29,10 @@ Item = TypeVar("Item")
 _SECONDS_BETWEEN_UPDATES = 0.1
 
 
+class ScreenClosed(BaseException):
+    """The screen that a download reports to is closed."""
+
+
 class TurnEvent(Message):
     """An event of the turn in progress.
 
@@ -230,7 +234,8 @@ def screen_frontend(receiver: Widget) -> Frontend:
         now = time.monotonic()
         if done >= total or now >= last_report.get(label, 0.0) + _SECONDS_BETWEEN_UPDATES:
             last_report[label] = now
-            post(receiver, Progressed(label, done, total, "B"))
+            if not post(receiver, Progressed(label, done, total, "B")):
+                raise ScreenClosed
 
     def notify(text: str) -> None:
         post(receiver, Output(text))

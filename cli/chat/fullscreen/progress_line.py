@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from rich.filesize import decimal
 from rich.text import Text
 from textual.widgets import Static
@@ -10,26 +11,33 @@ from memagent.cli.chat.fullscreen.background import Progressed
 from memagent.cli.rendering.output import one_line
 
 _BAR_CELLS = 24
+_PADDING = 1
 
 
 class ProgressLine(Static):
     """A bar with its label. It disappears when all is done."""
 
     def __init__(self) -> None:
-        super().__init__(markup=False)
+        super().__init__(markup=False, id="progress")
 
     def show(self, progressed: Progressed) -> None:
         """Show how far something is."""
         total = progressed.total
         self.set_class(total is None or progressed.done < total, "-shown")
-        self.update(Text(_line(progressed), no_wrap=True, overflow="ellipsis"))
+        line = _line(progressed, self.size.width or self.app.size.width - 2 * _PADDING)
+        self.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
 
-def _line(progressed: Progressed) -> str:
+def _line(progressed: Progressed, width: int) -> str:
+    """Return label, bar and amounts; the bar is shorter where the width is small."""
     label, done, total = one_line(progressed.label), progressed.done, progressed.total
     amount = decimal(done) if progressed.unit == "B" else f"{done:,}"
     if not total:
         return f"{label}  {amount}"
-    full = min(_BAR_CELLS, _BAR_CELLS * done // total)
     whole = decimal(total) if progressed.unit == "B" else f"{total:,}"
-    return f"{label}  {'━' * full}{'╌' * (_BAR_CELLS - full)}  {amount} of {whole}, {100 * done // total} %"
+    amounts = f"{amount} of {whole}, {100 * done // total} %"
+    cells = min(_BAR_CELLS, width - cell_len(label) - len(amounts) - 2 * len("  "))
+    if cells < 1:
+        return f"{label}  {amounts}"
+    full = min(cells, cells * done // total)
+    return f"{label}  {'━' * full}{'╌' * (cells - full)}  {amounts}"
