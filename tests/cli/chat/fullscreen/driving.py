@@ -65,7 +65,7 @@ class Screen:
         """Wait for a condition."""
         deadline = time.monotonic() + SECONDS
         while not condition():
-            assert time.monotonic() < deadline, self.texts()
+            assert time.monotonic() < deadline, [text[:100] for text in self.texts()]
             await self.pilot.pause(0.01)
 
     async def type(self, text: str, *keys: str) -> None:
