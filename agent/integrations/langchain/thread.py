@@ -136,19 +136,32 @@ def store_reply(
         StorageError: the journal cannot be written; the reply was not stored.
     """
     replies = [message for message in messages[last_human(messages) + 1 :] if isinstance(message, AIMessage)]
-    text = storable_reply("\n\n".join(message.text.strip() for message in replies if message.text.strip()))
-    stored = False
+    seen = _seen_replies(memory.journal, session, messages, replies)
+    last_stored = max((place for place, message in enumerate(replies) if message.id in seen), default=-1)
+    new = replies[last_stored + 1 :]
+    text = storable_reply("\n\n".join(message.text.strip() for message in new if message.text.strip()))
+    stored = bool(replies) and not new
     if text:
-        view, reply_id = view_of(memory.journal, session, messages, recalled), turn_id(session, replies[-1])
+        view, reply_id = view_of(memory.journal, session, messages, recalled), turn_id(session, new[-1])
         if reply_id and memory.journal.seen_ids([reply_id]):
-            stored = True
-        elif not view.forgotten:
+            reply_id = None  # of a reply to an earlier message; a cache of replies gives ids again
+        if not view.forgotten:
             turn = memory.journal.append_reply(
                 session, text, view.seqs, derived=view.derived, recalled=view.recalled, turn_id=reply_id
             )
             stored = turn is not None
     memory.catch_up()
     return stored
+
+
+def _seen_replies(
+    journal: Journal, session: str, messages: Sequence[BaseMessage], replies: Sequence[BaseMessage]
+) -> set[str]:
+    """Return the ids of replies to the last message by the user that were stored before, or have been forgotten."""
+    humans = journal.seen_ids(_message_ids(session, new_humans(messages)))
+    answered = max(filter(None, humans.values()), default=0)
+    ids = _message_ids(session, replies)
+    return {ids[turn] for turn, seq in journal.seen_ids(ids).items() if not seq or seq > answered}
 
 
 @dataclass(frozen=True, slots=True)
