@@ -124,16 +124,31 @@ def test_the_backend_that_docs_show_keeps_the_contract(tmp_path: Path) -> None:
     for name, snippet in zip(names, page.snippets, strict=False):
         (tmp_path / name).write_text(snippet.text, encoding="utf-8")
     install(tmp_path)
+    test = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_latest_memory.py"]
+    assert " passed" in run_beside(tmp_path, *test)
+    in_agent = next(snippet for snippet in page.snippets if "memagent.langchain" in snippet.text)
+    recalled, score = run_beside(tmp_path, "-c", in_agent.text).splitlines()
+    assert recalled == "My dog is called Biscuit."
+    assert float(score) > 0
+
+
+def run_beside(folder: Path, *arguments: str) -> str:
+    """Run Python where the package in a folder is installed, in a home of its own, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_latest_memory.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))},
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join((str(folder), *sys.path)),
+            "MEMAGENT_HOME": str(folder / "home"),
+            "MEMAGENT_EMBEDDER": "hashing",
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
+    return done.stdout
 
 
 def install(folder: Path) -> None:
