@@ -56,7 +56,7 @@ class FairExecutor:
                 raise _closed()
             self._waiting.setdefault(user, deque()).append(job)
             self._start_next()
-        job.future.add_done_callback(lambda _: self._withdraw(user, job))
+        job.future.add_done_callback(lambda future: self._withdraw(user, job) if future.cancelled() else None)
         return job.future
 
     async def close(self) -> None:
