@@ -237,9 +237,9 @@ class MemoryPool:
                     self._remove_if_empty(slot)
 
     def _remove_if_empty(self, slot: _Slot) -> None:
-        """Remove a slot that has no memory and is not in use. The caller has the guard."""
-        if slot.memory is None and not slot.borrowers:
-            self._slots.pop(slot.user)
+        """Remove a slot that has no memory and is not in use, unless it was removed. The caller has the guard."""
+        if slot.memory is None and not slot.borrowers and self._slots.get(slot.user) is slot:
+            del self._slots[slot.user]
 
     def _run_timer(self) -> None:
         """Close idle memories whenever the first of them is due, until the pool is closed."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -252,6 +254,43 @@ def test_what_is_in_use_when_the_pool_is_closed_is_closed_when_it_is_given_back(
 
 
 # Errors
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers")
+def test_a_caller_who_is_interrupted_while_a_memory_is_closed_leaves_no_trace(
+    open_pool: OpenPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = open_pool(idle_seconds=1000, clock=(clock := Clock()))
+    with pool.memory("ana") as memory:
+        close, closing, proceed = memory.close, threading.Event(), threading.Event()
+
+    def close_slowly() -> None:
+        closing.set()
+        proceed.wait(WAIT)
+        close()
+
+    monkeypatch.setattr(memory, "close", close_slowly)
+    clock.now += 2000
+    with ThreadPoolExecutor(2) as threads:
+        closed = threads.submit(pool.close_idle)
+        assert closing.wait(WAIT)
+        before = signal.signal(signal.SIGALRM, _interrupt)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(KeyboardInterrupt), pool.memory("ana"):
+                pass
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        used = threads.submit(use, pool, "ana")
+        time.sleep(0.1)  # it waits for the memory that is being closed
+        proceed.set()
+        closed.result(WAIT)
+        used.result(WAIT)
+    assert pool.open_users == ["ana"]
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_opening_that_fails_is_tried_again(open_pool: OpenPool, monkeypatch: pytest.MonkeyPatch) -> None:
