@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from memagent.cli.chat.chat import Chat
     from memagent.cli.chat.fullscreen.background import Reloaded
 
-_LIST_HINT = "Enter shows the source · F4 pictures · Esc back · F2 closes"
-_PICTURE_HINT = "Arrows scroll · r draws again · F4 turns · Esc back · F2 closes"
+_LIST_HINT = "Enter: source · F4: pictures · Tab, Esc: list, message · F2: close"
+_PICTURE_HINT = "Arrows: scroll · r: draw again · F4: turns · Esc: message · F2: close"
 
 
 class RecordList(OptionList):

@@ -80,10 +80,10 @@ class SourceScreen(ModalScreen[str]):
     DEFAULT_CSS = """
     SourceScreen { align: center middle; }
     SourceScreen > #source {
-        width: 90%; max-width: 110; height: auto; max-height: 90%; padding: 0 1; border: round $primary; background: $surface;
+        width: 90%; max-width: 110; height: 90%; max-height: 40; padding: 0 1; border: round $primary; background: $surface;
     }
     SourceScreen #facts { height: auto; max-height: 6; margin-bottom: 1; }
-    SourceScreen #turns { height: auto; max-height: 100%; scrollbar-size-vertical: 1; }
+    SourceScreen #turns { height: 1fr; scrollbar-size-vertical: 1; }
     SourceScreen .neighbour { height: auto; color: $text-muted; padding: 0 1; margin-bottom: 1; }
     SourceScreen .source { height: auto; background: $boost; border-left: thick $accent; padding: 0 1; margin-bottom: 1; }
     SourceScreen #correction { display: none; max-height: 8; }
