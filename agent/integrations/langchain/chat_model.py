@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,7 @@ from memagent.agent.home import Home
 from memagent.agent.integrations.langchain.generation import (
     Generation,
     plain_generation,
+    prompt_message,
     remembering_generation,
     until_stop,
 )
@@ -36,6 +37,7 @@ from memagent.agent.models.catalogue import DEFAULT_MODEL
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.agent.models.loader import as_local
 from memagent.agent.models.models import Models
+from memagent.backends.errors import SettingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,33 @@ class ChatMemagent(BaseChatModel):
         copy = self.model_copy(update={"memory": None, "model": self._chat(None), "cache": False})
         copy._attachment = attachment
         return copy
+
+    def get_num_tokens(self, text: str) -> int:
+        """Return how many tokens the model reads a text as. LangChain's own method would download GPT-2's tokenizer."""
+        return self._chat(None).count_text(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: Sequence[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return how many tokens a prompt of these messages has; what memory adds is not counted.
+
+        Raises:
+            InputError: a message holds something else than text, or is of a tool.
+        """
+        return self._chat(None).count(tuple(map(prompt_message, messages)))
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return a text's tokens by the model's own tokenizer.
+
+        Raises:
+            SettingError: the model does not run in this process.
+        """
+        model: Any = self._chat(None)
+        if not hasattr(model, "tokenizer"):
+            raise SettingError(
+                f"{model.name} has no tokenizer in this process. get_num_tokens counts its tokens."
+            )
+        return list(model.tokenizer.encode(text, add_special_tokens=False))
 
     @property
     def _llm_type(self) -> str:

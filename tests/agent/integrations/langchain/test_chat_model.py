@@ -11,15 +11,23 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.globals import set_llm_cache
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+    trim_messages,
+)
 
 from memagent.agent.engine.prompt import SYSTEM_MODEL_CHANNEL
 from memagent.agent.home import Home
 from memagent.agent.integrations.langchain.thread import SEQS
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel, ScriptedModel
+from memagent.agent.testing import tiny_model
 from memagent.backends import registry
-from memagent.backends.errors import InputError, ModelError, NotFoundError
+from memagent.backends.errors import InputError, ModelError, NotFoundError, SettingError
 from memagent.backends.protocol import Injection, LocalModel
 from memagent.langchain import ChatMemagent, MemoryContext, MemoryMiddleware, MemoryPool
 from tests.agent.conversing import ATTACHED, ClosingModel, FailingModel, LocalScriptedModel, WithChannel
@@ -97,6 +105,27 @@ def test_a_reply_has_the_usage_and_the_models_name() -> None:
     assert message.usage_metadata == {"input_tokens": 4, "output_tokens": 3, "total_tokens": 7}
     assert message.response_metadata["model_name"] == "echo"
     assert SEQS not in message.response_metadata
+
+
+def test_its_own_model_counts_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangChain would download GPT-2's tokenizer, and count with that."""
+    monkeypatch.setattr("langchain_core.language_models.base.get_tokenizer", None)
+    model = ChatMemagent(model=EchoModel())
+    messages = [
+        SystemMessage("Be brief."),
+        HumanMessage("one two three"),
+        AIMessage("four"),
+        HumanMessage("five"),
+    ]
+    assert model.get_num_tokens("one two three") == 3
+    assert model.get_num_tokens_from_messages(messages) == 2 + 3 + 1 + 1 + 4
+    assert trim_messages(messages, max_tokens=4, token_counter=model, start_on="human") == messages[3:]
+    with pytest.raises(SettingError, match=r"echo has no tokenizer.*get_num_tokens"):
+        model.get_token_ids("one")
+    local: Any = tiny_model()
+    local.name = "tiny"
+    ids = ChatMemagent(model=local).get_token_ids("one two")
+    assert local.tokenizer.decode(ids) == "one two"
 
 
 def test_it_streams_token_by_token_and_marks_the_last_chunk() -> None:
