@@ -219,6 +219,11 @@ class JournalReader:
             for row in self.fetch(query)
         ]
 
+    def session_names(self) -> list[str]:
+        """Return the names of all sessions, the one that began last first. Cost: reads no turn."""
+        query = select(sessions.c.name).where(sessions.c.user == self.user)
+        return [row.name for row in self.fetch(query.order_by(sessions.c.created_at.desc()))]
+
     def session(self, name: str) -> Session:
         """Return one session.
 

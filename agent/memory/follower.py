@@ -21,6 +21,8 @@ from memagent.backends.protocol import MemoryBackend
 from memagent.backends.records import ConsolidationReport, Turn, Use, WriteResult
 
 _BATCH = 256
+_COSTLY_BATCH = 16
+"""At half a second for a turn, progress is shown every 8 seconds."""
 # A checkpoint is written once reading its turns again would take this long.
 _REPLAY_SECONDS_AT_CLOSE = 5.0
 _REPLAY_SECONDS_IN_USE = 30.0
@@ -188,12 +190,13 @@ class Follower:
 
     def _pending(self, last_seq: int) -> Iterator[list[Turn]]:
         """Yield the turns that the backend has not read, in batches; with a progress bar if there are many."""
+        size = _COSTLY_BATCH if self.backend.costly else _BATCH
         turns = iter(self.journal.turns(after=self.position.seq))
-        batches = iter(lambda: list(islice(turns, _BATCH)), [])
+        batches = iter(lambda: list(islice(turns, size)), [])
         missing = last_seq - self.position.seq
-        if missing <= _BATCH:
+        if missing <= size:
             return batches
-        total = -(-missing // _BATCH)
+        total = -(-missing // size)
         return iter(
             self.resources.progress(batches, total=total, label=f"Reading the journal into {self.name}")
         )

@@ -150,12 +150,26 @@ class Chat:
         """
         options = replace(self.options, backend=backend, settings=())
         fetch_models(backend, model=options.model, frontend=frontend)
+        if _parts(backend).isdisjoint(_parts(self.memory.name)):
+            other, previous = self._opened(options, frontend), self.memory
+        else:  # both need the lock of a part
+            previous = self.memory
+            previous.close()
+            try:
+                other = self._opened(options, frontend)
+            except BaseException:
+                self.conversation = self._opened(self.options, frontend)
+                raise
+        self.conversation, self.options = other, _with_backend(options)
+        previous.close()
+
+    def _opened(self, options: ChatOptions, frontend: Frontend) -> Conversation:
+        """Open a memory, and return the conversation in use with it."""
         with ExitStack() as stack:
             memory = stack.enter_context(_open_memory(options, frontend))
             other = _conversation(memory, self.conversation.model, self.conversation.session, options)
             stack.pop_all()
-        previous, self.conversation, self.options = self.memory, other, _with_backend(options)
-        previous.close()
+        return other
 
     @contextmanager
     def beside(self, backend: str, frontend: Frontend) -> Iterator[Conversation]:
@@ -214,6 +228,11 @@ def _settings(options: ChatOptions) -> Settings:
 
     sampling = Sampling(options.max_tokens, options.temperature, options.seed)
     return Settings(channel=options.channel, sampling=sampling)  # type: ignore[arg-type] # checked by the command line
+
+
+def _parts(backend: str) -> frozenset[str]:
+    """Return the names that are joined by ``+``."""
+    return frozenset(backend.split("+"))
 
 
 def _with_backend(options: ChatOptions) -> ChatOptions:

@@ -24,6 +24,7 @@ _SECONDS_PER_TURN = {
     "titans": 0.06,
 }
 """Measured on two CPU cores (docs/memories.md, "remembers a turn in"), with embedding. For rope_map, turns of 40 tokens."""
+_FIRST_USE = {"rope_map": "Its first use with a model calibrates it: half a minute to some minutes."}
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def _lasting_cost(name: str, *, costly: bool) -> str:
     """Return how long every turn takes."""
     seconds = _SECONDS_PER_TURN.get(name)
     if seconds is not None:
-        return f"About {_duration(seconds)} for each turn on two CPU cores."
+        time = f"About {_duration(seconds)} for each turn on two CPU cores."
+        return f"{time} {_FIRST_USE.get(name, '')}".strip()
     return "Every turn takes long." if costly else ""
 
 
@@ -136,7 +138,8 @@ def _reading(name: str, chat: Chat) -> str:
     sentence = f"{name} has {quantity(unread, 'turn')} to read"
     seconds = _SECONDS_PER_TURN.get(name)
     if unread and seconds is not None:
-        return f"{sentence}: about {_duration(unread * seconds)} on two CPU cores."
+        time = f"about {_duration(unread * seconds)} on two CPU cores."
+        return f"{sentence}: {time} {_FIRST_USE.get(name, '')}".strip()
     if unread and registry.get(name).costly:
         return f"{sentence}; it learns slowly, and how long it takes was not measured."
     return f"{sentence}."

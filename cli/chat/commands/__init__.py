@@ -7,7 +7,7 @@ from memagent.cli.chat.chat import Chat, Interface
 from memagent.cli.chat.commands import backends, memory, sessions
 from memagent.cli.chat.commands.command import Command, Quit
 
-__all__ = ["COMMANDS", "Command", "Quit", "completions", "run"]
+__all__ = ["COMMANDS", "Command", "Quit", "completed", "completion_lines", "completions", "run"]
 
 KEYS = """\
 Enter sends, Ctrl+J or Alt+Enter begins a new line, Up and Down walk through your messages, Tab completes a command.
@@ -38,6 +38,7 @@ COMMANDS = {
         Command("/quit", "", "Leave the chat.", _quit),
     )
 }
+_SHOWN_VALUES = 8
 _ALIASES = {"/exit": "/quit", "/?": "/help", "/memory": "/backend"}
 
 
@@ -48,6 +49,35 @@ def completions(line: str) -> list[Command]:
         line: what is typed so far.
     """
     return [command for name, command in COMMANDS.items() if line.startswith("/") and name.startswith(line)]
+
+
+def completed(line: str, chat: Chat | None) -> list[str]:
+    """Return the lines that a line can be completed to: the name of a command, or its argument.
+
+    Args:
+        line: what is typed so far.
+        chat: has the sessions; None: it is not open yet.
+    """
+    names = [command.name + " " * bool(command.argument) for command in completions(line)]
+    name, space, argument = line.partition(" ")
+    command = COMMANDS.get(_ALIASES.get(name, name))
+    if names or not space or chat is None or command is None or command.values is None:
+        return names
+    return [f"{name} {value}" for value in command.values(chat) if value.startswith(argument)]
+
+
+def completion_lines(line: str, chat: Chat | None) -> list[str]:
+    """Return what to show below a line while it is typed: commands with what they do, or arguments.
+
+    Args:
+        line: what is typed so far.
+        chat: as in ``completed``.
+    """
+    matching = completions(line)
+    width = max((len(command.usage) for command in matching), default=0)
+    if matching:
+        return [f"{command.usage:<{width}}  {command.about}" for command in matching]
+    return completed(line, chat)[:_SHOWN_VALUES]
 
 
 def run(line: str, chat: Chat, interface: Interface) -> None:

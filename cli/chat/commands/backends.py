@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from memagent.backends.errors import CheckpointError, InputError
+from memagent.backends.errors import InputError
 from memagent.cli.chat.chat import Chat, Interface
 from memagent.cli.chat.commands.command import Command
-from memagent.cli.rendering.phrases import quantity
+from memagent.cli.chat.costs import cost_of, describe_memories
+from memagent.cli.chat.views import Answer, Comparison, MemoryList
 
 if TYPE_CHECKING:
     from memagent.agent.engine.agent import Reply
@@ -17,54 +18,50 @@ if TYPE_CHECKING:
 
 
 def _backend(chat: Chat, interface: Interface, argument: str) -> None:
-    from memagent.backends import registry
-
-    if not argument:
-        interface.console.print(f"{chat.memory.name} is in use. Known: {', '.join(registry.names())}.")
-        return
-    if argument == chat.memory.name:
-        raise InputError(f"{argument} is in use already.")
-    interface.console.print(cost_of(argument, chat))
-    if interface.ask(f"Use {argument} from now on?"):
-        chat.use_backend(argument, interface.frontend)
-        channel = chat.conversation.channel
-        interface.console.print(f"{argument} is in use; memory reaches the model by the channel {channel}.")
+    if argument:
+        use(chat, interface, argument)
+    elif not interface.show(MemoryList()):
+        for memory in describe_memories(chat):
+            state = "In use." if memory.name == chat.memory.name else memory.cost
+            interface.console.print(
+                Text.assemble((memory.name, "bold"), f": {memory.about} {state}"), soft_wrap=True
+            )
 
 
-def cost_of(backend: str, chat: Chat) -> str:
-    """Return a sentence that says how many turns another memory has still to read, and whether that takes long.
+def use(chat: Chat, interface: Interface, argument: str) -> None:
+    """Use another memory from now on, if the person agrees to what it costs.
 
     Args:
-        backend: its name, or several joined by ``+``.
-        chat: whose journal it would read.
+        chat: gets the memory. If that cannot be opened, the one in use stays.
+        interface: says what it costs, and asks.
+        argument: name of the memory, or several joined by ``+``.
 
     Raises:
-        NotFoundError: there is no such backend.
+        InputError: it is in use already.
+        MemagentError: see ``Chat.use_backend``.
     """
-    from memagent.agent.memory.checkpoint import CheckpointStore
-    from memagent.backends import registry
-
-    last_seq = chat.journal.last()[0]
-    sentences = []
-    for choice in registry.choose(backend, {}):
-        try:
-            store = CheckpointStore(chat.memory.home.backend_folder(chat.memory.user, choice.name))
-            checkpoint = store.read()
-        except CheckpointError:
-            checkpoint = None
-        unread = last_seq - (checkpoint.position.seq if checkpoint else 0)
-        sentence = f"{choice.name} has {quantity(unread, 'turn')} to read."
-        if unread and choice.backend.costly:
-            sentence += " It learns slowly: expect minutes for hundreds of turns."
-        sentences.append(sentence)
-    return " ".join(sentences)
+    if argument == chat.memory.name:
+        raise InputError(f"{argument} is in use already.")
+    interface.console.print(cost_of(argument, chat), soft_wrap=True)
+    if interface.ask(f"Use {argument} from now on?"):
+        interface.frontend.notify(f"Opening {argument} ...")
+        chat.use_backend(argument, interface.frontend)
+        interface.console.print(
+            f"{argument} is in use; memory reaches the model by the channel {chat.conversation.channel}."
+        )
 
 
 def _compare(chat: Chat, interface: Interface, argument: str) -> None:
     other, question = _other_backend(chat, argument)
     with chat.beside(other, interface.frontend) as conversation:
-        for each in (chat.conversation, conversation):
-            _print_reply(each, _probe(each, question), question, interface)
+        both = (chat.conversation, conversation)
+        answers = [
+            Answer(each.memory.name, each.channel, _probe(each, question))
+            for each in interface.frontend.progress(both, total=len(both), label="Asking both memories")
+        ]
+    if not interface.show(Comparison(question, tuple(answers))):
+        for answer in answers:
+            _print_answer(answer, question, interface)
 
 
 def _other_backend(chat: Chat, argument: str) -> tuple[str, str]:
@@ -86,19 +83,26 @@ def _probe(conversation: Conversation, question: str) -> Reply:
     return collect(list(conversation.probe(question)))
 
 
-def _print_reply(conversation: Conversation, reply: Reply, question: str, interface: Interface) -> None:
+def _print_answer(answer: Answer, question: str, interface: Interface) -> None:
     from memagent.cli.rendering.text import print_recollections
 
-    console = interface.console
-    console.print(Text(f"{conversation.memory.name} ({conversation.channel})", "bold"))
+    console, reply = interface.console, answer.reply
+    console.print(Text(f"{answer.memory} ({answer.channel})", "bold"))
     console.print(Text(reply.text))
     print_recollections(reply.recollections, question, console)
-    recall, total = reply.seconds.recall, reply.seconds.total
-    console.print(f"recall {recall * 1000:.0f} ms, reply {total:.1f} s", style="dim")
+    console.print(
+        f"recall {reply.seconds.recall * 1000:.0f} ms, reply {reply.seconds.total:.1f} s", style="dim"
+    )
     console.print()
 
 
+def _names(chat: Chat) -> list[str]:
+    from memagent.cli.completion import backends
+
+    return [name for name in backends("") if name != chat.memory.name]
+
+
 COMMANDS = (
-    Command("/backend", "[NAME]", "Use another memory: the journal is read into it.", _backend),
+    Command("/backend", "[NAME]", "Use another memory: the journal is read into it.", _backend, _names),
     Command("/compare", "[NAME] QUESTION", "Ask two memories the same question.", _compare),
 )

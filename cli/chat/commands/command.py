@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memagent.cli.chat.chat import Chat, Interface
@@ -17,12 +17,14 @@ class Command:
         argument: what follows the name, for a person; empty: nothing.
         about: one sentence for /help.
         function: runs it with the text after the name.
+        values: what the argument can be, for completion; None: anything.
     """
 
     name: str
     argument: str
     about: str
     function: Callable[[Chat, Interface, str], None]
+    values: Callable[[Chat], Sequence[str]] | None = None
 
     @property
     def usage(self) -> str:

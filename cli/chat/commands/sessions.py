@@ -87,11 +87,15 @@ def _export(chat: Chat, interface: Interface, argument: str) -> None:
     interface.console.print(f"Wrote {quantity(exported.turns, 'turn')} of this session to {file}.")
 
 
+def _names(chat: Chat) -> list[str]:
+    return chat.journal.session_names()
+
+
 COMMANDS = (
     Command("/sessions", "", "List your sessions.", _sessions),
-    Command("/resume", "SESSION", "Continue another session.", resume),
+    Command("/resume", "SESSION", "Continue another session.", resume, _names),
     Command("/new", "[SESSION]", "Begin a session.", begin),
-    Command("/delete", "SESSION", "Forget a session for good.", delete),
+    Command("/delete", "SESSION", "Forget a session for good.", delete, _names),
     Command("/search", "TEXT", "List the turns of all sessions that contain a text.", _search),
     Command("/export", "FILE", "Write this session as JSON lines.", _export),
 )

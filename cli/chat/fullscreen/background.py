@@ -221,6 +221,7 @@ def screen_frontend(receiver: Widget) -> Frontend:
     def progress(items: Iterable[Item], *, total: int | None, label: str) -> Iterable[Item]:
         due = 0.0
         done = 0
+        post(receiver, Progressed(label, 0, total))
         for done, item in enumerate(items, start=1):
             yield item
             if time.monotonic() >= due:

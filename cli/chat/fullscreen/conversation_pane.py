@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -36,6 +37,7 @@ from memagent.cli.chat.fullscreen.progress_line import ProgressLine
 from memagent.cli.chat.fullscreen.search_field import SearchField
 from memagent.cli.chat.fullscreen.session_contents import pinned, reloaded
 from memagent.cli.rendering.frontend import Frontend
+from memagent.cli.rendering.output import one_line
 from memagent.cli.rendering.phrases import quantity
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class ConversationPane(Vertical):
         self.frontend = screen_frontend(self)
         self._view = ConversationView()
         self._input = MessageInput()
+        self._input.complete = lambda line: commands.completed(line, self.chat)
         self._completions = Static(markup=False, id="completions")
         self._progress = ProgressLine()
         self._job: Job | None = None
@@ -178,12 +181,9 @@ class ConversationPane(Vertical):
 
     @on(TextArea.Changed)
     def _show_completions(self) -> None:
-        matching = commands.completions(self._input.text)
-        width = max((len(command.usage) for command in matching), default=0)
-        self._completions.set_class(bool(matching), "-shown")
-        self._completions.update(
-            "\n".join(f"{command.usage:<{width}}  {command.about}" for command in matching)
-        )
+        lines = commands.completion_lines(self._input.text, self.chat)
+        self._completions.set_class(bool(lines), "-shown")
+        self._completions.update(Text("\n".join(map(one_line, lines))))
 
     async def send(self, text: str) -> None:
         """Send a message or run a command: now, or once the chat is open and no command runs; not during a reply.

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from memagent.cli.chat.commands import completions
+from memagent.cli.chat.commands import completed
 
 _NEWLINE_KEYS = ("ctrl+j", "alt+enter", "shift+enter")
 
 
 class MessageInput(TextArea):
-    """A field of several lines. Enter sends; Up on the first line and Down on the last walk through past messages."""
+    """A field of several lines. Enter sends; Up on the first line and Down on the last walk through past messages.
+
+    Attributes:
+        complete: returns the lines that Tab completes a line to.
+    """
 
     class Sent(Message):
         """The person sends a message.
@@ -30,6 +36,7 @@ class MessageInput(TextArea):
     def __init__(self) -> None:
         super().__init__(placeholder="Write a message, or / for a command", compact=True)
         self.show_line_numbers = False
+        self.complete: Callable[[str], list[str]] = partial(completed, chat=None)
         self._history: list[str] = []
         self._place = 0
         self._draft = ""
@@ -60,8 +67,9 @@ class MessageInput(TextArea):
             self._walk(-1)
         elif event.key == "down" and self.cursor_location[0] == self.document.line_count - 1:
             self._walk(1)
-        elif event.key == "tab" and (commands := completions(self.text)):
-            self.text = commands[0].name + " " * bool(commands[0].argument)
+        elif event.key == "tab" and (lines := self.complete(self.text)):
+            common = os.path.commonprefix(lines)
+            self.text = common if len(common) > len(self.text) else lines[0]
             self.move_cursor(self.document.end)
         else:
             await super()._on_key(event)

@@ -15,15 +15,19 @@ _PADDING = 1
 
 
 class ProgressLine(Static):
-    """A bar with its label. It disappears when all is done."""
+    """A bar with its label: of the work that began last and is not done. It disappears when all is done."""
 
     def __init__(self) -> None:
         super().__init__(markup=False, id="progress")
+        self._unfinished: dict[str, Progressed] = {}
 
     def show(self, progressed: Progressed) -> None:
-        """Show how far something is."""
-        total = progressed.total
-        self.set_class(total is None or progressed.done < total, "-shown")
+        """Show how far something is. What is within something else is shown until it is done."""
+        self._unfinished[progressed.label] = progressed
+        if progressed.total is not None and progressed.done >= progressed.total:
+            del self._unfinished[progressed.label]
+        self.set_class(bool(self._unfinished), "-shown")
+        progressed = next(reversed(self._unfinished.values()), progressed)
         line = _line(progressed, self.size.width or self.app.size.width - 2 * _PADDING)
         self.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
