@@ -322,7 +322,7 @@ def test_sessions_are_listed() -> None:
     talk("hello", session="monday")
     shown = talk("hello", "/sessions", session="tuesday").stdout
     rows = [line.split() for line in shown.splitlines()]
-    assert [row[0] for row in rows if row[-1:] == ["2"]] == ["monday", "tuesday"]
+    assert [row[0] for row in rows if row[-2:] == ["2", "hello"]] == ["monday", "tuesday"]
 
 
 @pytest.mark.parametrize(
