@@ -9,19 +9,26 @@ from memagent.cli.chat.commands.command import Command, Quit
 
 __all__ = ["COMMANDS", "Command", "Quit", "completed", "completion_lines", "completions", "run"]
 
-KEYS = """\
-Enter sends, Ctrl+J or Alt+Enter begins a new line, Up and Down walk through your messages, Tab completes a command.
-Esc or Ctrl+C stops a reply, Ctrl+C twice or Ctrl+D leaves. F2 memory panel, F3 sessions, Ctrl+F search,
-Ctrl+Y copies the last reply, Ctrl+G writes the message in your editor, Ctrl+P has colour themes."""
+_KEYS = """\
+Enter sends, Ctrl+J or Alt+Enter begins a new line, Up and Down walk through your messages, Tab completes a command or name.
+Esc or Ctrl+C stops a reply, Ctrl+C twice or Ctrl+D leaves. F2 memory panel, F3 sessions, F4 pictures, Ctrl+F search,
+Ctrl+Y copies the last reply, Ctrl+G writes the message in your editor, Ctrl+P has colour themes, Ctrl+Z suspends."""
 
 
 def _help(chat: Chat, interface: Interface, argument: str) -> None:
     from rich.text import Text
 
+    from memagent.cli.rendering.console import Table
+
+    table = Table(gap=1)
+    table.add_column("command", no_wrap=True)
+    table.add_column("what it does", ratio=1)
     for command in COMMANDS.values():
-        interface.console.print(Text.assemble((f"  {command.usage:<26}", "bold"), f" {command.about}"))
-    interface.console.print()
-    interface.console.print(KEYS)
+        table.add_row(Text(command.usage, "bold"), command.about)
+    interface.console.print(table)
+    if interface.has_keys:
+        interface.console.print()
+        interface.console.print(_KEYS)
 
 
 def _quit(chat: Chat, interface: Interface, argument: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 from memagent.agent.home import Home
 from memagent.agent.memory import open_journal
 from memagent.cli.chat.chat import ChatOptions
+from memagent.cli.chat.commands import COMMANDS
 from memagent.cli.main import app
 from tests.cli.commands.remembering import FACT, QUESTION, files_holding, memagent, stored_turns
 
@@ -156,3 +158,8 @@ def test_titles_are_in_the_json_of_sessions() -> None:
         ("sunday", FACT),
         (TRIP, "I [bold]fly[/bold] to Porto."),
     ]
+
+
+def test_the_page_of_the_chat_names_every_command() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "chat.md").read_text(encoding="utf-8")
+    assert not [name for name in COMMANDS if f"| `{name}" not in page]
