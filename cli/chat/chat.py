@@ -72,6 +72,11 @@ class Interface:
     frontend: Frontend
     show: Callable[[View], bool] = show_nothing
 
+    @property
+    def is_full_screen(self) -> bool:
+        """Whether there are screens and keys; otherwise lines only."""
+        return self.show is not show_nothing
+
 
 class Chat:
     """An open memory, a loaded model, and the conversation that uses both. Any thread may call its methods.

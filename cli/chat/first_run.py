@@ -20,7 +20,7 @@ ECHO = "echo"
 WAY_OUT = (
     "How to go on: `memagent models pull {model}` fetches it by itself, and continues where it stopped; "
     "`memagent chat --model echo` tries memory without a model; "
-    "`memagent chat --model ollama:llama3.2` uses a model that runs elsewhere (docs/terminal.md lists others)."
+    "`memagent chat --model ollama:llama3.2` uses a model that Ollama or another provider runs."
 )
 
 

@@ -26,7 +26,7 @@ def _help(chat: Chat, interface: Interface, argument: str) -> None:
     for command in COMMANDS.values():
         table.add_row(Text(command.usage, "bold"), command.about)
     interface.console.print(table)
-    if interface.has_keys:
+    if interface.is_full_screen:
         interface.console.print()
         interface.console.print(_KEYS)
 

@@ -107,14 +107,11 @@ class ConversationPane(Vertical):
         self.start("open", partial(self._open, open_chat))
 
     def start(self, name: str, work: Callable[[], None]) -> bool:
-        """Start a job unless another one is running.
+        """Start a job unless another one is running; return whether it was started.
 
         Args:
             name: what it is.
             work: is run in a thread.
-
-        Returns:
-            Whether it was started.
         """
         if self.is_busy:
             self.app.notify("Something is in progress; Esc stops a reply.", severity="warning", timeout=3)
@@ -275,6 +272,7 @@ class ConversationPane(Vertical):
     async def _finish(self, message: Finished) -> None:
         self._job = None
         self.state = ""
+        self._progress.clear()
         error = message.error
         await self._end_reply("")
         if isinstance(error, commands.Quit):

@@ -31,6 +31,11 @@ class ProgressLine(Static):
         line = _line(progressed, self.size.width or self.app.size.width - 2 * _PADDING)
         self.update(Text(line, no_wrap=True, overflow="ellipsis"))
 
+    def clear(self) -> None:
+        """Disappear, whatever is unfinished: the work has ended, perhaps by an error."""
+        self._unfinished.clear()
+        self.remove_class("-shown")
+
 
 def _line(progressed: Progressed, width: int) -> str:
     """Return label, bar and amounts; the bar is shorter where the width is small."""
