@@ -11,15 +11,19 @@ from textual.widgets import OptionList, Static
 from memagent.agent.home import Home
 from memagent.agent.memory import Memory, follower
 from memagent.agent.memory.lock import backend_lock
+from memagent.backends.errors import ModelError
 from memagent.backends.in_memory.backend import InMemory
 from memagent.backends.records import Turn, WriteResult
+from memagent.cli.chat.chat import Chat
 from memagent.cli.chat.costs import describe_memories
+from memagent.cli.chat.fullscreen.background import Progressed
 from memagent.cli.chat.fullscreen.comparison_view import ComparisonView
 from memagent.cli.chat.fullscreen.dialogs import Confirmation
 from memagent.cli.chat.fullscreen.memories_screen import MemoriesScreen
 from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.progress_line import ProgressLine
 from memagent.cli.chat.fullscreen.status_line import StatusLine
+from memagent.cli.rendering.frontend import Frontend
 from tests.cli.chat.fullscreen.driving import Screen, run, screen
 
 OpenMemory = Callable[..., Memory]
@@ -174,6 +178,39 @@ def test_reading_the_journal_shows_its_progress(memory: Memory, monkeypatch: pyt
             assert "in_memory memory" in status(chat)
 
     run(main)
+
+
+def test_the_innermost_work_is_shown_and_a_failure_hides_the_line(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[str] = []
+
+    def fail(_: Chat, backend: str, frontend: Frontend) -> None:
+        for _outer in frontend.progress(range(2), total=2, label="Outer"):
+            for _inner in frontend.progress(range(3), total=3, label="Inner"):
+                pass
+        frontend.report(3, 10, "tiny from the hub")
+        raise ModelError("The network is gone.")
+
+    show = ProgressLine.show
+
+    def note(line: ProgressLine, progressed: Progressed) -> None:
+        show(line, progressed)
+        lines.append(str(line.content).split()[0])
+
+    monkeypatch.setattr(Chat, "use_backend", fail)
+    monkeypatch.setattr(ProgressLine, "show", note)
+
+    async def main() -> None:
+        async with screen(memory) as chat:
+            await answered(chat, "/backend bm25")
+            assert chat.texts()[-1] == "Error: The network is gone."
+            assert not chat.app.query_one(ProgressLine).display
+
+    run(main)
+    assert lines[:2] == ["Outer", "Inner"]
+    assert lines[-1] == "tiny"
+    assert "Outer" in lines[3:-1]
 
 
 def test_the_list_of_memories_says_what_each_is_and_costs(memory: Memory) -> None:
