@@ -301,7 +301,7 @@ def test_quit_leaves_at_once(home: Home) -> None:
 def test_help_lists_every_command() -> None:
     shown = talk("/help").stdout
     for name in ("/help", "/why", "/forget", "/correct", "/pin", "/unpin", "/sessions", "/quit"):
-        assert f"\n{name} " in shown
+        assert f"\n {name} " in shown
     assert "Ctrl+J" not in shown  # a key of the full screen
 
 
