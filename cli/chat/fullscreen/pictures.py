@@ -23,6 +23,7 @@ _MAX_TEXT = 400
 _MIN_TEXT_CELLS = 20
 _MAX_LABEL_CELLS = 24
 _PLOT_ROWS = 6
+_MAX_HEADING_LINES = 3
 _MAX_CURVES = 24
 _CELL_CELLS = (4, 8)
 """The narrowest and the widest cell of a grid."""
@@ -72,10 +73,13 @@ class TableWidget(Vertical):
         if not self._rows:
             yield Static("(empty)", markup=False)
             return
-        grid: DataTable[Text] = DataTable(show_cursor=False, cursor_type="none", zebra_stripes=True)
+        headings = [wrapped(*pair) for pair in zip(self._headings, self._widths, strict=True)]
+        grid: DataTable[Text] = DataTable(
+            show_cursor=False, cursor_type="none", zebra_stripes=True, header_height=max(map(len, headings))
+        )
         grid.can_focus = False
-        for heading, width in zip(self._headings, self._widths, strict=True):
-            grid.add_column(_fitted(heading, width), width=width)
+        for lines, width in zip(headings, self._widths, strict=True):
+            grid.add_column(Text("\n".join(lines), "bold"), width=width)
         numeric = [
             all(is_number(row[place]) for row in self._table.rows) for place in range(len(self._headings))
         ]
@@ -206,6 +210,23 @@ def column_widths(headings: Sequence[str], rows: Sequence[Sequence[str]], width:
     return [min(need, share) if place in wide else max(1, need) for place, need in enumerate(needs)]
 
 
+def wrapped(heading: str, width: int) -> list[str]:
+    """Return a heading as at most three lines of whole words; what is too wide is cut.
+
+    Args:
+        heading: its words.
+        width: of a line, in cells.
+    """
+    lines = [""]
+    for word in heading.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if cell_len(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return [set_cell_size(line, min(width, cell_len(line))) for line in lines[:_MAX_HEADING_LINES]]
+
+
 def is_number(cell: Cell) -> bool:
     """Return whether a cell is a number."""
     return isinstance(cell, int | float) and not isinstance(cell, bool)
@@ -246,10 +267,6 @@ def _strength_style(value: float, low: float, high: float) -> str:
 def _label(label: str) -> str:
     line = one_line(label)
     return line if cell_len(line) <= _MAX_LABEL_CELLS else f"{set_cell_size(line, _MAX_LABEL_CELLS - 3)}..."
-
-
-def _fitted(heading: str, width: int) -> Text:
-    return Text(set_cell_size(heading, width) if cell_len(heading) > width else heading, style="bold")
 
 
 def _widest_word(heading: str) -> str:

@@ -24,6 +24,7 @@ from memagent.cli.chat.fullscreen.pictures import (
     grid_text,
     picture_widget,
     series_text,
+    wrapped,
 )
 from memagent.cli.chat.fullscreen.plotting import plot, shade
 from memagent.cli.chat.fullscreen.turn_records import TurnRecord
@@ -103,6 +104,12 @@ def test_a_long_text_is_wrapped_within_the_width() -> None:
             assert grid.region.height >= 6
 
     run(main)
+
+
+def test_a_heading_is_wrapped_between_words() -> None:
+    assert wrapped("importance of the other", 10) == ["importance", "of the", "other"]
+    assert wrapped("漢字漢字", 3) == ["漢 "]
+    assert wrapped("", 3) == [""]
 
 
 def test_a_long_table_says_how_many_rows_are_not_shown() -> None:
