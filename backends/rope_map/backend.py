@@ -16,12 +16,14 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field
 
 from memagent.backends.errors import CheckpointError, SettingError
+from memagent.backends.picture import Picture
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, ConsolidationReport, Hit, TrainingPlan, Turn, WriteResult
 from memagent.backends.rope_map import calibration
 from memagent.backends.rope_map.addressing import CalibratedHeads
 from memagent.backends.rope_map.chunk_table import ChunkTable
 from memagent.backends.rope_map.index import AddressingIndex
+from memagent.backends.rope_map.results import attention_grid
 from memagent.backends.rope_map.search import ChunkSearch
 from memagent.backends.shared.attention.chunks import TurnTokenizer
 from memagent.backends.shared.attention.encoder import AttentionEncoder, KeysAndValues
@@ -255,6 +257,14 @@ class RopeMap(MemoryBackend):
                 "model": self._resources.local_model.name,
             },
         )
+
+    def picture_of_recall(self, query: str, *, limit: int = 5) -> Sequence[Picture]:
+        """Return the hits, and which head attends to which chunk."""
+        pictures = [*super().picture_of_recall(query, limit=limit)]
+        evidence = self._search.evidence(query)
+        if evidence is not None and evidence.chunks:
+            pictures.append(attention_grid(evidence, self._heads, self._chunks))
+        return pictures
 
     def save(self, directory: Path) -> None:
         """Write the state: pages (as hard links where possible), turns and index."""

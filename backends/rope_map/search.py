@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 from memagent.backends.rope_map import reranking
-from memagent.backends.rope_map.addressing import credit_neighbours, score_chunks
+from memagent.backends.rope_map.addressing import ChunkEvidence, credit_neighbours, score_chunks
 from memagent.backends.rope_map.chunk_table import ChunkTable
 from memagent.backends.rope_map.index import AddressingIndex
 from memagent.backends.shared.attention.chunks import TokenSpan, TurnTokenizer
@@ -53,12 +53,10 @@ class ChunkSearch:
             The relevant chunks if the memory abstains, else all that receive any attention. A score 1 higher means a
             chunk e times as likely to be meant.
         """
-        question = self._tokenizer.question(query)
-        if not self._chunks.num_turns or not question.ids:
+        evidence = self.evidence(query)
+        if evidence is None:
             return []
         heads = self._index.heads
-        (queries,) = self._encoder.encode_queries([question], heads.query_layers, heads.num_layers)
-        evidence = self._index.search(queries)
         repeats = self._repeats(query, evidence.chunks)
         addressed = score_chunks(evidence, heads, self._chunks.neighbour, excluded=repeats)
         candidates = [number for number, _ in _ranked(addressed.scores)[: self._rerank]]
@@ -79,6 +77,15 @@ class ChunkSearch:
             return ranked
         threshold = ranked[0][1] - heads.tuning.margin
         return [(number, score) for number, score in ranked if score >= threshold]
+
+    def evidence(self, query: str) -> ChunkEvidence | None:
+        """Return the evidence of all heads on the chunks; None if there are no chunks, or the query has no tokens."""
+        question = self._tokenizer.question(query)
+        if not self._chunks.num_turns or not question.ids:
+            return None
+        heads = self._index.heads
+        (queries,) = self._encoder.encode_queries([question], heads.query_layers, heads.num_layers)
+        return self._index.search(queries)
 
     def _is_relevant(self, lead: float, pmi_by_chunk: Mapping[int, float]) -> bool:
         """Tell whether any chunk is relevant.

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from memagent.backends.errors import CheckpointError
+from memagent.backends.picture import Picture
 from memagent.backends.protocol import Fingerprint, Injection, LocalModel, MemoryBackend, Resources
 from memagent.backends.records import BackendStats, Hit, Turn, WriteResult
 from memagent.backends.shared.attention.context import texts_in_attention
@@ -30,7 +31,7 @@ from memagent.backends.titans.chunks import Chunk, load_chunks, save_chunks, spl
 from memagent.backends.titans.config import TitansMemoryConfig
 from memagent.backends.titans.decoding import decode
 from memagent.backends.titans.neural_memory import NeuralMemoryNetwork
-from memagent.backends.titans.results import hit_of, write_result
+from memagent.backends.titans.results import hit_of, surprise_series, write_result
 from memagent.backends.titans.write_statistics import WriteStatistics
 
 RELEVANCE = Path(__file__).with_name("relevance.json")
@@ -238,6 +239,10 @@ class Titans(MemoryBackend):
                 "embedder": self._resources.embedder.name,
             },
         )
+
+    def picture(self) -> Sequence[Picture]:
+        """Return its figures, and the surprise of each turn."""
+        return [*super().picture(), surprise_series(self.name, self._chunks)]
 
     def save(self, directory: Path) -> None:
         """Write the networks and embeddings as safetensors, words and chunks as JSON."""

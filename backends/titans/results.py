@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memagent.backends.picture import Series
 from memagent.backends.records import Hit, WriteResult
 from memagent.backends.titans.chunks import Chunk
 
@@ -47,3 +48,21 @@ def write_result(seq: int, chunks: Sequence[Chunk]) -> WriteResult:
         return WriteResult(seq, stored=False)
     surprise, reduction = (sum(values) / len(writes) for values in zip(*writes, strict=True))
     return WriteResult(seq, surprise=surprise, strength=min(1.0, max(0.0, reduction)))
+
+
+def surprise_series(name: str, chunks: Sequence[Chunk]) -> Series:
+    """Return how surprising each turn was when it was read, and by how much learning it reduced that, as curves.
+
+    Args:
+        name: The backend's name.
+        chunks: All chunks in the order in which they were read.
+    """
+    by_seq: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        by_seq.setdefault(chunk.turn.seq, []).append(chunk)
+    results = [write_result(seq, by_seq[seq]) for seq in sorted(by_seq)]
+    curves = {
+        "surprise": [result.surprise or 0.0 for result in results],
+        "strength of the write": [result.strength or 0.0 for result in results],
+    }
+    return Series(f"{name}: surprise", "turn", tuple(float(result.seq) for result in results), curves)

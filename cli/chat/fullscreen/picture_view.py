@@ -89,7 +89,7 @@ class PictureView(ScrollableContainer):
         Args:
             chat: whose memory it is.
             question: the last message; empty: there is none.
-            turns: of the conversation, for curves over it.
+            turns: of the conversation; their surprise is drawn if the memory draws no curves itself.
         """
         curve = surprise_series(turns)
         last = [Section("This conversation", (curve,))] if curve is not None else []
@@ -116,7 +116,9 @@ class PictureView(ScrollableContainer):
             heading = f'Recall for "{_shortened(question)}"'
             sections.append(_section(heading, chat, question))
         sections.append(_section(f"The memory: {chat.memory.name}", chat, ""))
-        post(self, Drawn(number, [*sections, *last]))
+        if not any(_has_series(section) for section in sections):
+            sections += last
+        post(self, Drawn(number, sections))
 
     @on(Drawn)
     async def _show_drawn(self, message: Drawn) -> None:
@@ -180,6 +182,12 @@ def _section(heading: str, chat: Chat, question: str) -> Section:
         return Section(heading, tuple(chat.memory.picture(question)))
     except Exception as error:  # noqa: BLE001 - a backend of somebody else may raise anything
         return Section(heading, (), f"{type(error).__name__}: {error}")
+
+
+def _has_series(section: Section) -> bool:
+    from memagent.backends.picture import Series
+
+    return any(isinstance(picture, Series) for picture in section.pictures)
 
 
 def _widgets(section: Section, width: int) -> list[Widget]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from memagent.backends.errors import SettingError
+from memagent.backends.picture import Grid, Table
 from memagent.backends.rope_map import calibration
 from memagent.backends.shared.attention.quantization import Precision
 from tests.backends.rope_map import tiny as make
@@ -151,3 +152,18 @@ def test_the_same_question_asked_before_is_not_recalled(make_map: MakeMap) -> No
     items = backend.recall(QUESTION.upper().replace("?", " ?!"), limit=9)
     assert seq not in {item.seqs[0] for item in items}
     assert len(items) == len(without.recall(QUESTION, limit=9))
+
+
+def test_a_picture_of_a_recall_shows_what_each_head_adds(make_map: MakeMap) -> None:
+    memory = make_map("My dog is called Biscuit.", "I live in Lisbon.")
+    table, grid = memory.picture_of_recall("What is my dog called?")
+    assert isinstance(table, Table)
+    assert isinstance(grid, Grid)
+    heads = make.calibrated_heads()
+    assert len(grid.row_labels) == len(heads.query_heads) + 1
+    assert {label.partition(":")[0] for label in grid.column_labels} == {"turn 1", "turn 2"}
+    evidence = memory._search.evidence("What is my dog called?")
+    assert evidence is not None
+    totals = sorted((evidence.evidence @ heads.weights).tolist(), reverse=True)
+    assert [sum(column) for column in zip(*grid.values, strict=True)] == pytest.approx(totals, abs=1e-4)
+    assert len(make_map().picture_of_recall("Hello?")) == 1

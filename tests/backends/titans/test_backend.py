@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.backends.errors import CheckpointError
+from memagent.backends.picture import Series
 from memagent.backends.protocol import Resources
 from memagent.backends.records import Attachment, Turn
 from memagent.backends.titans import Titans, TitansMemoryConfig
@@ -168,3 +169,11 @@ def test_chunks_are_short_and_together_are_the_text(text: str) -> None:
 def test_sentences_stay_whole() -> None:
     assert list(split_text("One. Two.")) == ["One. Two."]
     assert list(split_text("A" * 300 + ". " + "B" * 300 + ".")) == ["A" * 300 + ".", "B" * 300 + "."]
+
+
+def test_a_picture_shows_the_surprise_of_each_turn(make_memory: MakeMemory) -> None:
+    series = make_memory("My dog is called Biscuit.", "My dog is called Biscuit.").picture()[-1]
+    assert isinstance(series, Series)
+    assert series.x == (1, 2)
+    assert series.curves["surprise"][1] < series.curves["surprise"][0]
+    assert make_memory().picture()
