@@ -47,6 +47,6 @@ def _line(progressed: Progressed, width: int) -> str:
     amounts = f"{amount} of {whole}, {100 * done // total} %"
     cells = min(_BAR_CELLS, width - cell_len(label) - len(amounts) - 2 * len("  "))
     if cells < 1:
-        return f"{label}  {amounts}"
+        return f"{100 * done // total} % of {whole}  {label}"
     full = min(cells, cells * done // total)
     return f"{label}  {'━' * full}{'╌' * (cells - full)}  {amounts}"

