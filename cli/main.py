@@ -16,6 +16,7 @@ from memagent.cli.commands import (
     doctor,
     editing,
     journal,
+    mcp,
     memory,
     models,
     scenario,
@@ -56,6 +57,7 @@ app.add_typer(scenario.app, name="scenario")
 app.command("bench", cls=bench.PlotCommand)(bench.bench)
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
+app.command("mcp")(mcp.mcp)
 
 
 def _print_version(requested: bool) -> None:

@@ -80,11 +80,13 @@ class JournalReader:
             turn for page in seq_pages(seqs) for turn in self._read_turns(query.where(turns.c.seq.in_(page)))
         ]
 
-    def recent(self, limit: int, session: str | None = None) -> list[Turn]:
-        """Return the last ``limit`` turns, of one session or of all, oldest first."""
+    def recent(self, limit: int, session: str | None = None, *, before: int | None = None) -> list[Turn]:
+        """Return the last ``limit`` turns, of one session or of all, oldest first; or the last ones with ``seq < before``."""
         query = select(turns).where(turns.c.user == self.user)
         if session is not None:
             query = query.where(turns.c.session == session)
+        if before is not None:
+            query = query.where(turns.c.seq < before)
         return self._read_turns(query.order_by(turns.c.seq.desc()).limit(limit))[::-1]
 
     def recent_blocks(self, block: int, session: str) -> list[Turn]:

@@ -132,6 +132,20 @@ class MemoryPool:
         finally:
             self._give_back(slot)
 
+    def reader(self, user: str) -> Memory:
+        """Open a user's memory for reading only, apart from the pool: also while another process has it open.
+
+        Args:
+            user: name of the user.
+
+        Returns:
+            The memory, which the caller closes.
+
+        Raises:
+            MemagentError: see ``open_memory``.
+        """
+        return self._open(user, read_only=True)
+
     @property
     def open_users(self) -> list[str]:
         """The users whose memory is open, the least recently used first."""
@@ -176,8 +190,13 @@ class MemoryPool:
             slot.borrowers += 1
             return slot
 
-    def _open(self, user: str) -> Memory:
-        """Open a user's memory with the pool's models."""
+    def _open(self, user: str, **options: Any) -> Memory:
+        """Open a user's memory with the pool's models.
+
+        Args:
+            user: name of the user.
+            options: as for ``open_memory``.
+        """
         return open_memory(
             self.home,
             self.models,
@@ -186,6 +205,7 @@ class MemoryPool:
             self._settings,
             model=self.model,
             wait_seconds=self._wait_seconds,
+            **options,
         )
 
     def _give_back(self, slot: _Slot) -> None:

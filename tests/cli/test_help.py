@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from memagent import __version__
 from memagent.cli.main import app
 
-HEAVY = ("torch", "transformers", "chromadb", "sqlalchemy", "langchain_core", "numpy")
+HEAVY = ("torch", "transformers", "chromadb", "sqlalchemy", "langchain_core", "mcp", "numpy", "uvicorn")
 TREE = typer.main.get_command(app)
 
 
