@@ -140,13 +140,15 @@ def grid_text(grid: Grid, width: int) -> Text:
     low, high = min(finite, default=0.0), max(finite, default=0.0)
 
     text = Text.assemble((_with_unit(one_line(grid.title), grid.unit), "bold"), "\n", no_wrap=True)
-    text.append(" " * label_width + "".join(f" {set_cell_size(name, size - 1)}" for name in headings), "dim")
+    text.append(
+        " " * label_width + "".join(f" {' ' * (size - 1 - cell_len(name))}{name}" for name in headings), "dim"
+    )
     for label, row in zip(rows, values, strict=True):
         text.append(f"\n{set_cell_size(label, label_width)}", "dim")
         for value in row:
             text.append(" ")
             text.append(_grid_cell(value, low, high, size - 1), _strength_style(value, low, high))
-    text.append(f"\n{_number(low)} {SHADES[1:]} {_number(high)}", "dim")
+    text.append(f"\n{low:.2f} {SHADES[1:]} {high:.2f}", "dim")
     if any(len(row) > _MAX_COLUMNS for row in grid.values):
         text.append(f"\n{len(grid.column_labels) - _MAX_COLUMNS:,} more columns are not shown", "dim")
     if len(grid.row_labels) > len(rows):

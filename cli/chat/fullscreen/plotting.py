@@ -12,6 +12,8 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 """The bit of each dot of a braille character, by row and column."""
 SHADES = " ░▒▓█"
 """From the lowest value to the highest."""
+_BLANK_SHARE = 0.02
+"""The lowest part of the range that stays blank, as rounding hides it in the numbers too."""
 NO_VALUE = "·"
 """Stands for a value that is not a number."""
 
@@ -26,7 +28,7 @@ def shade(value: float, low: float, high: float) -> str:
     """
     if not math.isfinite(value):
         return NO_VALUE
-    return SHADES[round(fraction(value, low, high) * (len(SHADES) - 1))]
+    return SHADES[math.ceil((fraction(value, low, high) - _BLANK_SHARE) * (len(SHADES) - 1))]
 
 
 def fraction(value: float, low: float, high: float) -> float:

@@ -136,10 +136,10 @@ def test_a_grid_is_readable_without_colour() -> None:
     grid = Grid("Attention", ("layer 1", "layer 2"), ("turn 3", "turn 4"), ((0.0, 1.0), (0.5, NAN)), "share")
     assert grid_text(grid, 60).plain.split("\n") == [
         "Attention (share)",
-        "        turn 3  turn 4 ",
+        "         turn 3  turn 4",
         "layer 1    0.00 ██ 1.00",
         "layer 2 ▒▒ 0.50 ·······",
-        "0 ░▒▓█ 1",
+        "0.00 ░▒▓█ 1.00",
     ]
 
 
@@ -173,6 +173,8 @@ def test_a_curve_goes_through_its_points(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_shades_follow_the_value() -> None:
     assert "".join(shade(value, 0, 4) for value in range(5)) == " ░▒▓█"
+    assert shade(0.1, 0, 4) == "░"
+    assert shade(0.01, 0, 4) == " "
     assert shade(1, 1, 1) == "▒"
     assert shade(float("inf"), 0, 1) == "·"
 
