@@ -20,6 +20,7 @@ from memagent.agent.models.fakes import EchoModel
 from memagent.backends.errors import ModelError, StorageError
 from memagent.cli.chat import first_run
 from memagent.cli.chat.chat import Chat, ChatOptions
+from memagent.cli.chat.costs import describe_memories
 from memagent.cli.chat.first_run import Choice, is_first_run, opening, with_choice
 from memagent.cli.chat.fullscreen.background import Job
 from memagent.cli.chat.fullscreen.program import FirstRunApp
@@ -31,6 +32,12 @@ from tests.cli.chat.fullscreen.driving import Screen, run
 
 OPTIONS = ChatOptions(user="ana", backend="rag", model=DEFAULT_MODEL, model_is_default=True, session="monday")
 Opened = list[ChatOptions]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def imported_memories() -> None:
+    """Import the memories before a test waits for their descriptions; that takes long on a busy machine."""
+    describe_memories()
 
 
 @pytest.fixture
@@ -99,9 +106,9 @@ def test_it_says_what_is_fetched_from_where_and_how_large_it_is(opened: Opened, 
             assert str(models) in text
             assert "About 40 ms for each turn" in text
             await chat.type("", "down", "down", "down", "tab", "down")
-            assert rows(app, "#models")[3].startswith("(•) echo")
-            assert rows(app, "#memories")[1].startswith("(•) bm25")
-            assert cost(app).startswith("Nothing has to be fetched.")
+            await chat.until(lambda: rows(app, "#models")[3].startswith("(•) echo"))
+            await chat.until(lambda: rows(app, "#memories")[1].startswith("(•) bm25"))
+            await chat.until(lambda: cost(app).startswith("Nothing has to be fetched."))
             assert chat.app.screen.query_one("#memories").region.right <= 80
 
     run(main)
