@@ -27,6 +27,7 @@ from rich.table import Table
 
 from memagent.agent.engine.conversation import Conversation, Settings
 from memagent.agent.engine.events import Recalled, TurnEnded
+from memagent.agent.engine.prompt import Budget
 from memagent.agent.evaluation.scenarios.distractors import generate
 from memagent.agent.home import Home
 from memagent.agent.journal import NewTurn
@@ -76,7 +77,9 @@ def measure(model: LocalChatModel, backend: str, history: int, repeats: int) -> 
         repeats: the number of questions; the first one, which is not counted, reads the whole history both ways.
     """
     kept, nothing = PrefixCache[Any](), PrefixCache[Any](max_tokens=0)
-    settings = Settings(sampling=Sampling(max_tokens=_REPLY_TOKENS))
+    # Room for more than the default, so that replies do not make the longest history too long.
+    budget = Budget(recent=2 * history + 1000)
+    settings = Settings(budget=budget, sampling=Sampling(max_tokens=_REPLY_TOKENS))
     samples: list[dict[str, float]] = []
     with _memory(model, backend, history) as memory:
         questions = cycle(fact["question"] for fact in json.loads(FACTS.read_text("utf-8"))["facts"])
@@ -92,7 +95,7 @@ def measure(model: LocalChatModel, backend: str, history: int, repeats: int) -> 
             sample |= {"recall": ended.seconds.recall, "rate": _prefill_rate(model)}
             if number:
                 samples.append(sample)
-            model.prefix_reader.cache = nothing
+            model.prefix_reader.cache = kept  # it has read this prompt already
             list(conversation.send(question))
     medians = {name: statistics.median(sample[name] for sample in samples) for name in samples[0]}
     allowed = medians["recall"] + medians["tokens kept"] / medians["rate"] + _OVERHEAD_SECONDS
