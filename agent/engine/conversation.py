@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
-from contextvars import copy_context
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal, cast
@@ -21,9 +20,12 @@ from memagent.agent.engine.events import (
     TurnEnded,
     Usage,
 )
+from memagent.agent.engine.history import History
+from memagent.agent.engine.pending_reply import PendingReply
 from memagent.agent.engine.prompt import SYSTEM, SYSTEM_MODEL_CHANNEL, Budget, Prompt, assemble
+from memagent.agent.engine.stops import until_stop
 from memagent.agent.journal.records import check_name, check_text
-from memagent.agent.memory import AttachedMemory, Memory, WriteResults
+from memagent.agent.memory import Memory, WriteResults
 from memagent.agent.memory.prefix_scope import prefix_scope
 from memagent.agent.models.chat import ChatModel, Sampling
 from memagent.agent.models.prefix_cache import PREFIX_SCOPE
@@ -48,6 +50,7 @@ class Settings:
         budget: limits for the parts of the prompt.
         sampling: how the model generates replies.
         system: the system prompt; None: the one of the channel.
+        stop: texts that end a reply; they are not part of it.
         clock: returns the user's time, with time zone; the system's by default.
     """
 
@@ -56,6 +59,7 @@ class Settings:
     budget: Budget = field(default_factory=Budget)
     sampling: Sampling = field(default_factory=Sampling)
     system: str | None = None
+    stop: tuple[str, ...] = ()
     clock: Callable[[], datetime] = lambda: datetime.now().astimezone()
 
 
@@ -107,15 +111,15 @@ class Conversation:
         """
         check_text(text)
         self._stop.clear()
-        with closing(_Reply()) as reply:
+        with closing(PendingReply()) as reply:
             try:
                 prompt = self._prepare(text, reply)
             except (InputError, SettingError):  # documented as storing nothing
                 raise
             except BaseException:  # the message is stored whatever fails, also if the user interrupts
-                self.memory.journal.append(self.session, "user", text)
+                self._store_message(text)
                 raise
-            message = self.memory.journal.append(self.session, "user", text)
+            message = self._store_message(text)
             yield TurnBegan(message)
             try:
                 yield from self._generate(prompt, reply)
@@ -140,10 +144,27 @@ class Conversation:
         """
         check_text(text)
         self._stop.clear()
-        with closing(_Reply()) as reply:
+        with closing(PendingReply()) as reply:
             prompt = self._prepare(text, reply)
             yield from self._generate(prompt, reply)
             yield self._ended(prompt, reply)
+
+    def _history(self, text: str) -> History:
+        """Return what was said in this session before a message that is about to be answered."""
+        turns = self.memory.journal.recent_blocks(_RECENT_BLOCK, self.session)
+        return History([turn for turn in turns if turn.role in ("user", "assistant")])
+
+    def _store_message(self, text: str) -> Turn:
+        """Store the user's message in the journal."""
+        return self.memory.journal.append(self.session, "user", text)
+
+    def _store_reply(
+        self, text: str, in_view: Sequence[int], recalled: Sequence[int], *, derived: bool
+    ) -> Turn | None:
+        """Store a reply in the journal; see ``Journal.append_reply``."""
+        return self.memory.journal.append_reply(
+            self.session, text, in_view, derived=derived, recalled=recalled
+        )
 
     def _assemble(
         self,
@@ -180,33 +201,37 @@ class Conversation:
             )
         return channel
 
-    def _prepare(self, text: str, reply: _Reply) -> Prompt:
+    def _prepare(self, text: str, reply: PendingReply) -> Prompt:
         """Recall, assemble the prompt, and open the model channel until the reply is closed."""
         reply.context.run(PREFIX_SCOPE.set, prefix_scope(self.memory.journal))
-        recalled, prompt = self._recall(text)
+        history = self._history(text)
+        recalled, prompt = self._recall(text, history)
         reply.recalled = recalled
         if self.channel != "text":
-            prompt_seqs = {turn.seq for turn in prompt.recent}
+            prompt_seqs = history.excluded_seqs.union(turn.seq for turn in prompt.recent)
             prompt_seqs |= {seq for item in prompt.recollections for seq in item.seqs}
             reply.attach(self.memory.attached(cast(LocalModel, self.model), text, exclude=prompt_seqs))
         return prompt
 
-    def _recall(self, text: str) -> tuple[Recalled, Prompt]:
+    def _recall(self, text: str, history: History) -> tuple[Recalled, Prompt]:
         """Recall before memory reads the message itself, and omit turns that are in the prompt anyway.
 
         What is pinned comes first, in every channel, beyond the limit, and though a recent turn says the same.
         """
         pinned = self.memory.pinned()
-        turns = self.memory.journal.recent_blocks(_RECENT_BLOCK, self.session)
-        recent = [turn for turn in turns if turn.role in ("user", "assistant")]
+        recent = history.turns
         prompt_seqs = {turn.seq for turn in self._assemble(text, (), recent, pinned).recent}
         began = time.monotonic()
         recollections: list[Recollection] = []
         if self.channel != "model":
             limit = self.settings.limit
-            given_seqs = prompt_seqs.union(*(item.seqs for item in pinned))
-            candidates = self.memory.recall(text, limit=limit + len(given_seqs))
-            recollections = [item for item in candidates if given_seqs.isdisjoint(item.seqs)][:limit]
+            given_seqs = prompt_seqs.union(history.excluded_seqs, *(item.seqs for item in pinned))
+            candidates = self.memory.recall(text, limit=limit + len(given_seqs) + len(history.excluded_texts))
+            recollections = [
+                item
+                for item in candidates
+                if given_seqs.isdisjoint(item.seqs) and item.text.strip() not in history.excluded_texts
+            ][:limit]
             pinned = [_with_mark(item, candidates) for item in pinned]
         else:
             self.memory.catch_up()
@@ -214,25 +239,26 @@ class Conversation:
         prompt = self._assemble(text, recollections, recent, pinned)
         return Recalled((*pinned, *recollections), prompt.recollections, seconds), prompt
 
-    def _generate(self, prompt: Prompt, reply: _Reply) -> Iterator[Event]:
+    def _generate(self, prompt: Prompt, reply: PendingReply) -> Iterator[Event]:
         """Yield what was recalled, then the reply's tokens until it ends or is stopped; close the model channel."""
         try:
             self.last_recalled = reply.recalled
             yield reply.recalled
-            tokens = self.model.stream(prompt.messages, self.settings.sampling)
+            stream = self.model.stream(prompt.messages, self.settings.sampling)
+            tokens = until_stop(stream, self.settings.stop) if self.settings.stop else stream
             while (token := reply.context.run(next, tokens, None)) is not None:
                 reply.add(token)
                 yield Token(token)
                 if self._stop.is_set():
                     break
-            close = getattr(tokens, "close", None)
+            close = getattr(stream, "close", None)
             if close is not None:
                 close()
         finally:
             reply.close()  # before memory reads the turns, perhaps with the same model
         reply.complete = not self._stop.is_set()
 
-    def _store(self, message: Turn, prompt: Prompt, reply: _Reply) -> tuple[Turn | None, WriteResults]:
+    def _store(self, message: Turn, prompt: Prompt, reply: PendingReply) -> tuple[Turn | None, WriteResults]:
         """Store the reply with the turns in its view, and let memory read both turns.
 
         Returns:
@@ -243,16 +269,15 @@ class Conversation:
         if text:
             recalled = {seq for item in reply.recalled.in_view for seq in item.seqs}
             from_memory = reply.attached_seqs | recalled
-            in_view = sorted({message.seq, *(turn.seq for turn in prompt.recent), *from_memory})
+            recent = (turn.seq for turn in prompt.recent if turn.seq)
+            in_view = sorted({message.seq, *recent, *from_memory})
             derived = (
                 bool(from_memory) or self.channel != "text" or any(turn.derived for turn in prompt.recent)
             )
-            reply_turn = self.memory.journal.append_reply(
-                self.session, text, in_view, derived=derived, recalled=sorted(recalled)
-            )
+            reply_turn = self._store_reply(text, in_view, sorted(recalled), derived=derived)
         return reply_turn, self.memory.catch_up()
 
-    def _ended(self, prompt: Prompt, reply: _Reply) -> TurnEnded:
+    def _ended(self, prompt: Prompt, reply: PendingReply) -> TurnEnded:
         tokens = self.model.count_text(reply.text)
         usage = Usage(prompt.tokens, prompt.recollection_tokens, tokens, self.model.window)
         now = time.monotonic()
@@ -270,7 +295,7 @@ def remembered(turn: Turn, results: WriteResults) -> Remembered:
         results: what the backends did with the turns that they read last.
     """
     if turn.derived:
-        why = "It was written with recollections in view, so it stays in the journal only."
+        why = "Memory was in its prompt or attached to the model, so it stays in the journal only."
         return Remembered(turn, journal_only=True, why=why)
     of_turn = {name: by_seq[turn.seq] for name, by_seq in results.items() if turn.seq in by_seq}
     return Remembered(turn, journal_only=False, why="Memory has read it.", results=of_turn)
@@ -285,39 +310,3 @@ def _with_mark(pin: Recollection, recalled: Sequence[Recollection]) -> Recollect
 def storable_reply(text: str) -> str:
     """Return a reply without characters that the journal refuses; a model may generate NUL or half of a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode().strip()
-
-
-class _Reply:
-    """The reply while it is generated, and the model channel that is open for it.
-
-    The channel is open in a context of its own: other replies of the same model do not use it.
-    """
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.recalled = Recalled((), (), 0.0)
-        self.first_token_at: float | None = None
-        self.attached_seqs: frozenset[int] = frozenset()
-        self.text = ""
-        self.complete = False
-        self.context = copy_context()
-        self._channel = ExitStack()
-
-    def attach(self, memory: AbstractContextManager[AttachedMemory]) -> None:
-        """Open the model channel, and add what it recalls to what is in the prompt."""
-        began = time.monotonic()
-        attached = self.context.run(self._channel.enter_context, memory)
-        self.attached_seqs = attached.seqs
-        self.recalled = Recalled(
-            self.recalled.recollections + attached.recollections,
-            self.recalled.in_view + attached.recollections,
-            self.recalled.seconds + time.monotonic() - began,
-        )
-
-    def close(self) -> None:
-        """Close the model channel."""
-        self.context.run(self._channel.close)
-
-    def add(self, token: str) -> None:
-        self.first_token_at = self.first_token_at or time.monotonic()
-        self.text += token

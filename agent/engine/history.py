@@ -1,8 +1,26 @@
-"""Which of a session's recent turns a prompt holds, so that the first one changes rarely."""
+"""What was said before a message, and which recent turns a prompt holds, so that the first one changes rarely."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memagent.backends.records import Turn
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was said before a message, as far as prompt and recall need it.
+
+    Attributes:
+        turns: of the user and the assistant, oldest first; one that the journal lacks has the seq 0.
+        excluded_seqs: seqs of turns that are not recalled for the message.
+        excluded_texts: recollections with one of these texts, without white space around it, are left out.
+    """
+
+    turns: Sequence[Turn]
+    excluded_seqs: frozenset[int] = frozenset()
+    excluded_texts: frozenset[str] = frozenset()
 
 
 def first_kept(sizes: Sequence[int], limit: int) -> int:

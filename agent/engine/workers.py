@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import partial
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 from memagent.agent.engine.conversation import Conversation, Settings
 from memagent.agent.engine.event_channel import EventChannel
@@ -27,6 +27,22 @@ _CALL_THREADS = 32
 """Threads for calls without a reply: they mostly wait for the disk, or for another process, up to 10 seconds."""
 _PROVIDER_REPLIES = 4
 """Replies at a time where a provider computes them."""
+
+
+class Exchange(Protocol):
+    """What answers one message: a ``Conversation``, or what has the same two methods."""
+
+    def send(self, text: str) -> Iterator[Event]:
+        """Send the message and yield the events until the reply has ended."""
+        ...
+
+    def stop(self) -> None:
+        """End the reply in progress after its next token."""
+        ...
+
+
+Begin = Callable[[ChatModel], AbstractContextManager[Exchange]]
+"""Opens, in the thread that generates the reply, what answers a message with a model."""
 
 
 class Workers:
@@ -77,7 +93,7 @@ class Workers:
 
         return await asyncio.wrap_future(self._calls.submit(user, call))
 
-    async def stream(self, user: str, text: str, session: str) -> AsyncIterator[Event]:
+    def stream(self, user: str, text: str, session: str) -> AsyncIterator[Event]:
         """Send a message and yield the events of the turn; see ``AsyncAgent.stream`` for what ends it early.
 
         Args:
@@ -89,6 +105,20 @@ class Workers:
             StorageError: the workers are closed; nothing was stored.
             MemagentError: see ``MemoryPool.memory``, ``Models.chat`` and ``Conversation.send``.
         """
+        return self.converse(user, text, partial(self._conversation, user, session))
+
+    async def converse(self, user: str, text: str, begin: Begin) -> AsyncIterator[Event]:
+        """Send a message to what ``begin`` opens, when it is the user's turn, and yield the events.
+
+        Args:
+            user: in whose turn of the queue.
+            text: the message.
+            begin: opens what answers it.
+
+        Raises:
+            StorageError: the workers are closed; nothing was stored.
+            MemagentError: see ``Models.chat``; and the errors of ``begin`` and of what it opens.
+        """
         channel = EventChannel()
 
         def end(reply: Future[None]) -> None:
@@ -97,7 +127,7 @@ class Workers:
             if channel.is_abandoned and error is not None:
                 _LOG.warning("A reply to user %r that nobody reads any more failed: %s", user, error)
 
-        reply = self._replies.submit(user, partial(self._generate, user, text, session, channel))
+        reply = self._replies.submit(user, partial(self._generate, text, begin, channel))
         reply.add_done_callback(end)
         try:
             while (event := await channel.get()) is not None:
@@ -116,17 +146,22 @@ class Workers:
         await asyncio.gather(self._replies.close(), self._calls.close())
         await asyncio.to_thread(self._pool.close)
 
-    def _generate(self, user: str, text: str, session: str, channel: EventChannel) -> None:
+    @contextmanager
+    def _conversation(self, user: str, session: str, model: ChatModel) -> Iterator[Conversation]:
+        """Lend the memory of a user to a conversation."""
+        with self._pool.memory(user) as memory:
+            yield Conversation(memory, model, session, self._settings)
+
+    def _generate(self, text: str, begin: Begin, channel: EventChannel) -> None:
         """Generate a reply in this thread, from beginning to end: a memory inside the model is bound to its context."""
         model = self._pool.models.chat(self._model) if isinstance(self._model, str) else self._model
-        with self._pool.memory(user) as memory:
-            conversation = Conversation(memory, model, session, self._settings)
+        with begin(model) as exchange:
             if channel.is_abandoned:
                 return
-            events = cast("Generator[Event, None, None]", conversation.send(text))
+            events = cast("Generator[Event, None, None]", exchange.send(text))
             with closing(events):  # stores the reply as far as it was generated
                 for event in events:
                     if channel.is_abandoned:
                         return
                     if not channel.put(event):
-                        conversation.stop()
+                        exchange.stop()

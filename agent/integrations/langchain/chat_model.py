@@ -20,13 +20,13 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation, model_valid
 
 from memagent.agent.engine.conversation import Settings
 from memagent.agent.engine.prompt import Budget
+from memagent.agent.engine.stops import until_stop
 from memagent.agent.home import Home
 from memagent.agent.integrations.langchain.generation import (
     Generation,
     plain_generation,
     prompt_message,
     remembering_generation,
-    until_stop,
 )
 from memagent.agent.integrations.langchain.scope import MemoryLender, lender_of, user_of
 from memagent.agent.integrations.langchain.thread import SEQS

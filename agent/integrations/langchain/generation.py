@@ -150,30 +150,6 @@ def prompt_message(message: BaseMessage) -> Message:
     return Message(role, str(message.text))
 
 
-def until_stop(tokens: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
-    """Yield a reply up to the first of some texts.
-
-    Args:
-        tokens: the reply.
-        stops: texts that end the reply; they are not part of it.
-    """
-    stops = [stop for stop in stops if stop]
-    held_back = max(map(len, stops), default=1) - 1
-    pending = ""
-    for token in tokens:
-        pending += token
-        ends = [pending.index(stop) for stop in stops if stop in pending]
-        if ends:
-            pending = pending[: min(ends)]
-            break
-        complete = max(len(pending) - held_back, 0)
-        if complete:
-            yield pending[:complete]
-        pending = pending[complete:]
-    if pending:
-        yield pending
-
-
 @contextmanager
 def _generation(
     model: ChatModel,
