@@ -131,6 +131,11 @@ class Chat:
         return self.conversation.memory.journal
 
     @property
+    def now(self) -> datetime:
+        """The user's time, as the conversation's settings tell it."""
+        return self.conversation.settings.clock()
+
+    @property
     def next_command(self) -> str:
         """The command line that continues this session later."""
         return shlex.join([*self.options.command, "--session", self.conversation.session])

@@ -11,7 +11,7 @@ from memagent.cli.rendering.output import say
 if TYPE_CHECKING:
     from memagent.agent.memory.forgetting import Remaining
 
-_UNITS = (("minute", 60, 60), ("hour", 3600, 24), ("day", 86400, 14), ("week", 604800, 9))
+_UNITS = (("year", 31_557_600), ("month", 2_629_800), ("day", 86_400), ("hour", 3_600), ("minute", 60))
 """Unit, its seconds, and from how many of it on the next one is used."""
 
 
@@ -64,12 +64,14 @@ def say_remaining(remaining: Sequence[Remaining], notify: Callable[[str], None] 
     return any(item.command for item in remaining)
 
 
-def ago(moment: datetime, now: datetime) -> str:
-    """Return how long ago a moment was: ``just now``, ``5 minutes ago``, ``3 days ago``; its date after eight weeks."""
+def age(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was, in its largest whole unit: ``3 days``; ``a moment`` below a minute."""
     seconds = (now - moment).total_seconds()
-    if seconds < 60:
-        return "just now"
-    for unit, size, most in _UNITS:
-        if seconds < most * size:
-            return f"{quantity(int(seconds // size), unit)} ago"
-    return f"{moment.astimezone():%Y-%m-%d}"
+    return next(
+        (quantity(int(seconds // size), unit) for unit, size in _UNITS if seconds >= size), "a moment"
+    )
+
+
+def ago(moment: datetime, now: datetime) -> str:
+    """Return when a moment was: ``3 days ago``, or ``just now`` below a minute."""
+    return f"{age(moment, now)} ago" if (now - moment).total_seconds() >= 60 else "just now"

@@ -76,6 +76,8 @@ class ChatApp(App[None]):
     def __init__(self, open_chat: OpenChat) -> None:
         super().__init__()
         self.pane = ConversationPane()
+        self._panel = MemoryPanel()
+        self._status = StatusLine()
         self.failure: BaseException | None = None
         self._open_chat = open_chat
         self._interrupted_at = -_SECONDS_TO_LEAVE
@@ -85,8 +87,8 @@ class ChatApp(App[None]):
         """Yield the parts of the screen."""
         with Horizontal(id="body"):
             yield self.pane
-            yield MemoryPanel()
-        yield StatusLine()
+            yield self._panel
+        yield self._status
 
     def on_mount(self) -> None:
         """Begin to open the chat, and let a signal that ends the program restore the terminal first."""
@@ -129,7 +131,7 @@ class ChatApp(App[None]):
     def _follow_turn(self, message: TurnEvent) -> None:
         from memagent.agent.engine.events import TurnEnded
 
-        self.query_one(MemoryPanel).show_event(message.event)
+        self._panel.show_event(message.event)
         if isinstance(message.event, TurnEnded):
             self._last_turn = message.event
         self._show_status()
@@ -142,12 +144,11 @@ class ChatApp(App[None]):
     @on(Reloaded)
     @on(Pinned)
     def _follow_memory(self, message: Reloaded | Pinned) -> None:
-        panel = self.query_one(MemoryPanel)
-        panel.chat = self.pane.chat
+        self._panel.chat = self.pane.chat
         if isinstance(message, Reloaded):
-            panel.reload(message)
+            self._panel.reload(message)
         else:
-            panel.mark_pinned(message.seqs)
+            self._panel.mark_pinned(message.seqs)
 
     @on(MemoryPanel.CommandChosen)
     def _run_choice(self, message: MemoryPanel.CommandChosen) -> None:
@@ -170,7 +171,7 @@ class ChatApp(App[None]):
 
     def _show_status(self) -> None:
         fields = [self.pane.state, *_status(self.pane.chat, self._last_turn)]
-        self.query_one(StatusLine).show(fields)
+        self._status.show(fields)
 
     # keys
 
@@ -214,24 +215,22 @@ class ChatApp(App[None]):
 
     def action_panel(self) -> None:
         """Show or hide the memory panel."""
-        self._open_panel(is_open=not self.query_one(MemoryPanel).has_class("-open"))
+        self._open_panel(is_open=not self._panel.has_class("-open"))
 
     def action_pictures(self) -> None:
         """Show pictures of memory in the panel, or its list of turns again."""
-        panel = self.query_one(MemoryPanel)
-        pictures = not (panel.shows_pictures and panel.has_class("-open"))
+        pictures = not (self._panel.shows_pictures and self._panel.has_class("-open"))
         self._open_panel(is_open=True)
-        panel.switch_view(pictures=pictures)
-        panel.take_focus()
+        self._panel.switch_view(pictures=pictures)
+        self._panel.take_focus()
 
     def _open_panel(self, *, is_open: bool) -> None:
-        panel = self.query_one(MemoryPanel)
-        panel.set_class(is_open, "-open")
+        self._panel.set_class(is_open, "-open")
         self.query_one("#body").set_class(is_open, "-panel")
         if is_open:
-            panel.take_focus()
+            self._panel.take_focus()
         else:
-            panel.switch_view(pictures=False)
+            self._panel.switch_view(pictures=False)
             self.query_one(MessageInput).focus()
 
     def action_sessions(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -29,6 +28,8 @@ from memagent.cli.chat.fullscreen.turn_records import (
 from memagent.cli.rendering.output import one_line
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from memagent.agent.engine.events import Event
     from memagent.cli.chat.chat import Chat
     from memagent.cli.chat.fullscreen.background import Reloaded
@@ -193,7 +194,8 @@ class MemoryPanel(Vertical):
         return next((record for record in reversed(self.records) if isinstance(record, TurnRecord)), None)
 
     def _show(self) -> None:
-        self._list.show(list(_rows(self.records, self._pinned)))
+        if self.chat is not None:
+            self._list.show(list(_rows(self.records, self._pinned, self.chat.now)))
 
     # views
 
@@ -255,8 +257,7 @@ class MemoryPanel(Vertical):
             self.post_message(self.CommandChosen(line))
 
 
-def _rows(records: Iterable[Record], pinned: Collection[int]) -> Iterable[Row]:
-    now = datetime.now(UTC)
+def _rows(records: Iterable[Record], pinned: Collection[int], now: datetime) -> Iterable[Row]:
     for record in records:
         yield from record.rows(pinned, now)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -90,7 +89,7 @@ class SessionsScreen(ModalScreen[None]):
         self._rows: list[SessionRow] = []
         self._matches: dict[str, SessionRow] = {}
         self._shown: list[SessionRow] = []
-        self._now = datetime.now(UTC)
+        self._now = chat.now
 
     def compose(self) -> ComposeResult:
         """Yield the search field, the list and the line of keys."""

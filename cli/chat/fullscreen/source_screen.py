@@ -17,8 +17,9 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from memagent.cli.chat.fullscreen.message_input import MessageInput
-from memagent.cli.chat.fullscreen.turn_records import Source, age
+from memagent.cli.chat.fullscreen.turn_records import Source
 from memagent.cli.rendering.output import one_line, printable
+from memagent.cli.rendering.phrases import ago
 
 if TYPE_CHECKING:
     from memagent.agent.journal import Journal
@@ -151,8 +152,7 @@ class SourceScreen(ModalScreen[str]):
         text = Text.assemble(
             (f"Turn {turn.seq}", "bold"), f" in session {one_line(turn.session)}, {when}", style=""
         )
-        duration = age(turn.created_at, datetime.now(UTC))
-        text.append(f" ({duration}{'' if duration == 'just now' else ' ago'})")
+        text.append(f" ({ago(turn.created_at, datetime.now(UTC))})")
         if turn.seq in self._pinned:
             text.append(", pinned")
         if len(self._contexts) > 1:

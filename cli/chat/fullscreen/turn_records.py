@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from memagent.cli.rendering.output import one_line
-from memagent.cli.rendering.phrases import quantity
+from memagent.cli.rendering.phrases import age, ago
 from memagent.cli.rendering.text import excerpt
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _MAX_HEADING = 60
 _MAX_EXCERPT = 160
 _MAX_NAME = 24
-_UNITS = (("year", 31_557_600), ("month", 2_629_800), ("day", 86_400), ("hour", 3_600), ("minute", 60))
 
 
 @dataclass(frozen=True)
@@ -143,15 +142,6 @@ def records_of(turns: Sequence[Turn], sources: dict[int, Turn]) -> list[TurnReco
     return records
 
 
-def age(since: datetime, now: datetime) -> str:
-    """Return how long ago something was, such as ``3 days``; below a minute ``just now``."""
-    seconds = (now - since).total_seconds()
-    for unit, size in _UNITS:
-        if seconds >= size:
-            return quantity(int(seconds // size), unit)
-    return "just now"
-
-
 def _without_mark(item: Recollection, seqs: Collection[int]) -> Recollection:
     """Return a recollection without the mark that a forgotten turn replaces it."""
     if item.superseded_by not in seqs:
@@ -194,13 +184,13 @@ def _facts(item: Recollection, pinned: Collection[int], now: datetime) -> list[T
     """Return what the first line of a recollection says about it, the most important first."""
     facts: list[Text] = []
     if item.superseded_by is not None:
-        since = f" since {age(item.superseded_at, now)}" if item.superseded_at else ""
-        facts.append(Text(f"outdated{since}, see turn {item.superseded_by}", "yellow"))
+        duration = f" for {age(item.superseded_at, now)}" if item.superseded_at else ""
+        facts.append(Text(f"outdated{duration}, see turn {item.superseded_by}", "yellow"))
     if any(seq in pinned for seq in item.seqs):
         facts.append(Text("pinned", "bold"))
     if item.regenerated:
         facts.append(Text("regenerated"))
-    facts.append(Text(_ago(item.created_at, now)))
+    facts.append(Text(ago(item.created_at, now)))
     facts.append(Text(_short(item.speaker or item.role)))
     facts.append(Text(_short(item.session)))
     facts.append(Text(f"turn {item.seqs[0]}" + (f" and {len(item.seqs) - 1} more" if item.seqs[1:] else "")))
@@ -210,7 +200,7 @@ def _facts(item: Recollection, pinned: Collection[int], now: datetime) -> list[T
 def _earlier_row(turn: Turn, query: str, pinned: Collection[int], now: datetime) -> Row:
     facts = [
         *([Text("pinned", "bold")] if turn.seq in pinned else []),
-        Text(_ago(turn.created_at, now)),
+        Text(ago(turn.created_at, now)),
         Text(_short(turn.speaker or turn.role)),
         Text(_short(turn.session)),
         Text(f"turn {turn.seq}"),
@@ -256,11 +246,6 @@ def _result_words(result: WriteResult) -> list[str]:
     if result.supersedes:
         words.append(f"replaces turn {', '.join(map(str, result.supersedes))}")
     return words
-
-
-def _ago(since: datetime, now: datetime) -> str:
-    duration = age(since, now)
-    return duration if duration == "just now" else f"{duration} ago"
 
 
 def _short(name: str) -> str:

@@ -48,12 +48,12 @@ def test_a_reply_is_streamed_and_stored(memory: Memory) -> None:
             assert chat.draft == ""
             model.step()
             await chat.until(lambda: chat.texts()[-2:] == ["My dog is called Biscuit.", "Biscuit "])
-            assert "replying" in str(chat.app.query_one(StatusLine).content)
+            await chat.until(lambda: "replying" in str(chat.app.query_one(StatusLine).content))
             model.step(2)
             await chat.until_idle()
             assert chat.texts()[-1] == "Biscuit is a dog."
+            await chat.until(lambda: "recall" in str(chat.app.query_one(StatusLine).content))
             assert "replying" not in str(chat.app.query_one(StatusLine).content)
-            assert "recall" in str(chat.app.query_one(StatusLine).content)
 
     run(main)
     assert stored(memory) == ["My dog is called Biscuit.", "Biscuit is a dog."]
@@ -86,7 +86,7 @@ def test_a_message_is_written_while_the_chat_is_opened_and_sent_afterwards(memor
             await chat.type("Early.", "enter")
             await chat.type("Second.", "enter")
             await chat.until(lambda: len(chat.texts()) == 2)
-            assert "loading the model" in str(chat.app.query_one(StatusLine).content)
+            await chat.until(lambda: "loading the model" in str(chat.app.query_one(StatusLine).content))
             gate.set()
             await chat.until(lambda: len(stored(memory)) == 4)
             await chat.until_idle()

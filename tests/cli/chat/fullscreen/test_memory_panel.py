@@ -18,7 +18,8 @@ from memagent.cli.chat.fullscreen.dialogs import Confirmation
 from memagent.cli.chat.fullscreen.memory_panel import MemoryPanel, RecordList
 from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.source_screen import SourceScreen, read_contexts
-from memagent.cli.chat.fullscreen.turn_records import TurnRecord, age
+from memagent.cli.chat.fullscreen.turn_records import TurnRecord
+from memagent.cli.rendering.phrases import age
 from tests.cli.chat.fullscreen.driving import Screen, run, screen
 
 OpenMemory = Callable[..., Memory]
@@ -110,7 +111,7 @@ def test_the_reason_of_the_marked_row_is_shown(memory: Memory) -> None:
             await chat.send("What is my dog called?")
             await chat.pilot.press("f2")
             reason = chat.app.query_one("#reason", Static)
-            assert "recollections in view" in str(reason.content)
+            assert "in the journal only" in str(reason.content)
             await chat.pilot.press("up", "up")
             await chat.pilot.pause()
             assert "question's words" in str(reason.content)
@@ -138,22 +139,22 @@ def test_superseded_regenerated_pinned_and_omitted_recollections_are_marked() ->
     record = TurnRecord(message(10, "hello"), Recalled((superseded, regenerated), (superseded,), 0.004))
     rows = [row.text.plain for row in record.rows({1}, NOW)]
     assert "recalled 2 in 4 ms, 1 did not fit the prompt" in rows[1]
-    assert "outdated since 2 hours, see turn 9 · pinned · 3 days ago" in rows[2]
+    assert "outdated for 2 hours, see turn 9 · pinned · 3 days ago" in rows[2]
     assert "regenerated · 3 days ago · user · earlier · turn 3 and 1 more · not in the prompt" in rows[3]
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (-5, "just now"),
-        (59, "just now"),
+        (-5, "a moment"),
+        (59, "a moment"),
         (60, "1 minute"),
         (7200, "2 hours"),
         (86_400 * 3, "3 days"),
         (86_400 * 800, "2 years"),
     ],
 )
-def test_an_age_is_said_in_its_largest_unit(seconds: float, text: str) -> None:
+def test_an_age_has_its_largest_unit(seconds: float, text: str) -> None:
     assert age(NOW - timedelta(seconds=seconds), NOW) == text
 
 
