@@ -15,6 +15,7 @@ from memagent.cli.commands import (
     config,
     doctor,
     editing,
+    imports,
     journal,
     mcp,
     memory,
@@ -48,7 +49,7 @@ app.command("pin")(editing.pin)
 app.command("unpin")(editing.unpin)
 app.add_typer(sessions.app, name="sessions")
 app.command("export")(journal.export)
-app.command("import")(journal.import_)
+app.command("import")(imports.import_)
 app.command("backup")(journal.backup)
 app.command("accept-loss")(journal.accept_loss)
 app.add_typer(backends.app, name="backends")

@@ -9,6 +9,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from memagent.agent.journal.chain import GENESIS, turn_head, turn_leaf
+from memagent.agent.journal.encoding import text_start
 from memagent.agent.journal.lines import (
     FORMAT,
     LINE,
@@ -127,10 +128,12 @@ def read_lines(source: Source, proof: Proof) -> Iterator[tuple[bytes, Line]]:
     """Yield bytes and content of each line, after ``proof`` took it in.
 
     Raises:
-        InputError: a line is not what an export holds, or cannot follow the lines before it; the message names it.
+        InputError: a line is not what an export holds, or cannot follow the lines before it; the message names it. Or the
+            file is not in UTF-8.
     """
+    start = text_start(source.name, source.file)
     try:
-        source.file.seek(0)
+        source.file.seek(start)
         while raw := source.file.readline(_MAX_LINE_BYTES + 1):
             if len(raw) > _MAX_LINE_BYTES:
                 raise InputError(

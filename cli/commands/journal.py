@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,26 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memagent.backends.errors import InputError
-from memagent.cli.commands.memory import update_memory
-from memagent.cli.opening import backend_settings, home, open_beside, open_journal, require_user
+from memagent.cli.opening import home, open_journal, require_user
 from memagent.cli.options import (
-    DEFAULT_BACKEND,
     DEFAULT_USER,
-    BackendOption,
-    EmbedderOption,
-    ModelOption,
-    Output,
-    OutputOption,
-    SetOption,
     UserOption,
     YesOption,
 )
-from memagent.cli.rendering.output import as_json, confirm, json_file, say, write
-from memagent.cli.rendering.phrases import quantity, say_remaining
+from memagent.cli.rendering.output import confirm, json_file, say, write
+from memagent.cli.rendering.phrases import quantity
 
 if TYPE_CHECKING:
     from memagent.agent.journal.export import ExportResult
-    from memagent.agent.models.hub import Report
 
 _SQLITE_HEADER = b"SQLite format 3\0"
 
@@ -140,64 +130,6 @@ def accept_loss(
     write(f"Done. The evidence of the lost turns is in {evidence}.")
 
 
-def import_(
-    file: Annotated[Path, typer.Argument(help="A file that `memagent export` wrote; - is standard input.")],
-    user: UserOption = DEFAULT_USER,
-    backend: BackendOption = DEFAULT_BACKEND,
-    set_: SetOption = None,
-    model: ModelOption = None,
-    embedder: EmbedderOption = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Add an export to a user's journal. The whole file is verified first; present turns are not added twice.
-
-    Turns that the file records as forgotten are forgotten here too. Then the memory reads the new turns.
-
-    Examples:
-
-      memagent import backup.jsonl --user ana
-
-      ssh other memagent export - | memagent import -
-    """
-    from memagent.agent.files import create_private
-    from memagent.agent.journal.export import load, open_source, prove
-    from memagent.agent.memory import open_journal as open_
-    from memagent.agent.memory.forgetting import forget as forget_
-    from memagent.cli.rendering.progress import bytes_reporter
-
-    backend_settings(backend, set_)  # a wrong one is refused before anything is stored
-    report = bytes_reporter()
-    with open_source(file, create_private(home().root)) as (source, size):
-        try:
-            prove(source, _advance(report, size, "Checking"))
-        except InputError as error:
-            raise InputError(f"{error} Nothing was imported.") from error
-        with open_(home(), user) as journal:
-            imported = load(journal, source, _advance(report, size, "Importing"))
-            forgotten = forget_(home(), journal, imported.to_forget, open_beside(user, model))
-    if imported.added:
-        update_memory(user, backend, set_, model)
-    if output is Output.JSON:
-        as_json(
-            {
-                "user": user,
-                "added": imported.added,
-                "present": imported.present,
-                "forgotten": len(imported.to_forget),
-            }
-        )
-        return
-    write(f"Imported {quantity(imported.added, 'turn')}; {imported.present} were present already.")
-    if imported.forgotten_here:
-        say(f"{quantity(imported.forgotten_here, 'turn')} in the file had been forgotten here and stayed so.")
-    if imported.to_forget:
-        say(
-            f"{quantity(len(imported.to_forget), 'turn')} that the file says was forgotten is now forgotten here too."
-        )
-    if say_remaining(forgotten.remaining):
-        raise typer.Exit(1)
-
-
 def _verify(file: str, user: str) -> None:
     """Verify an export, or a backup of the database."""
     from tempfile import gettempdir
@@ -234,16 +166,3 @@ def _say_missing(export_result: ExportResult) -> None:
             "`memagent doctor` says more."
         )
         raise typer.Exit(1)
-
-
-def _advance(report: Report, size: int, label: str) -> Callable[[int], None]:
-    """Return a function that adds to the bytes done and reports them in steps of half a percent."""
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        before, done = done, done + count
-        if done * 200 // max(size, 1) != before * 200 // max(size, 1):
-            report(done, size, label)
-
-    return advance
