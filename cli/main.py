@@ -17,10 +17,12 @@ from memagent.cli.commands import (
     editing,
     imports,
     journal,
+    keys,
     mcp,
     memory,
     models,
     scenario,
+    serve,
     sessions,
 )
 from memagent.cli.options import use_embedder
@@ -59,6 +61,8 @@ app.command("bench", cls=bench.PlotCommand)(bench.bench)
 app.add_typer(config.app, name="config")
 app.command("doctor")(doctor.doctor)
 app.command("mcp")(mcp.mcp)
+app.command("serve")(serve.serve)
+app.add_typer(keys.app, name="keys")
 
 
 def _print_version(requested: bool) -> None:

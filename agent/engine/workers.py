@@ -18,7 +18,7 @@ from memagent.agent.memory import Memory
 from memagent.agent.memory.pool import MemoryPool
 from memagent.agent.models.chat import ChatModel
 from memagent.agent.models.names import PROVIDER, existing_path
-from memagent.backends.errors import SettingError
+from memagent.backends.errors import MemagentError, SettingError
 
 _LOG = logging.getLogger("memagent")
 Result = TypeVar("Result")
@@ -122,10 +122,13 @@ class Workers:
         channel = EventChannel()
 
         def end(reply: Future[None]) -> None:
+            is_abandoned = channel.is_abandoned
             channel.end()
             error = None if reply.cancelled() else reply.exception()
-            if channel.is_abandoned and error is not None:
-                _LOG.warning("A reply to user %r that nobody reads any more failed: %s", user, error)
+            if is_abandoned and error is not None:
+                # What was not raised on purpose may quote the user.
+                reason = error if isinstance(error, MemagentError) else type(error).__name__
+                _LOG.warning("A reply to user %r that nobody reads any more failed: %s", user, reason)
 
         reply = self._replies.submit(user, partial(self._generate, text, begin, channel))
         reply.add_done_callback(end)

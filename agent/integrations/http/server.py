@@ -1,0 +1,35 @@
+"""The server as a program: it answers until the process is interrupted or terminated."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import uvicorn
+from starlette.types import ASGIApp
+
+_GRACE_SECONDS = 10
+"""Replies in progress have so long to end when the process is told to; then they are cut and stored so far."""
+_MAX_CONNECTIONS = 1024
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Serve until the process is interrupted or terminated; then close the memories.
+
+    Args:
+        app: of ``create_app``.
+        listener: a listening socket.
+    """
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # it would hold whole addresses
+        server_header=False,
+        proxy_headers=False,  # no header says where a request comes from
+        ws="none",
+        lifespan="on",
+        backlog=_MAX_CONNECTIONS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
