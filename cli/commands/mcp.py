@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,6 +95,8 @@ def _serve(pool: MemoryPool, user: str, port: int | None) -> None:
     from memagent.agent.integrations.mcp import serve_http, serve_stdio
 
     if port is None:
+        # Python's own handler waits for a thread that reads standard input. What was acknowledged is in the journal.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         asyncio.run(serve_stdio(pool, user))
         return
     try:

@@ -119,6 +119,22 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(home: Home) -> None:
         assert memory.position.seq == max(turns)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends no signals to one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_whose_client_stays_can_be_interrupted(home: Home, number: signal.Signals) -> None:
+    with subprocess.Popen(PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(lines([INITIALIZE, INITIALIZED, adding(1)]))
+        server.stdin.flush()
+        assert json.loads(server.stdout.readline())["id"] == 0
+        assert json.loads(server.stdout.readline())["id"] == 1
+        server.send_signal(number)
+        assert server.wait(timeout=10) == -number
+    with Memory.open(home, "ana", "bm25", wait_seconds=0.0) as memory:
+        assert memory.recall("Fact 1.")
+
+
 @pytest.mark.usefixtures("home")
 def test_the_official_client_over_http() -> None:
     with subprocess.Popen([*PROGRAM, "--http", "--port", "0"], stderr=subprocess.PIPE) as server:
