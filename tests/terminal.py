@@ -45,7 +45,12 @@ class Terminal:
             stdin=inner,
             stdout=inner,
             stderr=inner,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            # Without the size of another terminal, which Textual would take for this one's.
+            env={
+                **{name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
+                "TERM": "xterm-256color",
+                **environment,
+            },
             start_new_session=True,
         )
         self._inner = inner

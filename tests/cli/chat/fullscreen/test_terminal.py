@@ -121,13 +121,13 @@ def test_the_default_model_remembers_in_a_second_session(home: Home, environment
     with Terminal(memagent(*command, "--session", "monday"), environment) as terminal:
         terminal.wait_for(FIELD)
         terminal.type("My dog is called Biscuit.\r")
-        terminal.wait_for("context", 120)
+        terminal.wait_for(lambda: home.journal_file("ana").exists() and len(stored(home)) == 2, 240)
         terminal.type("\x04")
         assert terminal.wait() == 0
     with Terminal(memagent(*command, "--session", "tuesday"), environment) as terminal:
         terminal.wait_for(FIELD)
         terminal.type("What is my dog called?\r")
-        terminal.wait_for("Biscuit", 120)
+        terminal.wait_for("Biscuit", 240)
         terminal.wait_for("1 recollection in view")
         terminal.type("\x04")
         assert terminal.wait() == 0
