@@ -159,6 +159,9 @@ def test_recent_gives_a_sessions_last_turns_oldest_first(journal: Journal) -> No
     assert [turn.text for turn in journal.recent(2, "monday")] == ["monday 4", "monday 5"]
     assert len(journal.recent(100, "monday")) == 6
     assert journal.recent(5, "sunday") == []
+    last = journal.recent(1, "monday")[0].seq
+    assert [turn.text for turn in journal.recent(2, "monday", before=last)] == ["monday 3", "monday 4"]
+    assert journal.recent(2, before=1) == []
 
 
 def test_recent_blocks_begin_at_the_same_turn_until_a_block_is_complete(journal: Journal) -> None:

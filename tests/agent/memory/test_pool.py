@@ -64,6 +64,19 @@ def test_each_user_has_a_memory_that_stays_open(open_pool: OpenPool) -> None:
     assert pool.open_users == ["ben", "ana"]
 
 
+def test_a_reader_recalls_beside_a_memory_that_is_open_elsewhere(open_pool: OpenPool) -> None:
+    holder, pool = open_pool(), open_pool(wait_seconds=0.0)
+    with holder.memory("ana") as memory:
+        memory.remember("monday", "user", FACT)
+        with pytest.raises(BusyError):
+            use(pool, "ana")
+        with pool.reader("ana") as reader:
+            assert [item.text for item in reader.recall(QUESTION)] == [FACT]
+            with pytest.raises(StorageError, match="for reading only"):
+                reader.remember("monday", "user", "x")
+    assert pool.open_users == []
+
+
 @pytest.mark.parametrize("backend", ["in_memory", "rag"])
 def test_ten_threads_of_ten_users_get_their_own_memories_only(open_pool: OpenPool, backend: str) -> None:
     pool = open_pool(backend=backend, max_open=4)
