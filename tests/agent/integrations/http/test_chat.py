@@ -161,7 +161,13 @@ def test_stop_texts_and_lengths_end_a_reply(served: Served) -> None:
 
 
 def test_fields_that_the_server_does_not_know_are_ignored(served: Served) -> None:
-    fields: dict[str, Any] = {"top_p": 0.5, "presence_penalty": 1, "user": "someone", "logit_bias": {}, "x": {"y": [1]}}
+    fields: dict[str, Any] = {
+        "top_p": 0.5,
+        "presence_penalty": 1,
+        "user": "someone",
+        "logit_bias": {},
+        "x": {"y": [1]},
+    }
     with served.client() as client:
         assert ask(client, "Hello.", n=1, tools=[], response_format={"type": "text"}, **fields) == "Hello."
 
