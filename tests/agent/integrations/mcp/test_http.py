@@ -56,7 +56,7 @@ async def serving(pool: MemoryPool) -> AsyncIterator[str]:
 @asynccontextmanager
 async def client_of(url: str, user: str, mode: ConnectMode = "auto") -> AsyncIterator[Client]:
     async with (
-        httpx2.AsyncClient(headers={"Authorization": f"Bearer key-of-{user}"}) as http,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer key-of-{user}"}, timeout=60) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode) as client,
     ):
         yield client
@@ -90,7 +90,7 @@ def test_a_client_goes_on_after_the_server_was_started_anew(pool: MemoryPool) ->
     async def run() -> None:
         async with serving(pool) as url, client_of(url, "ana", "legacy") as client:
             await call(client, "add_memory", text="My dog is called Biscuit.")
-        async with serving(pool) as other, httpx2.AsyncClient() as http:
+        async with serving(pool) as other, httpx2.AsyncClient(timeout=60) as http:
             message = request("tools/call", name="get_memory", arguments={"id": 1})
             done = await http.post(
                 other, json=message, headers=LEGACY | {"Authorization": "Bearer key-of-ana"}
@@ -128,7 +128,7 @@ def test_requests_that_may_not_or_cannot_be_answered(
     pool: MemoryPool, headers: dict[str, str], body: object, status: int
 ) -> None:
     async def run() -> httpx2.Response:
-        async with serving(pool) as url, httpx2.AsyncClient() as http:
+        async with serving(pool) as url, httpx2.AsyncClient(timeout=60) as http:
             content = body if isinstance(body, str) else json.dumps(body)
             sent = LEGACY | {"Authorization": "Bearer key-of-ana"} | headers
             return await http.post(url, content=content, headers=sent)
