@@ -421,7 +421,9 @@ class ModelMemory(Protocol):
         """Return a context manager; within it, forward passes of the model use the memories for a query.
 
         Only forward passes in this ``contextvars`` context do. Those of other contexts, for instance of other users'
-        replies, do not. After exit, also by an exception, the model is bit-identical to its earlier state.
+        replies, do not. System prompt and history are read outside it where the model keeps their keys and values, so the
+        memory acts on the last message and on the reply. After exit, also by an exception, the model is bit-identical to
+        its earlier state.
 
         Args:
             model: the local model that generates the reply.
