@@ -59,6 +59,7 @@ class ReplyResponse(Response):
         self._completion = completion
         self._form = form
         self._text = ""
+        self._num_tokens = 0
         self._usage: Usage | None = None
         self._finish_reason = "stop"
         self._has_begun = False
@@ -120,10 +121,13 @@ class ReplyResponse(Response):
                         await self._send(send_chunk, {"role": "assistant", "content": ""})
                     if isinstance(item, Token):
                         self._text += item.text
+                        self._num_tokens += 1
                         await self._send(send_chunk, {"content": item.text})
                     elif isinstance(item, TurnEnded):
                         self._usage = item.usage
-                        is_cut = item.usage.reply_tokens >= self._form.max_tokens(item.usage)
+                        # Either count may fall short: one token may be part of a letter, and texts are counted anew.
+                        num_tokens = max(self._num_tokens, item.usage.reply_tokens)
+                        is_cut = num_tokens >= self._form.max_tokens(item.usage)
                         self._finish_reason = "length" if is_cut else "stop"
         except TimeoutError as error:
             if not has_begun:

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp
 
 _GRACE_SECONDS = 10
 """Replies in progress have so long to end when the process is told to; then they are cut and stored so far."""
-_MAX_CONNECTIONS = 1024
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:
@@ -29,7 +28,6 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         proxy_headers=False,  # no header says where a request comes from
         ws="none",
         lifespan="on",
-        backlog=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     uvicorn.Server(config).run(sockets=[listener])
