@@ -68,8 +68,13 @@ class ReplyResponse(Response):
         """Send the reply until it ends or the client leaves."""
         reply = asyncio.ensure_future(self._answer(scope, receive, send))
         leaving = asyncio.ensure_future(_until_client_leaves(receive))
+        server_ends = False
         try:
             await asyncio.wait({reply, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except (
+            asyncio.CancelledError
+        ):  # only the HTTP server cancels a request: it ends, and has waited long enough
+            server_ends = True
         finally:
             for task in (reply, leaving):
                 if not task.done():
@@ -77,6 +82,22 @@ class ReplyResponse(Response):
             await asyncio.wait({reply, leaving})
         if not reply.cancelled():
             reply.result()
+        elif server_ends:
+            await self._cut(scope, receive, send)
+
+    async def _cut(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what is missing of a reply that the end of the server cuts."""
+        if self._has_begun:
+            last = self._completion.chunk({}, "length", with_usage=self._form.with_usage)
+            await send({"type": "http.response.body", "body": last + DONE, "more_body": False})
+            return
+        text = storable_reply(self._text)
+        if text:
+            response = JSONResponse(self._completion.whole(text, "length", self._usage))
+        else:
+            message = "The server ends before the reply has begun; try again later."
+            response = ApiError(503, message, "server_error", "server_ends").response
+        await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         form = self._form

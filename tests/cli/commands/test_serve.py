@@ -60,7 +60,7 @@ def test_it_serves_until_it_is_terminated_and_then_stores_the_memory(home: Home,
         assert memory.position.seq == 2
 
 
-def test_a_reply_in_progress_is_cut_and_kept_when_the_server_is_terminated(home: Home) -> None:
+def test_a_reply_in_progress_ends_when_the_server_is_terminated(home: Home) -> None:
     text = "word " * 400
     with program() as (server, client):
         with client.stream("POST", "/v1/chat/completions", json=chat(text, stream=True)) as response:

@@ -45,6 +45,7 @@ def serving(
     limits: Limits | None = None,
     settings: dict[str, str] | None = None,
     loopback: bool = True,
+    grace_seconds: int = 5,
 ) -> Iterator[Served]:
     """Serve until the context ends, then shut down as the program does."""
 
@@ -54,7 +55,7 @@ def serving(
 
     app = create_app(Serving(home, open_pool, backend, local_user, loopback, limits or Limits()))
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
+        app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=grace_seconds
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

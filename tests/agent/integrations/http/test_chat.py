@@ -317,6 +317,27 @@ def test_too_many_replies_of_one_user_are_refused(home: Home) -> None:
     assert refused.headers["retry-after"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_reply_that_the_end_of_the_server_cuts_is_kept_so_far(home: Home, whole: bool) -> None:
+    model = SlowModel()
+    with ThreadPoolExecutor() as threads:
+        with serving(home, model=model, grace_seconds=1) as served:
+            url = f"{served.url}/v1/chat/completions"
+            request = body("Tell me a story.", stream=not whole)
+            reply = threads.submit(httpx.post, url, json=request, timeout=30)
+            while not model.num_tokens:
+                time.sleep(0.01)
+            waiting = threads.submit(httpx.post, url, json=body("I wait."), timeout=30)
+            time.sleep(0.3)
+        text = reply.result().text
+        assert '"finish_reason": "length"' in text.replace('":"', '": "')
+        assert whole or text.endswith("data: [DONE]\n\n")
+        assert error(waiting.result(), 503)["code"] == "server_ends"
+    assert stored(home)[0] == ("user", "Tell me a story.")
+    assert stored(home)[1][1].startswith("Word word")
+    assert len(stored(home)) == 2
+
+
 def test_an_error_in_the_middle_of_a_stream_is_an_event_of_it_and_the_message_is_kept(home: Home) -> None:
     with serving(home, model=FailingModel()) as served, served.client() as client:
         request = body(DOG, stream=True)
