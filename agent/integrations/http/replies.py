@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from memagent.agent.engine.conversation import Settings, storable_reply
@@ -163,11 +163,16 @@ class Replies:
         settings = Settings(
             budget=Budget(recent=_RECENT_TOKENS),
             sampling=self._sampling(model, wishes),
-            system=f"{prompt.system}\n\n{NOTES}" if prompt.system else None,
+            system=prompt.system or None,
             stop=wishes.stop,
         )
         with self._pools.of(backend).memory(user) as memory:
-            yield GivenConversation(memory, model, session, settings, history=prompt.history, secret=secret)
+            conversation = GivenConversation(
+                memory, model, session, settings, history=prompt.history, secret=secret
+            )
+            if prompt.system and (conversation.channel != "model" or memory.pinned()):
+                conversation.settings = replace(settings, system=f"{prompt.system}\n\n{NOTES}")
+            yield conversation
 
     @contextmanager
     def _without_memory(self, prompt: Prompt, wishes: Wishes, model: ChatModel) -> Iterator[Exchange]:
