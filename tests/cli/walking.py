@@ -23,6 +23,7 @@ _OPTIONS = {
     "--backend": "in_memory",
     "--yes": None,
     "--prompt": "What is my dog called?",
+    "--host": "192.0.2.1",  # a server ends at once: this address is for documentation, and there is no key
 }
 _SCENARIO = """
     name: a dog
