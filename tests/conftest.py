@@ -21,6 +21,7 @@ from memagent.agent.memory import Memory
 from memagent.agent.models.embedding import HashingEmbedder
 from memagent.agent.models.loader import as_local, load_chat_model
 from memagent.backends.protocol import LocalModel
+from memagent.cli.options import use_embedder
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,6 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
         "MEMAGENT_CHANNEL",
     ):
         monkeypatch.delenv(name, raising=False)
+    use_embedder(None)  # a command of an earlier test may have named one
     return Home(tmp_path / "home", models)
 
 
