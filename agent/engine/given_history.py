@@ -1,8 +1,8 @@
 """A conversation whose history the caller gives with each message: clients resend it, and may have edited it.
 
 The prompt holds the messages that the caller gives, never those of the journal. A turn's id is a keyed digest of the session
-and of the user's messages up to it. So a message that is sent again is not stored twice, a reply that the journal knows is told
-from one that it does not know, and what was forgotten does not come back.
+and of the user's messages up to it. So a message that is sent again is not stored twice, replies of the journal are recognised, and
+what was forgotten does not come back.
 """
 
 from __future__ import annotations

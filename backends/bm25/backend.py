@@ -54,6 +54,7 @@ class Bm25(MemoryBackend):
     Config: ClassVar[type[Bm25Config]] = Bm25Config
     exact_forget: ClassVar[bool] = True
     consolidates: ClassVar[bool] = True
+    seconds_per_turn = 0.008
 
     def __init__(self, config: Bm25Config, resources: Resources) -> None:
         self.config = config

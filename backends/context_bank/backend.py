@@ -72,6 +72,7 @@ class ContextBankMemory(MemoryBackend):
     costly: ClassVar[bool] = True
     follows_use: ClassVar[bool] = True
     trainable: ClassVar[bool] = True
+    seconds_per_turn = 0.5
 
     def __init__(self, config: ContextBankConfig, resources: Resources) -> None:
         self.config = config

@@ -59,6 +59,7 @@ class Memo(MemoryBackend):
     exact_forget: ClassVar[bool] = True
     model_channel: ClassVar[bool] = True
     regenerates: ClassVar[bool] = True
+    seconds_per_turn = 0.035
 
     def __init__(self, config: MemoConfig, resources: Resources) -> None:
         self.config = config

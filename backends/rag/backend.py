@@ -72,6 +72,7 @@ class Rag(MemoryBackend):
     needs: ClassVar[frozenset[str]] = frozenset({"embedder"})
     exact_forget: ClassVar[bool] = True
     consolidates: ClassVar[bool] = True
+    seconds_per_turn = 0.04
 
     def __init__(self, config: RagConfig, resources: Resources, chroma: Path | None = None) -> None:
         self.config = config

@@ -93,6 +93,8 @@ class RopeMap(MemoryBackend):
     model_channel: ClassVar[bool] = True
     costly: ClassVar[bool] = True
     trainable: ClassVar[bool] = True
+    seconds_per_turn = 0.4
+    first_use = "Its first use with a model calibrates it: half a minute to some minutes."
 
     def __init__(self, config: RopeMapConfig, resources: Resources) -> None:
         self.config = config

@@ -66,6 +66,7 @@ class Titans(MemoryBackend):
     exact_forget: ClassVar[bool] = True
     model_channel: ClassVar[bool] = True
     regenerates: ClassVar[bool] = True
+    seconds_per_turn = 0.06
 
     def __init__(self, config: TitansMemoryConfig, resources: Resources) -> None:
         self.config = config

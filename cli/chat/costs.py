@@ -13,18 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memagent.agent.models.catalogue import CatalogueModel
+    from memagent.backends.protocol import MemoryBackend
     from memagent.cli.chat.chat import Chat
-
-_SECONDS_PER_TURN = {
-    "bm25": 0.008,
-    "context_bank": 0.5,
-    "memo": 0.035,
-    "rag": 0.04,
-    "rope_map": 0.4,
-    "titans": 0.06,
-}
-"""Measured on two CPU cores (docs/memories.md, "remembers a turn in"), with embedding. For rope_map, turns of 40 tokens."""
-_FIRST_USE = {"rope_map": "Its first use with a model calibrates it: half a minute to some minutes."}
 
 
 @dataclass(frozen=True)
@@ -109,20 +99,19 @@ def _describe(name: str, chat: Chat | None) -> MemoryDescription:
 
     try:
         backend = registry.get(name)
-        cost = cost_of(name, chat) if chat is not None else _lasting_cost(name, costly=backend.costly)
+        cost = cost_of(name, chat) if chat is not None else _lasting_cost(backend)
     except MemagentError as error:
         return MemoryDescription(name, str(error), "", is_usable=False)
     about = next(iter((backend.__doc__ or "").strip().splitlines()), "")
     return MemoryDescription(name, about, cost, needs=backend.needs)
 
 
-def _lasting_cost(name: str, *, costly: bool) -> str:
+def _lasting_cost(backend: type[MemoryBackend]) -> str:
     """Return how long every turn takes."""
-    seconds = _SECONDS_PER_TURN.get(name)
-    if seconds is not None:
-        time = f"About {_duration(seconds)} for each turn on two CPU cores."
-        return f"{time} {_FIRST_USE.get(name, '')}".strip()
-    return "Every turn takes long." if costly else ""
+    if backend.seconds_per_turn is not None:
+        time = f"About {_duration(backend.seconds_per_turn)} for each turn on two CPU cores."
+        return f"{time} {backend.first_use}".strip()
+    return "Every turn takes long." if backend.costly else ""
 
 
 def _reading(name: str, chat: Chat) -> str:
@@ -136,11 +125,11 @@ def _reading(name: str, chat: Chat) -> str:
         checkpoint = None
     unread = chat.journal.last()[0] - (checkpoint.position.seq if checkpoint else 0)
     sentence = f"{name} has {quantity(unread, 'turn')} to read"
-    seconds = _SECONDS_PER_TURN.get(name)
-    if unread and seconds is not None:
-        time = f"about {_duration(unread * seconds)} on two CPU cores."
-        return f"{sentence}: {time} {_FIRST_USE.get(name, '')}".strip()
-    if unread and registry.get(name).costly:
+    backend = registry.get(name)
+    if unread and backend.seconds_per_turn is not None:
+        time = f"about {_duration(unread * backend.seconds_per_turn)} on two CPU cores."
+        return f"{sentence}: {time} {backend.first_use}".strip()
+    if unread and backend.costly:
         return f"{sentence}; it learns slowly, and how long it takes was not measured."
     return f"{sentence}."
 

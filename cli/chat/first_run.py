@@ -31,7 +31,7 @@ class Choice:
     Attributes:
         model: name of the chat model.
         backend: name of the memory.
-        is_kept: whether later chats use the same without being told.
+        is_kept: whether the settings file keeps the choice for later chats.
     """
 
     model: str

@@ -20,6 +20,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("The server", error.name or "fastapi", "server") from error
 
+from memagent.agent.integrations.access.access import MemoryAccess
 from memagent.agent.integrations.http import chat, memories, page
 from memagent.agent.integrations.http.dependencies import Parts
 from memagent.agent.integrations.http.errors import add_handlers
@@ -28,7 +29,6 @@ from memagent.agent.integrations.http.identity import Identifier, RefusedError
 from memagent.agent.integrations.http.keys import KeyStore, home_secret
 from memagent.agent.integrations.http.limits import Limits, ReplyCounter
 from memagent.agent.integrations.http.replies import Pools, Replies
-from memagent.agent.integrations.mcp.access import MemoryAccess
 
 _NO_TELEMETRY: TelemetryConfig = {
     "tracing": False,

@@ -7,11 +7,11 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from memagent.agent.integrations.access.access import MemoryAccess
 from memagent.agent.integrations.http.errors import ApiError
 from memagent.agent.integrations.http.identity import Identifier, Identity
 from memagent.agent.integrations.http.limits import Limits, ReplyCounter
 from memagent.agent.integrations.http.replies import Replies
-from memagent.agent.integrations.mcp.access import MemoryAccess
 
 
 @dataclass(frozen=True, slots=True)

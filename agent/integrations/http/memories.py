@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
 
+from memagent.agent.integrations.access.operations import check_length
 from memagent.agent.integrations.http.dependencies import KnownUser, ServerParts
 from memagent.agent.integrations.http.errors import ApiError
 from memagent.agent.integrations.http.schemas import MemorySearch, NewMemory
-from memagent.agent.integrations.mcp.operations import check_length
 from memagent.backends.errors import InputError
 
 router = APIRouter()

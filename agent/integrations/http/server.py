@@ -9,7 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 _GRACE_SECONDS = 10
-"""Replies in progress have so long to end when the process is told to; then they are cut and stored so far."""
+"""Seconds that replies in progress have when the process is asked to end; then they are cut, and stored as far as they came."""
 
 
 def serve(app: ASGIApp, listener: socket.socket) -> None:

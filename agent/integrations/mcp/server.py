@@ -25,7 +25,7 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtraError("The MCP server", error.name or "mcp", "mcp") from error
 
-from memagent.agent.integrations.mcp.access import MemoryAccess
+from memagent.agent.integrations.access.access import MemoryAccess
 from memagent.agent.integrations.mcp.tools import INSTRUCTIONS, add_tools
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")

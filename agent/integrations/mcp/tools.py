@@ -10,9 +10,9 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
 from pydantic import Field
 
-from memagent.agent.integrations.mcp.access import MemoryAccess
-from memagent.agent.integrations.mcp.operations import MAX_CHARACTERS, check_length
-from memagent.agent.integrations.mcp.records import (
+from memagent.agent.integrations.access.access import MemoryAccess
+from memagent.agent.integrations.access.operations import MAX_CHARACTERS, check_length
+from memagent.agent.integrations.access.records import (
     AddResult,
     DeleteResult,
     ListResult,

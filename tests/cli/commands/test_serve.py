@@ -1,4 +1,4 @@
-"""memagent serve as a program: it starts, stops when it is told to, and loses nothing when it is killed."""
+"""memagent serve as a program: it starts, stops at a signal, and loses nothing when it is killed."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from mcp import Client
 from mcp.types import TextContent
 
 from memagent.agent.home import Home
-from memagent.agent.integrations.mcp.access import MemoryAccess
-from memagent.agent.integrations.mcp.operations import MAX_CHARACTERS
+from memagent.agent.integrations.access.access import MemoryAccess
+from memagent.agent.integrations.access.operations import MAX_CHARACTERS
 from memagent.agent.integrations.mcp.server import mcp_server
 from memagent.agent.journal.items import NewItem
 from memagent.agent.memory import Memory, open_journal
@@ -251,7 +251,7 @@ def test_an_unexpected_error_tells_the_client_nothing_and_the_log_where_it_was(
     def fail(*arguments: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("memagent.agent.integrations.mcp.operations.add", fail)
+    monkeypatch.setattr("memagent.agent.integrations.access.operations.add", fail)
     with caplog.at_level(logging.ERROR):
         message = play(lambda client: refusal(client, "add_memory", text="private words"))
     assert message == "Error executing tool add_memory"

@@ -1,4 +1,4 @@
-"""Memories for the tools of the MCP server, in threads; also while another process has a memory open.
+"""Memories for servers of programs, in threads; also while another process has a memory open.
 
 A person may have a chat in a terminal and two MCP servers of desktop programs, all with the same memory. One process at a time
 has it open for writing. The others append to the journal and read from it, which needs no lock; search in a reader of their
@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from memagent.agent.engine.fair_executor import FairExecutor
-from memagent.agent.integrations.mcp import operations
-from memagent.agent.integrations.mcp.records import (
+from memagent.agent.integrations.access import operations
+from memagent.agent.integrations.access.records import (
     AddResult,
     DeleteResult,
     ListResult,
@@ -43,7 +43,7 @@ class MemoryAccess:
 
     def __init__(self, pool: MemoryPool) -> None:
         self._pool = pool
-        self._executor = FairExecutor(_THREADS, "memagent-mcp")
+        self._executor = FairExecutor(_THREADS, "memagent-access")
 
     async def add(self, user: str, text: str, session: str) -> AddResult:
         """Store a text; see ``operations.add``."""

@@ -1,10 +1,10 @@
-"""What the tools of the MCP server do, over one user's memory or journal. They raise MemagentError."""
+"""What programs do with one memory, over one user's memory or journal. They raise MemagentError."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memagent.agent.integrations.mcp.records import (
+from memagent.agent.integrations.access.records import (
     AddResult,
     DeleteResult,
     ListResult,

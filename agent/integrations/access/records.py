@@ -1,4 +1,4 @@
-"""What the tools of the MCP server return: their fields are the tools' output schemas."""
+"""What operations return: the fields are the output schemas of the MCP server's tools."""
 
 from __future__ import annotations
 
