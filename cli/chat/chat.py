@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from uuid import uuid4
 
+from memagent.backends.errors import MemagentError, StorageError
 from memagent.cli.chat.views import View, show_nothing
 from memagent.cli.opening import fetch_models, load_model, open_memory
 
@@ -89,6 +90,7 @@ class Chat:
     def __init__(self, conversation: Conversation, options: ChatOptions) -> None:
         self.conversation = conversation
         self.options = options
+        self._beside: Conversation | None = None
 
     @classmethod
     def open(cls, options: ChatOptions, frontend: Frontend) -> Chat:
@@ -158,7 +160,7 @@ class Chat:
         Raises:
             MemagentError: the other memory cannot be opened or read, or the model cannot use the channel with it.
         """
-        options = replace(self.options, backend=backend, settings=())
+        options = with_backend(self.options, backend)
         fetch_models(backend, model=options.model, frontend=frontend)
         if _parts(backend).isdisjoint(_parts(self.memory.name)):
             other, previous = self._opened(options, frontend), self.memory
@@ -168,10 +170,20 @@ class Chat:
             try:
                 other = self._opened(options, frontend)
             except BaseException:
-                self.conversation = self._opened(self.options, frontend)
+                self.conversation = self._opened_again(frontend)
                 raise
-        self.conversation, self.options = other, _with_backend(options)
+        self.conversation, self.options = other, options
         previous.close()
+
+    def _opened_again(self, frontend: Frontend) -> Conversation:
+        """Open the memory in use once more, after it was closed for another one."""
+        try:
+            return self._opened(self.options, frontend)
+        except MemagentError as error:
+            raise StorageError(
+                f"The other memory could not be opened, and {self.memory.name} cannot be opened again: {error} "
+                "Leave the chat and continue it later; all turns are stored."
+            ) from error
 
     def _opened(self, options: ChatOptions, frontend: Frontend) -> Conversation:
         """Open a memory, and return the conversation in use with it."""
@@ -192,14 +204,29 @@ class Chat:
         Raises:
             MemagentError: see ``use_backend``.
         """
-        options = replace(self.options, backend=backend, settings=())
+        options = with_backend(self.options, backend)
         fetch_models(backend, model=options.model, frontend=frontend)
         with _open_memory(options, frontend, read_only=True) as memory:
-            yield _conversation(memory, self.conversation.model, self.conversation.session, options)
+            self._beside = _conversation(memory, self.conversation.model, self.conversation.session, options)
+            try:
+                yield self._beside
+            finally:
+                self._beside = None
+
+    def stop(self) -> None:
+        """Stop the replies in progress. Any thread may call it."""
+        for conversation in (self.conversation, self._beside):
+            if conversation is not None:
+                conversation.stop()
+
+    @property
+    def is_comparing(self) -> bool:
+        """Whether another memory is open beside the one in use."""
+        return self._beside is not None
 
     def close(self) -> None:
         """Stop the reply in progress and close the memory."""
-        self.conversation.stop()
+        self.stop()
         self.memory.close()
 
 
@@ -240,16 +267,22 @@ def _settings(options: ChatOptions) -> Settings:
     return Settings(channel=options.channel, sampling=sampling)  # type: ignore[arg-type] # checked by the command line
 
 
+def with_backend(options: ChatOptions, backend: str) -> ChatOptions:
+    """Return options with another memory, without the settings of the one before; their command names it.
+
+    Args:
+        options: of the chat so far.
+        backend: name of the other backend, or several joined by ``+``.
+    """
+    command = (*_without(options.command, "--backend", "--set"), "--backend", backend)
+    return replace(options, backend=backend, settings=(), command=command)
+
+
 def _parts(backend: str) -> frozenset[str]:
     """Return the names that are joined by ``+``."""
-    return frozenset(backend.split("+"))
+    from memagent.backends.registry import SEPARATOR
 
-
-def _with_backend(options: ChatOptions) -> ChatOptions:
-    """Return options whose command continues with their backend."""
-    return replace(
-        options, command=(*_without(options.command, "--backend", "--set"), "--backend", options.backend)
-    )
+    return frozenset(backend.split(SEPARATOR))
 
 
 def _without(command: Sequence[str], *options: str) -> list[str]:

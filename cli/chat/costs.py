@@ -74,13 +74,14 @@ def missing_models(needs: Collection[str], model: str | None, folder: Path) -> l
         folder: where fetched models are kept.
     """
     from memagent.agent.models.catalogue import CATALOGUE
+    from memagent.agent.models.embedding import embedder_names
     from memagent.cli.options import chosen_embedder, user_settings
 
     names: list[str] = []
     if "local_model" in needs:
         names.append(model or user_settings().model)
     if "embedder" in needs:
-        names += chosen_embedder().split("+")
+        names += embedder_names(chosen_embedder())
     return [CATALOGUE[name] for name in names if name in CATALOGUE and not is_here(CATALOGUE[name], folder)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memagent.agent.models.catalogue import CATALOGUE, DEFAULT_MODEL
 from memagent.backends.errors import MemagentError, ModelError
-from memagent.cli.chat.chat import Chat, ChatOptions
+from memagent.cli.chat.chat import Chat, ChatOptions, with_backend
 from memagent.cli.chat.costs import is_here
 from memagent.cli.opening import home
 
@@ -46,12 +46,10 @@ def is_first_run(options: ChatOptions) -> bool:
 
 def with_choice(options: ChatOptions, choice: Choice) -> ChatOptions:
     """Return the options of a chat with what was chosen. Unless the choice is kept, the command that continues names it."""
-    command = options.command
-    if not choice.is_kept:
-        command = (*command, "--model", choice.model)
-        command += ("--backend", choice.backend) if choice.backend != options.backend else ()
-    settings = options.settings if choice.backend == options.backend else ()
-    return replace(options, model=choice.model, backend=choice.backend, settings=settings, command=command)
+    if choice.backend != options.backend:
+        options = with_backend(options, choice.backend)
+    command = options.command if choice.is_kept else (*options.command, "--model", choice.model)
+    return replace(options, model=choice.model, command=command)
 
 
 def keep(choice: Choice) -> str:

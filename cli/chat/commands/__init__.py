@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memagent.backends.errors import InputError
+from memagent.backends.errors import InputError, MemagentError
 from memagent.cli.chat.chat import Chat, Interface
 from memagent.cli.chat.commands import backends, memory, sessions
 from memagent.cli.chat.commands.command import Command, Quit
@@ -70,7 +70,13 @@ def completed(line: str, chat: Chat | None) -> list[str]:
     command = COMMANDS.get(_ALIASES.get(name, name))
     if names or not space or chat is None or command is None or command.values is None:
         return names
-    return [f"{name} {value}" for value in command.values(chat) if value.startswith(argument)]
+    try:
+        values = command.values(chat)
+    except (
+        MemagentError
+    ):  # the journal is busy, or closed while another memory is opened: the command will say so
+        return []
+    return [f"{name} {value}" for value in values if value.startswith(argument)]
 
 
 def completion_lines(line: str, chat: Chat | None) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.text import Text
 
 from memagent.backends.errors import InputError
@@ -11,10 +9,6 @@ from memagent.cli.chat.chat import Chat, Interface
 from memagent.cli.chat.commands.command import Command
 from memagent.cli.chat.costs import cost_of, describe_memories
 from memagent.cli.chat.views import Answer, Comparison, MemoryList
-
-if TYPE_CHECKING:
-    from memagent.agent.engine.agent import Reply
-    from memagent.agent.engine.conversation import Conversation
 
 
 def _backend(chat: Chat, interface: Interface, argument: str) -> None:
@@ -52,13 +46,18 @@ def use(chat: Chat, interface: Interface, argument: str) -> None:
 
 
 def _compare(chat: Chat, interface: Interface, argument: str) -> None:
+    from memagent.agent.engine.agent import collect
+    from memagent.agent.engine.events import TurnEnded
+
     other, question = _other_backend(chat, argument)
     with chat.beside(other, interface.frontend) as conversation:
         both = (chat.conversation, conversation)
-        answers = [
-            Answer(each.memory.name, each.channel, _probe(each, question))
-            for each in interface.frontend.progress(both, total=len(both), label="Asking both memories")
-        ]
+        answers = []
+        for each in interface.frontend.progress(both, total=len(both), label="Asking both memories"):
+            events = list(each.probe(question))
+            if any(isinstance(event, TurnEnded) and event.stopped for event in events):
+                raise InputError("The comparison was stopped.")
+            answers.append(Answer(each.memory.name, each.channel, collect(events)))
     if not interface.show(Comparison(question, tuple(answers))):
         for answer in answers:
             _print_answer(answer, question, interface)
@@ -74,13 +73,6 @@ def _other_backend(chat: Chat, argument: str) -> tuple[str, str]:
     if not argument:
         raise InputError("/compare takes a question, as in: /compare What is my dog called?")
     return ("rag" if chat.memory.name == "bm25" else "bm25"), argument
-
-
-def _probe(conversation: Conversation, question: str) -> Reply:
-    """Ask a question without adding a turn."""
-    from memagent.agent.engine.agent import collect
-
-    return collect(list(conversation.probe(question)))
 
 
 def _print_answer(answer: Answer, question: str, interface: Interface) -> None:

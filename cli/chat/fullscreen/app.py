@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import subprocess
-import tempfile
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on
@@ -18,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.events import Resize
 
+from memagent.backends.errors import SettingError
 from memagent.cli.chat.fullscreen.background import (
     Finished,
     Opened,
@@ -28,12 +25,14 @@ from memagent.cli.chat.fullscreen.background import (
 )
 from memagent.cli.chat.fullscreen.conversation_pane import ConversationPane, OpenChat
 from memagent.cli.chat.fullscreen.conversation_view import ConversationView
+from memagent.cli.chat.fullscreen.editor import edit
 from memagent.cli.chat.fullscreen.memory_panel import MemoryPanel, RecordList
 from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.search_field import SearchField
 from memagent.cli.chat.fullscreen.status_line import StatusLine
 from memagent.cli.chat.fullscreen.view_screens import open_view
 from memagent.cli.chat.views import SessionList
+from memagent.cli.rendering.output import one_line
 
 if TYPE_CHECKING:
     from memagent.agent.engine.events import TurnEnded
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 _WIDE = 100
 """From this width on, in cells, the memory panel stands beside the conversation; below, in its place."""
 _SECONDS_TO_LEAVE = 2.0
-_KEYS_OF_CONVERSATION = ("interrupt", "search", "copy_reply", "edit", "scroll")
+_KEYS_OF_CONVERSATION = ("interrupt", "search", "copy_reply", "edit", "scroll", "leave")
 
 
 class ChatApp(App[None]):
@@ -118,6 +117,14 @@ class ChatApp(App[None]):
         """End the program; ``program.run`` waits for what is still to be stored."""
         self.pane.give_up()
         self.exit()
+
+    def _handle_exception(self, error: Exception) -> None:
+        """End the program after a fault; ``program.run`` raises it, so that it is reported as every command's is.
+
+        Textual would print it with the values of all variables, among them what the person has said.
+        """
+        self.failure = self.failure or error
+        self.leave()
 
     # what happens
 
@@ -256,14 +263,11 @@ class ChatApp(App[None]):
 
     def action_edit(self) -> None:
         """Write the message in the person's editor."""
-        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
         field = self.query_one(MessageInput)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "message.md")
-            file.write_text(field.text, encoding="utf-8")
-            with self.suspend():
-                subprocess.run([*editor.split(), str(file)], check=False)
-            field.text = file.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+        try:
+            field.text = edit(self, field.text)
+        except SettingError as error:
+            self.notify(one_line(str(error)), severity="error", markup=False)
         field.move_cursor(field.document.end)
 
 

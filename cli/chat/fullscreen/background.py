@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from io import StringIO
@@ -140,17 +140,24 @@ class Reloaded(Message):
         turns: of the session, oldest first.
         session: its name.
         sources: the turns that its replies recalled, by seq.
-        forgotten: seqs of the turns that were forgotten just now.
+        forgotten: seqs of the turns that were forgotten since the screen was last drawn.
+        history: past messages of the user, oldest first, if something was forgotten.
     """
 
     def __init__(
-        self, turns: list[Turn], session: str, sources: dict[int, Turn], forgotten: tuple[int, ...] = ()
+        self,
+        turns: list[Turn],
+        session: str,
+        sources: dict[int, Turn],
+        forgotten: tuple[int, ...] = (),
+        history: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.turns = turns
         self.session = session
         self.sources = sources
         self.forgotten = forgotten
+        self.history = history
 
 
 class Pinned(Message):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from memagent.cli.chat.fullscreen.dialogs import Confirmation
 from memagent.cli.chat.fullscreen.message_input import MessageInput
 from memagent.cli.chat.fullscreen.progress_line import ProgressLine
 from memagent.cli.chat.fullscreen.search_field import SearchField
-from memagent.cli.chat.fullscreen.session_contents import pinned, reloaded
+from memagent.cli.chat.fullscreen.session_contents import past_messages, pinned, reloaded
 from memagent.cli.rendering.frontend import Frontend
 from memagent.cli.rendering.output import one_line
 from memagent.cli.rendering.phrases import quantity
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from memagent.agent.engine.events import Event
     from memagent.cli.chat.views import View
 
-_HISTORY = 500
 OpenChat = Callable[[Frontend], Chat]
 
 
@@ -86,6 +86,10 @@ class ConversationPane(Vertical):
         self._sent = ""
         self._unsent: list[str] = []
         self._questions: list[Question] = []
+        self._shown = (
+            "",
+            0,
+        )  # session and last forgetting that the screen shows; jobs change it, one at a time
 
     def compose(self) -> ComposeResult:
         """Yield the parts from top to bottom."""
@@ -125,16 +129,15 @@ class ConversationPane(Vertical):
         return self._job is not None
 
     @property
-    def is_replying(self) -> bool:
-        """Whether a reply is in progress."""
-        return self._job is not None and self._job.name == "reply"
+    def _is_opening(self) -> bool:
+        return self._job is not None and self._job.name == "open"
 
     def stop(self) -> bool:
-        """Stop the reply in progress; return whether there is one."""
-        if not self.is_replying or self.chat is None:
+        """Stop a reply in progress, also one of a comparison; return whether there is one."""
+        if self.chat is None or self._job is None:
             return False
-        self.chat.conversation.stop()
-        return True
+        self.chat.stop()
+        return self._job.name == "reply" or self.chat.is_comparing
 
     def give_up(self) -> Job | None:
         """Stop the reply, answer open questions with no, and return the job that still runs, if any."""
@@ -146,26 +149,36 @@ class ConversationPane(Vertical):
 
     def _open(self, open_chat: OpenChat) -> None:
         chat = open_chat(self.frontend)
-        after = max(0, chat.journal.last()[0] - _HISTORY)
-        history = [turn.text for turn in chat.journal.turns(after=after) if turn.role == "user"]
-        post(self, Opened(chat, history))
+        self._shown = chat.conversation.session, chat.journal.last()[1]
+        post(self, Opened(chat, past_messages(chat)))
         post(self, reloaded(chat))
         post(self, pinned(chat))
 
     def _answer(self, text: str, chat: Chat) -> None:
         for event in chat.conversation.send(text):
             post(self, TurnEvent(event))
+        self._follow_journal(chat)
 
     def _run_command(self, command: Callable[[Chat, Interface], None], chat: Chat, width: int) -> None:
-        shown = chat.conversation.session, chat.journal.last()[1]
         output = CommandConsole(self, width)
         try:
             command(chat, Interface(output.console, output.ask, self.frontend, self._request))
         finally:
-            if shown != (chat.conversation.session, chat.journal.last()[1]):
-                post(self, reloaded(chat, shown[1]))
-            post(self, pinned(chat))
+            with suppress(MemagentError):  # the command's own error is shown
+                self._follow_journal(chat)
+                post(self, pinned(chat))
             output.show()
+
+    def _follow_journal(self, chat: Chat) -> None:
+        """Show another session, and take away what was forgotten, here or by another process."""
+        last_forgetting = self._shown[1]
+        now = chat.conversation.session, chat.journal.last()[1]
+        if now == self._shown:
+            return
+        self._shown = now
+        if now[1] > last_forgetting:
+            chat.conversation.last_recalled = None
+        post(self, reloaded(chat, last_forgetting))
 
     def _request(self, view: View) -> bool:
         return post(self, ViewRequested(view))
@@ -183,15 +196,14 @@ class ConversationPane(Vertical):
         self._completions.update(Text("\n".join(map(one_line, lines))))
 
     async def send(self, text: str) -> None:
-        """Send a message or run a command: now, or once the chat is open and no command runs; not during a reply.
+        """Send a message or run a command: now, or once the chat is open; not during a reply or another command.
 
         Args:
             text: what the person wrote.
         """
-        if self.chat is None or (self.is_busy and self._reply is None):
+        if self.chat is None or self._is_opening:
             self._unsent.append(text)
-            if self.chat is None:
-                await self._view.add(Notice("This is sent as soon as the model is loaded."))
+            await self._view.add(Notice("This is sent as soon as the model is loaded."))
             return
         is_command = text.startswith("/")
         if is_command:
@@ -231,6 +243,8 @@ class ConversationPane(Vertical):
     @on(Reloaded)
     async def _show_turns(self, message: Reloaded) -> None:
         await self._view.show_turns(message.turns)
+        if message.forgotten:
+            self._input.use_history(message.history)
         if not message.turns and self.chat is not None:
             await self._view.add(Notice(_welcome(self.chat)))
 
@@ -281,11 +295,16 @@ class ConversationPane(Vertical):
             self.post_message(self.Failed(error))
         elif error is not None:
             await self._view.add(Notice(f"Error: {error}", is_error=True))
-            if self._sent and not self._sent.startswith("/"):
-                self._input.give_back(self._sent)
+            messages = [] if self._sent.startswith("/") else [self._sent]
+            self._give_back([*messages, *self._unsent])
+            self._unsent = []
         self._sent = ""
-        if error is None and self._unsent and self.chat is not None:
+        if self._unsent and self.chat is not None:
             await self.send(self._unsent.pop(0))
+
+    def _give_back(self, messages: Sequence[str]) -> None:
+        if text := "\n".join(filter(None, messages)):
+            self._input.give_back(text)
 
     async def _end_reply(self, footer: str) -> None:
         if self._reply is not None:

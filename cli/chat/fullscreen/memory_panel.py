@@ -15,6 +15,7 @@ from textual.message import Message
 from textual.widgets import ContentSwitcher, OptionList, Static
 from textual.widgets.option_list import Option
 
+from memagent.backends.errors import MemagentError
 from memagent.cli.chat.fullscreen.picture_view import PictureView
 from memagent.cli.chat.fullscreen.source_screen import SourceScreen, read_contexts
 from memagent.cli.chat.fullscreen.turn_records import (
@@ -248,7 +249,11 @@ class MemoryPanel(Vertical):
         """
         if self.chat is None:
             return
-        contexts = await asyncio.to_thread(read_contexts, self.chat.journal, source.seqs)
+        try:
+            contexts = await asyncio.to_thread(read_contexts, self.chat.journal, source.seqs)
+        except MemagentError as error:
+            self.notify(one_line(str(error)), severity="error", markup=False)
+            return
         if not contexts:
             self.notify("This turn is forgotten.", timeout=3)
             return

@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from rich.text import Text
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
 from memagent.cli.chat.commands import completed
+from memagent.cli.rendering.output import printable
 
 _NEWLINE_KEYS = ("ctrl+j", "alt+enter", "shift+enter")
 
@@ -40,6 +42,10 @@ class MessageInput(TextArea):
         self._history: list[str] = []
         self._place = 0
         self._draft = ""
+
+    def get_line(self, line_index: int) -> Text:
+        """Return a line as it is drawn: stored text may hold characters that would act on the terminal."""
+        return Text(printable(self.document.get_line(line_index)), end="", no_wrap=True)
 
     def use_history(self, messages: Sequence[str]) -> None:
         """Take past messages, oldest first. What is being written stays."""

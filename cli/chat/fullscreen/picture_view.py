@@ -102,6 +102,7 @@ class PictureView(ScrollableContainer):
     def clear(self) -> None:
         """Take away what is shown, as it may hold what was forgotten."""
         self._number += 1
+        self._next = None
         self.sections = []
         self.remove_children()
 

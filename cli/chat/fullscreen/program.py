@@ -31,7 +31,7 @@ def run(options: ChatOptions) -> None:
         job.join(_SECONDS_TO_STOP)
         os._exit(0)
     if job is not None:
-        say("Storing the last turn ...")
+        say(f"Waiting for the {job.name} to end ...")
         job.join()
     if app.pane.chat is not None:
         app.pane.chat.close()

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from memagent.cli.chat.chat import Chat
 
 _SHOWN_TURNS = 200
+_HISTORY = 500
 
 
 def recent_turns(chat: Chat) -> list[Turn]:
@@ -34,7 +35,14 @@ def reloaded(chat: Chat, last_forgetting: int | None = None) -> Reloaded:
         chat.conversation.session,
         {turn.seq: turn for turn in sources},
         tuple(sorted(forgetting.seq for forgetting in forgettings)),
+        past_messages(chat) if forgettings else (),
     )
+
+
+def past_messages(chat: Chat) -> list[str]:
+    """Return the user's messages among the latest turns of all sessions, oldest first."""
+    after = max(0, chat.journal.last()[0] - _HISTORY)
+    return [turn.text for turn in chat.journal.turns(after=after) if turn.role == "user"]
 
 
 def pinned(chat: Chat) -> Pinned:

@@ -16,6 +16,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 from textual.worker import get_current_worker
 
+from memagent.backends.errors import MemagentError
 from memagent.cli.chat.commands import sessions as commands
 from memagent.cli.chat.fullscreen.background import post
 from memagent.cli.chat.fullscreen.session_search import SessionRow, list_sessions, search_texts
@@ -114,14 +115,21 @@ class SessionsScreen(ModalScreen[None]):
 
     @work(thread=True, exclusive=True, group="list", exit_on_error=False)
     def _read(self) -> None:
-        post(self, self.Listed(list_sessions(self._chat.journal)))
+        try:
+            post(self, self.Listed(list_sessions(self._chat.journal)))
+        except MemagentError as error:
+            post(self, self.Noted(str(error)))
 
     @work(thread=True, exclusive=True, group="search", exit_on_error=False)
     def _search(self, query: str, rows: list[SessionRow]) -> None:
         worker = get_current_worker()
         post(self, self.Noted("Searching in what was said ..."))
-        for row in search_texts(self._chat.journal, query, rows, lambda: worker.is_cancelled):
-            post(self, self.Listed([row], query))
+        try:
+            for row in search_texts(self._chat.journal, query, rows, lambda: worker.is_cancelled):
+                post(self, self.Listed([row], query))
+        except MemagentError as error:
+            post(self, self.Noted(str(error)))
+            return
         if not worker.is_cancelled:
             post(self, self.Noted())
 

@@ -80,10 +80,9 @@ class WelcomeScreen(Screen[Choice | None]):
         self._model = model if model in self._models else self._models[0]
         self._folder = home().models
         self._memories = {
-            name: MemoryDescription(name, "", "")
-            for name in sorted(memories, key=lambda name: (name != backend, name))
+            name: MemoryDescription(name, "", "") for name in (backend, *sorted({*memories} - {backend}))
         }
-        self._backend = backend if backend in memories else next(iter(self._memories))
+        self._backend = backend
         self._is_described = False
         self._is_kept = False
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from textual.events import Paste
 
+from memagent.agent.journal import Journal
 from memagent.agent.memory import Memory
 from memagent.agent.models.chat import Message, Sampling
 from memagent.agent.models.fakes import EchoModel, ScriptedModel
-from memagent.backends.errors import ModelError
+from memagent.backends.errors import ModelError, StorageError
+from memagent.cli.chat.chat import Chat, Interface
 from memagent.cli.chat.fullscreen.conversation_view import ConversationView
 from memagent.cli.chat.fullscreen.dialogs import Confirmation
 from memagent.cli.chat.fullscreen.message_input import MessageInput
@@ -369,6 +371,98 @@ def test_a_fault_ends_the_program_and_is_raised(memory: Memory) -> None:
     with pytest.raises(ZeroDivisionError):
         run(main)
     assert stored(memory) == ["Hello."]
+
+
+def test_stored_text_does_not_act_on_the_terminal(memory: Memory) -> None:
+    memory.remember("sunday", "user", "Biscuit\x1b]0;title\x07\u202ecod")
+
+    async def main() -> None:
+        async with screen(memory) as chat:
+            await chat.pilot.press("up")
+            field = chat.app.query_one(MessageInput)
+            assert field.get_line(0).plain == "Biscuit·]0;title··cod"
+            assert chat.draft == "Biscuit\x1b]0;title\x07\u202ecod"  # it is sent as it was
+
+    run(main)
+
+
+def test_completion_does_without_a_journal_that_cannot_be_read(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(journal: Journal) -> list[str]:
+        raise StorageError("The journal is busy.")
+
+    async def main() -> None:
+        async with screen(memory) as chat:
+            monkeypatch.setattr(Journal, "session_names", fail)
+            await chat.type("/resume ", "tab")
+            assert chat.draft == "/resume "
+            assert chat.app.is_running
+
+    run(main)
+
+
+@pytest.mark.parametrize("editor", ["/no/such/editor", "'", "false"])
+def test_an_editor_that_cannot_be_used_loses_no_draft(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, editor: str
+) -> None:
+    monkeypatch.setenv("VISUAL", editor)
+
+    async def main() -> None:
+        async with screen(memory) as chat:
+            await chat.type("a draft", "ctrl+g")
+            await chat.pilot.pause()
+            assert chat.draft == "a draft"
+            assert chat.app.is_running
+
+    run(main)
+
+
+def test_a_message_during_a_command_stays_in_the_field(memory: Memory) -> None:
+    async def main() -> None:
+        async with screen(memory) as chat:
+            gate = threading.Event()
+
+            def wait(chat_: Chat, interface: Interface) -> None:
+                gate.wait(10)
+
+            chat.app.pane.start_command(wait)
+            await chat.type("Hello.", "enter")
+            assert chat.draft == "Hello."
+            gate.set()
+            await chat.until_idle()
+            assert chat.draft == "Hello."
+
+    run(main)
+
+
+def test_what_another_process_forgets_leaves_screen_and_history(memory: Memory) -> None:
+    async def main() -> None:
+        async with screen(memory) as chat:
+            await chat.send("My PIN is 4711.")
+            memory.forget([1])  # not by a command of this screen
+            await chat.send("Hello.")
+            assert not any("4711" in text for text in chat.texts())
+            await chat.pilot.press("up", "up", "up")
+            assert chat.draft == "Hello."
+
+    run(main)
+
+
+def test_a_comparison_is_stopped(open_memory: OpenMemory) -> None:
+    model = StepModel("one ", "two ", "three")
+
+    async def main() -> None:
+        async with screen(open_memory(), model) as chat:
+            await chat.type("/compare bm25 Hello?", "enter")
+            model.step()
+            await chat.until(lambda: chat.app.pane.chat is not None and chat.app.pane.chat.is_comparing)
+            await chat.pilot.press("escape")
+            model.step(3)
+            await chat.until_idle()
+            assert chat.texts()[-1] == "Error: The comparison was stopped."
+
+    run(main)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_enter_opens_the_chat_with_what_is_chosen(opened: Opened, home: Home) ->
     run(main)
     (options,) = opened
     assert (options.model, options.backend) == ("smollm2-135m", "bm25")
-    assert options.command == ("memagent", "chat", "--model", "smollm2-135m", "--backend", "bm25")
+    assert options.command == ("memagent", "chat", "--backend", "bm25", "--model", "smollm2-135m")
     assert not (home.root.parent / "config.toml").exists()
 
 

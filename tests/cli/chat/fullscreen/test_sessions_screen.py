@@ -173,7 +173,7 @@ def test_nothing_is_changed_while_a_reply_is_in_progress(memory: Memory) -> None
             assert isinstance(chat.app.screen, SessionsScreen)
             await chat.type("", "ctrl+c")
             assert len(chat.app.screen_stack) == 1
-            assert chat.app.pane.is_replying
+            assert chat.app.pane.is_busy
             model.step()
             await chat.until_idle()
             assert chat.texts()[-1] == "Yes."
